@@ -1,0 +1,47 @@
+PYTHON ?= python3
+VENV   := .venv
+READY  := $(VENV)/.ready
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY)  ## make .venv with everything pinned in requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## draw a data set, train on it, translate: about 4 minutes on 2 CPU cores
+	$(BIN)/python data_prep/demo.py runs/demo/images
+	$(BIN)/python data_prep/shard.py --source runs/demo/images --out shards/demo
+	$(BIN)/accelerate launch --cpu pipeline/train.py --preset demo
+	$(BIN)/python pipeline/translate.py runs/demo runs/demo/images/testA runs/demo/translated --direction a2b
+
+test: $(READY)  ## the tests, in under 15 minutes on 2 CPU cores
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the longer tests
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## ruff, check and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## let ruff rewrite the files
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## pin the newest versions in requirements.lock (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-annotate --no-header --no-emit-index-url -o requirements.lock
+
+clean:  ## remove what the demo and the tests made; .venv stays
+	rm -rf runs/demo shards/demo .pytest_cache .ruff_cache

@@ -1,0 +1,243 @@
+"""Every option of a training run, documented where it stands; presets; the checks that need no data.
+
+The groups `images`, `networks`, `losses` and `optimization` define a run: a run directory keeps them, and resuming with
+others is refused. The group `run` says where and how to compute and may change at any restart.
+"""
+
+import argparse
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line that says what is wrong and what to do. Entry points print it and exit 2."""
+
+
+class OneRankError(UserError):
+    """A UserError that one rank alone may have met, so that this rank has to print it."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """How an image of a shard becomes an input. (paper: section 4 and its code's defaults)"""
+
+    load_size: int = 286
+    """pixels; every image is first resized to this square, bicubic"""
+    crop_size: int = 256
+    """pixels; then a random square of this size is cut out: what the networks see. A multiple of 4"""
+    flip: bool = True
+    """mirror half of the images left to right"""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The sizes of the four networks. (paper: appendix 7.2)"""
+
+    generator_channels: int = 64
+    """channels of a generator's first convolution"""
+    generator_blocks: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """residual blocks of a generator; by default 9, or 6 for crops of 128 pixels and below"""
+    discriminator_channels: int = 64
+    """channels of a discriminator's first convolution"""
+    discriminator_layers: int = 3
+    """normalised convolutions of a discriminator; 3 makes the 70x70 PatchGAN"""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What is minimised: least-squares adversarial losses plus these. (paper: equation 3, section 5.2)"""
+
+    cycle_weight: float = 10.0
+    """weight of the cycle consistency loss (lambda)"""
+    identity_weight: float = 0.5
+    """weight of the identity loss as a share of the cycle weight; 0 leaves it out and saves its time"""
+    history: int = 50
+    """generated images kept per slot of the batch for the discriminators; 0 for none"""
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How it is minimised: Adam, constant and then falling learning rate. (paper: section 4, appendix 7.1)"""
+
+    batch: Annotated[int | None, tyro.conf.arg(metavar="INT", aliases=["--batch-size"])] = None
+    """pairs per step over all processes and accumulation steps; by default one per process, as at the first start"""
+    epochs: float = 100.0
+    """epochs at the full learning rate; an epoch is as many pairs as the larger domain has images"""
+    decay_epochs: float = 100.0
+    """epochs over which the learning rate then falls linearly to 0"""
+    lr: Annotated[float, tyro.conf.arg(aliases=["--learning-rate"])] = 2e-4
+    """learning rate of Adam"""
+    beta1: float = 0.5
+    """first moment's decay of Adam"""
+    beta2: float = 0.999
+    """second moment's decay of Adam"""
+    seed: int = 0
+    """everything random follows from this number: weights, order, crops, flips, history"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how to compute; none of it changes what is learned."""
+
+    data: Path = Path("shards/horse2zebra")
+    """directory of shards that data_prep/shard.py made"""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """run directory; by default runs/ and the name of the data. Starting again on it resumes the run"""
+    accumulate: int = 1
+    """micro-steps per step: each process takes its share of the batch in so many parts, which saves memory"""
+    workers: int = 2
+    """processes per rank that read and decode images; 0 does it in the training process"""
+    status_every: int = 100
+    """pairs between lines in the log and in stats.jsonl"""
+    sample_every: int = 5000
+    """pairs between sample grids"""
+    sample_images: int = 4
+    """test images of each domain in the sample grid"""
+    evaluate_every: int = 20000
+    """pairs between evaluations on the test images"""
+    checkpoint_every: int = 5000
+    """pairs between checkpoints"""
+    keep: int = 2
+    """newest checkpoints that are kept"""
+    dtype: Literal["float32", "float64"] = "float32"
+    """precision of weights and arithmetic. float64 is for checks. For bf16: accelerate launch --mixed_precision bf16"""
+    dry_run: bool = False
+    """print the resolved plan and exit"""
+
+
+@dataclass(frozen=True)
+class Config:
+    preset: Literal["paper", "demo", "quick"] = "paper"
+    """where the other defaults come from. paper: the paper's CycleGAN at 256 pixels. demo: tiny networks for the drawn
+    animals of `make demo`. quick: a first look at your own data on a CPU, at 64 pixels"""
+    images: Images = field(default_factory=Images)
+    networks: Networks = field(default_factory=Networks)
+    losses: Losses = field(default_factory=Losses)
+    optimization: Optimization = field(default_factory=Optimization)
+    run: Run = field(default_factory=Run)
+
+
+LEARNED = ("images", "networks", "losses", "optimization")  # the groups that define what is learned
+
+PRESETS = {
+    "paper": Config(),
+    "demo": Config(
+        preset="demo",
+        images=Images(load_size=68, crop_size=64),
+        networks=Networks(generator_channels=24, generator_blocks=4, discriminator_channels=32, discriminator_layers=2),
+        losses=Losses(identity_weight=0.2),
+        optimization=Optimization(epochs=2, decay_epochs=2, lr=5e-4),
+        run=Run(
+            data=Path("shards/demo"),
+            workers=1,
+            status_every=60,
+            sample_every=360,
+            evaluate_every=360,
+            checkpoint_every=360,
+            sample_images=8,
+        ),
+    ),
+    "quick": Config(
+        preset="quick",
+        images=Images(load_size=72, crop_size=64),
+        networks=Networks(generator_channels=32, discriminator_channels=32),
+        optimization=Optimization(epochs=2, decay_epochs=2),
+        run=Run(workers=1, status_every=50, sample_every=500, evaluate_every=1000, checkpoint_every=500),
+    ),
+}
+
+
+def parse(arguments: list[str]) -> Config:
+    """Options of the command line over those of the preset that it names; exits with help or with the nearest name."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=PRESETS, default="paper")
+    preset = first.parse_known_args(arguments)[0].preset if _valid_preset(arguments) else "paper"
+    config = tyro.cli(
+        Annotated[Config, tyro.conf.OmitArgPrefixes],
+        default=PRESETS[preset],
+        args=arguments,
+        console_outputs=os.environ.get("RANK", "0") == "0",
+        prog="accelerate launch pipeline/train.py",
+        description="Train a CycleGAN on two unpaired domains of images. Run the same command again to resume.",
+    )
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Raise UserError for the first value that cannot work, whatever the data."""
+    images, networks, losses, optimization, run = (getattr(config, group) for group in (*LEARNED, "run"))
+    positive = {
+        "generator_channels": networks.generator_channels,
+        "discriminator_channels": networks.discriminator_channels,
+        "discriminator_layers": networks.discriminator_layers,
+        "lr": optimization.lr,
+        "accumulate": run.accumulate,
+        "status_every": run.status_every,
+        "sample_every": run.sample_every,
+        "sample_images": run.sample_images,
+        "evaluate_every": run.evaluate_every,
+        "checkpoint_every": run.checkpoint_every,
+        "keep": run.keep,
+    }
+    if optimization.batch is not None:
+        positive["batch"] = optimization.batch
+    at_least_zero = {
+        "generator_blocks": networks.generator_blocks or 0,
+        "cycle_weight": losses.cycle_weight,
+        "identity_weight": losses.identity_weight,
+        "history": losses.history,
+        "epochs": optimization.epochs,
+        "decay_epochs": optimization.decay_epochs,
+        "seed": optimization.seed,
+        "workers": run.workers,
+    }
+    for name, value in positive.items():
+        if not 0 < value < float("inf"):
+            raise UserError(f"{flag(name)} {value}: must be greater than 0")
+    for name, value in at_least_zero.items():
+        if not 0 <= value < float("inf"):
+            raise UserError(f"{flag(name)} {value}: must be 0 or greater")
+    for name, value in (("beta1", optimization.beta1), ("beta2", optimization.beta2)):
+        if not 0 <= value < 1:
+            raise UserError(f"{flag(name)} {value}: must be at least 0 and below 1")
+    if optimization.epochs + optimization.decay_epochs == 0:
+        raise UserError("--epochs 0 --decay-epochs 0: one of them must be greater than 0")
+    # The generator halves the image twice and pads a pixel there; a discriminator's last norm needs two logits or more.
+    smallest = max(8, 3 * 2**networks.discriminator_layers)
+    if images.crop_size % 4 or images.crop_size < smallest:
+        raise UserError(f"--crop-size {images.crop_size}: must be a multiple of 4, and at least {smallest} here")
+    if images.load_size < images.crop_size:
+        raise UserError(
+            f"--load-size {images.load_size}: must be at least --crop-size ({images.crop_size}), "
+            "since crops are cut from the loaded image"
+        )
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _valid_preset(arguments: list[str]) -> bool:
+    """Whether reading the preset would succeed; if not, tyro says what is wrong with it in its own words."""
+    for this, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = this.partition("=")
+        if name == "--preset" and (value if equals else after) not in PRESETS:
+            return False
+    return True
+
+
+def total_pairs(optimization: Optimization, epoch: int) -> int:
+    """The length of a run; `epoch` in pairs."""
+    return round((optimization.epochs + optimization.decay_epochs) * epoch)
+
+
+def learning_rate(pairs_seen: int, optimization: Optimization, epoch: int) -> float:
+    """The rate of the step that starts at `pairs_seen`; `epoch` in pairs (section 4: constant, then linear to 0)."""
+    decay = optimization.decay_epochs * epoch
+    left = optimization.epochs * epoch + decay - pairs_seen
+    return optimization.lr * min(1.0, max(0.0, left / decay)) if decay else optimization.lr

@@ -1,0 +1,104 @@
+"""The order of a run as pure functions of (seed, what, position): no generator state, no counters, no rank.
+
+Position g = 0, 1, 2, ... counts the pairs of a run; the pair at g is sample `A(g)` beside sample `B(g)`. Each domain
+is an infinite stream of passes over its N samples, and each pass is a new permutation. Small domains are permuted
+outright. Large ones (N >= 2^17) are permuted by blocks of neighbouring samples, dealt to lanes and shuffled within
+windows of a lane, so that 10^8 samples need megabytes and a rank reads a few blocks at a time.
+"""
+
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+
+MASK = (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15
+VERSION = "splitmix64-1"  # recorded in checkpoints: another order function must get another name
+
+DOMAIN_A, DOMAIN_B = 0, 1
+# What a key is drawn for; part of the key, so that no two uses share bits.
+BLOCKS, WINDOW, AUGMENT, HISTORY, INIT = 1, 2, 3, 4, 5
+
+WHOLE_PERMUTATION_BELOW = 1 << 17
+BLOCK = 256  # samples read together
+WINDOW_ROWS = 4096  # samples of one lane shuffled together
+
+
+def mix(x: int) -> int:
+    """The splitmix64 finaliser (Steele, Lea and Flood 2014) of one 64-bit number."""
+    x = (x + GOLDEN) & MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+def mix_array(x: np.ndarray) -> np.ndarray:
+    """`mix` of every element of a uint64 array."""
+    x = x + np.uint64(GOLDEN)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def key(*parts: int) -> int:
+    """64 uniform bits that depend on every part and on their order."""
+    bits = 0
+    for part in parts:
+        bits = mix(bits ^ mix(part & MASK))
+    return bits
+
+
+def permutation(n: int, bits: int) -> np.ndarray:
+    """A permutation of 0 .. n-1 keyed by `bits`; the same on every platform and version of NumPy. int64 [n]."""
+    counters = np.arange(n, dtype=np.uint64) + np.uint64(bits)  # wraps around
+    return np.argsort(mix_array(counters), kind="stable")
+
+
+class DomainOrder:
+    """Which sample of one domain stands at a position.
+
+    counts: samples per shard; `lanes`: the global batch, so that a slot of the batch always reads the same lane.
+    """
+
+    def __init__(self, counts: list[int], seed: int, domain: int, lanes: int):
+        self.samples = sum(counts)
+        if self.samples == 0:
+            raise ValueError("a domain needs at least one sample")
+        self.seed, self.domain = seed, domain
+        self.blocked = self.samples >= WHOLE_PERMUTATION_BELOW
+        block = BLOCK if self.blocked else 1
+        self.lanes = min(lanes, self.samples)
+        shard_starts = np.concatenate([[0], np.cumsum(counts)])
+        # Blocks never cross the border of a shard.
+        self.block_starts = np.concatenate([np.arange(first, end, block) for first, end in pairwise(shard_starts)])
+        self.block_sizes = np.diff(np.append(self.block_starts, self.samples))
+        self._pass = lru_cache(2)(self._make_pass)
+        self._window = lru_cache(1024)(self._make_window)
+
+    def _make_pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks of a pass in their order, and where each ends when they are laid end to end."""
+        blocks = permutation(len(self.block_starts), key(self.seed, self.domain, BLOCKS, number))
+        return blocks, np.cumsum(self.block_sizes[blocks])
+
+    def _make_window(self, number: int, lane: int, window: int, rows: int) -> np.ndarray:
+        return permutation(rows, key(self.seed, self.domain, WINDOW, number, lane, window))
+
+    def __call__(self, position: int) -> tuple[int, int]:
+        """(pass, sample) at a position >= 0; sample counts through the shards in their order."""
+        number, place = divmod(position, self.samples)
+        if self.blocked:
+            place = self._shuffled_in_lane(number, place)
+        blocks, ends = self._pass(number)
+        at = int(np.searchsorted(ends, place, side="right"))
+        block = blocks[at]
+        return number, int(self.block_starts[block] + place - (ends[at] - self.block_sizes[block]))
+
+    def _shuffled_in_lane(self, number: int, place: int) -> int:
+        row, lane = divmod(place, self.lanes)
+        share, extra = divmod(self.samples, self.lanes)  # lanes differ by one sample at most
+        first = lane * share + min(lane, extra)
+        rows = share + (lane < extra)
+        window = row // WINDOW_ROWS
+        start = window * WINDOW_ROWS
+        shuffled = self._window(number, lane, window, min(WINDOW_ROWS, rows - start))
+        return first + start + int(shuffled[row - start])

@@ -1,0 +1,52 @@
+"""The sample grid: what the networks do to the same test images, from the first pair of a run to its last."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pipeline.data import Shards, to_pixels, whole_images
+
+
+def test_pictures(shards: Shards, count: int, size: int) -> tuple[Tensor, Tensor]:
+    """The images of the sample grid, the same from first to last: uint8 [n, 3, size, size] of both domains."""
+    a, b = shards.test_a or shards.train_a, shards.test_b or shards.train_b
+    count = min(count, len(a), len(b))
+    return whole_images(a, range(count), size), whole_images(b, range(count), size)
+
+
+def save_grid(
+    out: Path, pairs_seen: int, pictures: tuple[Tensor, Tensor], translate: Callable[[str, Tensor], Tensor]
+) -> None:
+    """samples/N.png: real, translated and reconstructed, in both directions."""
+    a, b = pictures
+    fake_b, fake_a = to_pixels(translate("a_to_b", a)), to_pixels(translate("b_to_a", b))
+    columns = {
+        "a": a,
+        "a to b": fake_b,
+        "a to b to a": to_pixels(translate("b_to_a", fake_b)),
+        "b": b,
+        "b to a": fake_a,
+        "b to a to b": to_pixels(translate("a_to_b", fake_a)),
+    }
+    (out / "samples").mkdir(exist_ok=True)
+    sample_grid(columns).save(out / "samples" / f"{pairs_seen:09d}.png")
+
+
+def sample_grid(pictures: dict[str, Tensor]) -> Image.Image:
+    """Columns of images under titles. pictures: {title: uint8 [n, 3, H, W]}; small ones are enlarged to 128 pixels."""
+    titles, columns = list(pictures), list(pictures.values())
+    rows, size = min(len(column) for column in columns), columns[0].shape[-1]
+    tile = size * max(1, 128 // size)
+    gap, header = 4, 24
+    grid = Image.new("RGB", (len(columns) * (tile + gap) + gap, header + rows * (tile + gap)), "white")
+    draw = ImageDraw.Draw(grid)
+    font = ImageFont.load_default(size=14)
+    for x, (title, column) in enumerate(zip(titles, columns, strict=True)):
+        left = gap + x * (tile + gap)
+        draw.text((left + tile / 2, header / 2), title, fill="black", font=font, anchor="mm")
+        for y in range(rows):
+            picture = Image.fromarray(column[y].permute(1, 2, 0).numpy()).resize((tile, tile), Image.Resampling.NEAREST)
+            grid.paste(picture, (left, header + y * (tile + gap)))
+    return grid

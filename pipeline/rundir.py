@@ -1,0 +1,112 @@
+"""The run directory: which configuration made it, and how to write into it so that a crash leaves no half file."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from pipeline.config import LEARNED, Config, Images, Losses, Networks, Optimization, Run, UserError, flag
+
+
+def run_directory(config: Config) -> Path:
+    return config.run.out or Path("runs") / config.run.data.resolve().name
+
+
+def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
+    """Fill in what depends on the processes and on the run directory, and refuse what does not fit them.
+
+    A run directory that has a config.json must have been made with the same options, up to the group `run`.
+    """
+    if mixed_precision not in ("no", "bf16"):
+        raise UserError(
+            f"mixed precision {mixed_precision} is not supported; use accelerate launch --mixed_precision bf16"
+        )
+    if mixed_precision != "no" and config.run.dtype != "float32":
+        raise UserError(
+            f"--dtype {config.run.dtype} and mixed precision {mixed_precision} exclude each other; drop one"
+        )
+    out = run_directory(config)
+    recorded = read(out / "config.json")
+    batch = config.optimization.batch
+    if batch is None:
+        batch = recorded.optimization.batch if recorded else world_size * config.run.accumulate
+    parts = world_size * config.run.accumulate
+    if batch % parts:
+        raise UserError(
+            f"--batch {batch}: cannot be divided over {world_size} processes x {config.run.accumulate} accumulation "
+            f"steps; give a multiple of {parts}, or start another number of processes"
+        )
+    blocks = config.networks.generator_blocks
+    if blocks is None:
+        blocks = 6 if config.images.crop_size <= 128 else 9
+    resolved = dataclasses.replace(
+        config,
+        networks=dataclasses.replace(config.networks, generator_blocks=blocks),
+        optimization=dataclasses.replace(config.optimization, batch=batch),
+        run=dataclasses.replace(config.run, out=out),
+    )
+    if recorded and (changed := differences(recorded, resolved)):
+        raise UserError(
+            f"{out} holds a run with other options ({', '.join(changed)}); "
+            "give the same ones to resume it, or another --out to start a new run"
+        )
+    return resolved
+
+
+def differences(before: Config, after: Config) -> list[str]:
+    """Options that define what is learned and differ: ["--lr 0.0002, not 0.001", ...]."""
+    found = []
+    for group in LEARNED:
+        old, new = dataclasses.asdict(getattr(before, group)), dataclasses.asdict(getattr(after, group))
+        found += [f"{flag(name)} {old[name]}, not {new[name]}" for name in old if old[name] != new[name]]
+    return found
+
+
+def to_json(config: Config) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2, default=str)
+
+
+def from_dict(values: dict) -> Config:
+    """The inverse of to_json's dictionary. Raises TypeError or KeyError for one of another shape."""
+    groups = {"images": Images, "networks": Networks, "losses": Losses, "optimization": Optimization}
+    run = {**values["run"], "data": Path(values["run"]["data"]), "out": Path(values["run"]["out"])}
+    built = {name: group(**values[name]) for name, group in groups.items()}
+    return Config(preset=values["preset"], run=Run(**run), **built)
+
+
+def read(path: Path) -> Config | None:
+    """The configuration a run was made with; None where there is no run."""
+    try:
+        return from_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise UserError(f"{path.parent}: is a file; give another --out") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the configuration of a run ({error}); give another --out") from None
+
+
+def start_run_directory(config: Config) -> None:
+    """Make it and record the configuration in it. Raises UserError where that cannot be written."""
+    try:
+        config.run.out.mkdir(parents=True, exist_ok=True)
+        write_durably(config.run.out / "config.json", to_json(config) + "\n")
+    except OSError as error:
+        raise UserError(f"{config.run.out}: cannot be written ({error.strerror}); give another --out") from None
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a file's content at once, and have it on disk on return."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    fsync(temporary)
+    temporary.rename(path)
+    fsync(path.parent)
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

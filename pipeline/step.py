@@ -1,0 +1,92 @@
+"""One training step of CycleGAN as one module, one forward, one backward.
+
+Shapes: a, b, fake_*, cycle_*, same_* are [n, 3, H, W]; n pairs per micro-step on this rank.
+
+Both optimizers of the paper step from the same old weights, and the generators' and discriminators' losses share no
+live path: the generators are judged with the discriminators' parameters detached, and the discriminators see detached images.
+So the gradient of the sum is each network's own gradient, one optimizer over all four is the paper's two, and data
+parallelism needs one reduction per step.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pipeline import losses
+from pipeline.config import Losses, Networks
+from pipeline.history import ImageHistory
+from pipeline.networks import Discriminator, Generator, init_weights
+from pipeline.order import INIT, key
+
+
+class CycleGANStep(nn.Module):
+    """The four networks and the losses of a batch.
+
+    generators: a_to_b (the paper's G) and b_to_a (F). discriminators: of_a (D_X) and of_b (D_Y).
+    """
+
+    def __init__(self, networks: Networks, weights: Losses, seed: int):
+        super().__init__()
+        self.weights = weights
+        self.generators = nn.ModuleDict(
+            {way: Generator(networks.generator_channels, networks.generator_blocks) for way in ("a_to_b", "b_to_a")}
+        )
+        self.discriminators = nn.ModuleDict(
+            {
+                of: Discriminator(networks.discriminator_channels, networks.discriminator_layers)
+                for of in ("of_a", "of_b")
+            }
+        )
+        every = [*self.generators.values(), *self.discriminators.values()]
+        for number, network in enumerate(every):
+            init_weights(network, torch.Generator().manual_seed(key(seed, INIT, number) >> 1))
+
+    def forward(
+        self,
+        a: Tensor,
+        b: Tensor,
+        history: dict[str, ImageHistory],
+        plans: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to differentiate, and the named losses, detached.
+
+        history: of the fakes of domain "a" and "b"; plans: what to do with them, from ImageHistory.plan.
+        """
+        g, f = self.generators["a_to_b"], self.generators["b_to_a"]
+
+        # InstanceNorm works per sample, so inputs of the same network may share a call.
+        if self.weights.identity_weight > 0:
+            fake_b, same_b = g(torch.cat([a, b])).chunk(2)
+            fake_a, same_a = f(torch.cat([b, a])).chunk(2)
+        else:
+            fake_b, fake_a = g(a), f(b)
+        cycle_a, cycle_b = f(fake_b), g(fake_a)
+
+        named = {
+            "adversarial_a_to_b": losses.adversarial(self._frozen("of_b", fake_b)),
+            "adversarial_b_to_a": losses.adversarial(self._frozen("of_a", fake_a)),
+            "cycle_a": losses.cycle(a, cycle_a),
+            "cycle_b": losses.cycle(b, cycle_b),
+        }
+        if self.weights.identity_weight > 0:
+            named["identity_a"] = losses.identity(a, same_a)
+            named["identity_b"] = losses.identity(b, same_b)
+        for domain, real, fake in (("a", a, fake_a), ("b", b, fake_b)):
+            judged = history[domain].exchange(fake.detach(), plans[domain]).to(real.dtype)
+            real_logits, fake_logits = self.discriminators[f"of_{domain}"](torch.cat([real, judged])).chunk(2)
+            named[f"discriminator_{domain}"] = losses.discriminator(real_logits, fake_logits)
+
+        total = losses.total(named, self.weights.cycle_weight, self.weights.identity_weight)
+        return total, {name: loss.detach() for name, loss in named.items()}
+
+    def _frozen(self, of: str, image: Tensor) -> Tensor:
+        """A discriminator's logits with a gradient to the image alone, without touching requires_grad."""
+        network = self.discriminators[of]
+        return functional_call(network, {name: p.detach() for name, p in network.named_parameters()}, (image,))
+
+    @torch.no_grad()
+    def translate(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """Translations and reconstructions of a and b, for pictures: fake_b, cycle_a, fake_a, cycle_b."""
+        g, f = self.generators["a_to_b"], self.generators["b_to_a"]
+        fake_b, fake_a = g(a), f(b)
+        return {"fake_b": fake_b, "cycle_a": f(fake_b), "fake_a": fake_a, "cycle_b": g(fake_a)}

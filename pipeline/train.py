@@ -1,0 +1,159 @@
+"""Train a CycleGAN: accelerate launch pipeline/train.py [--data DIR] [options]. Run it again to resume."""
+
+import dataclasses
+import os
+import sys
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+
+from pipeline import checkpoint, monitor, order, pictures
+from pipeline.config import Config, OneRankError, UserError, learning_rate, parse, total_pairs
+from pipeline.data import Share, open_shards, pair_batches, to_network
+from pipeline.evaluate import Evaluation
+from pipeline.history import ImageHistory
+from pipeline.rundir import resolve, run_directory, start_run_directory
+from pipeline.step import CycleGANStep
+
+
+def train(config: Config) -> None:
+    """One run from its newest checkpoint, or from nothing, to its last pair."""
+    accelerator = Accelerator(
+        log_with="tensorboard",
+        project_dir=run_directory(config),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    device, main = accelerator.device, accelerator.is_main_process
+    shards = open_shards(config.run.data)
+    config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
+    run, optimization, out = config.run, config.optimization, config.run.out
+    batch, seed, dtype = optimization.batch, optimization.seed, getattr(torch, run.dtype)
+    share = Share(accelerator.process_index, accelerator.num_processes, run.accumulate, batch)
+    end = total_pairs(optimization, shards.epoch)
+
+    model = CycleGANStep(config.networks, config.losses, seed).to(device, dtype)
+    if run.dry_run:
+        if main:
+            monitor.print_plan(config, shards, share, model, accelerator.mixed_precision)
+        return
+    adam = torch.optim.Adam(
+        model.parameters(), lr=optimization.lr, betas=(optimization.beta1, optimization.beta2), fused=True
+    )
+    size = config.images.crop_size
+    history = {
+        name: ImageHistory(
+            share.slots, config.losses.history, size, domain=number, seed=seed, device=device, dtype=dtype
+        )
+        for name, number in (("a", order.DOMAIN_A), ("b", order.DOMAIN_B))
+    }
+    window = monitor.LossWindow(batch, run.accumulate)
+    display = monitor.Display(end, enabled=main)
+
+    # What a checkpoint must agree with for its position in the data to mean the same images.
+    constants = {"order": order.VERSION, "lanes": batch, "data": shards.fingerprint}
+    pairs_seen, resumed = 0, checkpoint.newest_for_all(out, accelerator, display.note)
+    if resumed:
+        state = checkpoint.read_state(resumed, config, constants)
+        checkpoint.restore(resumed, model, adam, history)
+        window.load(state["window"])
+        pairs_seen = state["pairs_seen"]
+    if pairs_seen >= end:
+        display.note(f"{out} is finished at {pairs_seen} pairs; give another --out to train anew")
+        return
+    if main:
+        start_run_directory(config)
+    display.note(f"{f'resuming {resumed}' if resumed else f'starting {out}'}, at {pairs_seen} of {end} pairs")
+
+    parallel, optimizer = accelerator.prepare(model, adam)
+    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": pairs_seen + 1}})
+    record = monitor.Recorder(out, pairs_seen, accelerator.log, enabled=main)
+    reals = pictures.test_pictures(shards, run.sample_images, size) if main else None
+    evaluation = None
+    if shards.test_a and shards.test_b:
+        evaluation = Evaluation(shards, size, share, lambda x: accelerator.gather(x.to(device)).cpu())
+    else:
+        display.note(f"no evaluation: {run.data} lacks test images of one domain or both")
+    batches = pair_batches(
+        shards, config.images, share, seed=seed, lanes=constants["lanes"], start=pairs_seen, workers=run.workers,
+        pin=device.type == "cuda",
+    )  # fmt: skip
+
+    def translate(way: str, pixels: Tensor) -> Tensor:
+        with torch.no_grad(), accelerator.autocast():
+            return model.generators[way](to_network(pixels, device, dtype))
+
+    before, watch = pairs_seen if resumed else -1, monitor.Stopwatch()
+    with display:
+        while True:
+            done = pairs_seen >= end
+            due = {
+                task: done or pairs_seen // every > before // every
+                for task, every in (
+                    ("status", run.status_every),
+                    ("sample", run.sample_every),
+                    ("evaluate", run.evaluate_every),
+                    ("checkpoint", run.checkpoint_every),
+                )
+            }
+            if any(due.values()):
+                window.collect(lambda x: accelerator.reduce(x, "mean"))
+                watch.pause()
+                if due["status"] and window.rows:
+                    lr = learning_rate(before, optimization, shards.epoch)
+                    status = monitor.status(pairs_seen, shards.epoch, lr, window, watch)
+                    record.status(status)
+                    display.status(status)
+                if due["sample"] and main:
+                    pictures.save_grid(out, pairs_seen, reals, translate)
+                if due["evaluate"] and evaluation:
+                    record.evaluation(pairs_seen, evaluation(translate))
+                if due["checkpoint"]:  # last, so that it stands for everything up to this pair
+                    state = {"pairs_seen": pairs_seen, "constants": constants, "window": window.state()}
+                    state["config"] = dataclasses.asdict(config)
+                    checkpoint.save(out, state, model, adam, history, accelerator, run.keep)
+                watch.resume()
+            if done:
+                break
+
+            for group in adam.param_groups:
+                group["lr"] = learning_rate(pairs_seen, optimization, shards.epoch)
+            for micro_step in range(run.accumulate):
+                with watch.waiting_for_data():
+                    pairs = next(batches)
+                a, b = (to_network(pairs[domain], device, dtype) for domain in ("a", "b"))
+                slots = share.positions(0, micro_step)
+                plans = {domain: images.plan(slots, pairs["positions"]) for domain, images in history.items()}
+                last = micro_step == run.accumulate - 1
+                with nullcontext() if last else accelerator.no_sync(parallel):
+                    loss, named = parallel(a, b, history, plans)
+                    accelerator.backward(loss / run.accumulate)
+                window.add(named)
+            optimizer.step()
+            optimizer.zero_grad()
+            before, pairs_seen = pairs_seen, pairs_seen + batch
+            display.advance(pairs_seen)
+    if main:
+        monitor.print_summary(display.console, out, pairs_seen)
+    accelerator.end_training()
+
+
+def main() -> None:
+    """Exit codes: 0 done, 2 a mistake in the options or the data, 130 interrupted."""
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        train(parse(sys.argv[1:]))
+    except UserError as error:
+        if rank == 0 or isinstance(error, OneRankError):
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        if rank == 0:
+            print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

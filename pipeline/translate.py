@@ -1,0 +1,130 @@
+"""Translate images with a trained CycleGAN: python pipeline/translate.py RUN_OR_CHECKPOINT IN OUT --direction a2b."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.progress import track
+from torch import Tensor
+
+from pipeline import checkpoint
+from pipeline.config import UserError
+from pipeline.data import to_network, to_pixels
+from pipeline.networks import Generator
+from pipeline.rundir import from_dict
+
+SMALLEST = 16  # pixels a side that the generator's reflection padding needs, rounded up
+
+
+@dataclass(frozen=True)
+class Options:
+    """Translate an image, or every image of a folder, at its own size. File names are kept."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """run directory, whose newest checkpoint is taken, or one checkpoint"""
+    source: Annotated[Path, tyro.conf.Positional]
+    """image file or folder, searched with its subfolders"""
+    out: Annotated[Path, tyro.conf.Positional]
+    """for a file: the file to write, or an existing folder; for a folder: the folder to write to"""
+    direction: Literal["a2b", "b2a"]
+    """which domain the given images belong to, and which they are translated to"""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """where to compute"""
+
+
+def load_generator(model: Path, direction: str, device: torch.device | str = "cpu") -> Generator:
+    """A generator of a run directory or a checkpoint, ready for use. direction: "a2b" or "b2a"."""
+    if (model / checkpoint.STATE).exists():
+        path, problem = model, checkpoint.damage(model)
+        if problem:
+            raise UserError(f"{model}: this checkpoint is damaged ({problem}); give another")
+    else:
+        path = checkpoint.newest(model, lambda line: print(line, file=sys.stderr))
+        if path is None:
+            raise UserError(f"{model}: no checkpoint here; give a run directory of pipeline/train.py, or a checkpoint")
+    networks = from_dict(json.loads((path / checkpoint.STATE).read_text())["config"]).networks
+    generator = Generator(networks.generator_channels, networks.generator_blocks)
+    generator.load_state_dict(checkpoint.read_networks(path, f"generators.{direction.replace('2', '_to_')}."))
+    return generator.to(device, torch.float32).eval()
+
+
+@torch.no_grad()
+def translate(generator: Generator, image: Image.Image) -> Image.Image:
+    """An RGB image of any size to the other domain, at the same size."""
+    device = next(generator.parameters()).device
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    height, width = pixels.shape[2:]
+    fake = generator(pad_to_multiple(to_network(pixels, device, torch.float32)))[..., :height, :width]
+    return Image.fromarray(to_pixels(fake)[0].permute(1, 2, 0).numpy())
+
+
+def pad_to_multiple(image: Tensor) -> Tensor:
+    """Repeat the right and lower edges of [N, 3, H, W] up to multiples of 4, whose size the generator keeps."""
+    height, width = (max(SMALLEST, -(-size // 4) * 4) for size in image.shape[2:])
+    return F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]), mode="replicate")
+
+
+def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
+    """Pairs of a file to read and the file to write."""
+    if source.is_file():
+        return [(source, out / source.name if out.is_dir() else out)]
+    if not source.is_dir():
+        raise UserError(f"{source}: no such file or folder; give an image, or a folder of images")
+    if out.is_file():
+        raise UserError(f"{out}: is a file, but {source} is a folder; give a folder to write to")
+    known = Image.registered_extensions()
+    found = [file for file in sorted(source.rglob("*")) if file.suffix.lower() in known and file.is_file()]
+    if not found:
+        raise UserError(f"{source}: no images in it; give a folder with image files")
+    return [(file, out / file.relative_to(source)) for file in found]
+
+
+def run(options: Options) -> None:
+    pairs = files(options.source, options.out)
+    for source, target in pairs:
+        if source.resolve() == target.resolve():
+            raise UserError(f"{target}: would overwrite its own source; give another folder or file to write to")
+    generator = load_generator(options.model, options.direction, options.device)
+    unreadable = []
+    for source, target in track(pairs, description=f"translating {options.direction}", disable=len(pairs) == 1):
+        try:
+            with Image.open(source) as opened:
+                image = ImageOps.exif_transpose(opened).convert("RGB")
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            unreadable.append(f"{source}: {error}")
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save(translate(generator, image), target)
+    print(f"{len(pairs) - len(unreadable)} of {len(pairs)} images translated to {options.out}")
+    if unreadable:
+        raise UserError(f"{len(unreadable)} files could not be read; the first: {unreadable[0]}")
+
+
+def save(image: Image.Image, target: Path) -> None:
+    """Write at once, so that no half image is left under the name; the format follows the name."""
+    kind = Image.registered_extensions().get(target.suffix.lower())
+    if kind not in Image.SAVE:
+        raise UserError(f"{target}: cannot write images of this kind; give a name that ends in .png or .jpg")
+    temporary = target.with_name(f".{target.name}.tmp")
+    image.save(temporary, format=kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+    temporary.replace(target)
+
+
+def main() -> None:
+    """Exit codes: 0 done, 2 a mistake in the options or unreadable files."""
+    try:
+        run(tyro.cli(Options, prog="python pipeline/translate.py"))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,11 +30,11 @@ DEFAULT_DATA = Path("shards/horse2zebra")  # what pipeline/train.py reads unless
 class Options:
     """What to shard, and how."""
 
-    name: tyro.conf.Positional[str | None] = None
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")] = None
     """A known data set (horse2zebra, monet2photo, ...) or OWNER/NAME on the hub; leave out with --source."""
-    source: Path | None = None
+    source: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """A folder with trainA, trainB and optionally testA, testB; or a table of the `datasets` library on disk."""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Where the shards go; shards/NAME unless given."""
     shard_size: int = 0
     """Samples per shard; 0 chooses a 64th of a split, within 64 and 10000."""
@@ -46,7 +46,7 @@ class Options:
     """Share of unusable images above which nothing is finished; fewer are left out and listed in the manifest."""
     workers: int = cpu_count()
     """Processes."""
-    restart: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    restart: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the shards which --out holds."""
 
 

@@ -164,12 +164,15 @@ def _restore_optimizer(tensors: dict[str, Tensor], model: nn.Module, optimizer: 
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         field, name = key.split("/")
-        state.setdefault(number[name], {})[field] = tensor
+        state.setdefault(number[name], {})[field] = tensor.clone()  # off the mapped file
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode  # what the user's umask gives; safetensors would make it readable by its owner alone
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    path.chmod(mode)
     fsync(path)
 
 

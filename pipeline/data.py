@@ -3,6 +3,7 @@
 Batches are uint8 [n, 3, H, W] on the host; the trainer moves them to its device and scales them there.
 """
 
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -13,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import webdataset as wds
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
@@ -135,7 +136,8 @@ def _open_split(root: Path, name: str, split: dict) -> Split:
 
 def decode(data: bytes, size: int) -> Tensor:
     """An encoded image as uint8 [3, size, size], resized bicubically with antialiasing; grey becomes RGB."""
-    image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    with Image.open(io.BytesIO(data)) as opened:
+        image = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
     if image.shape[1:] == (size, size):
         return image
     return resize(image, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)

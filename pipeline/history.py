@@ -50,7 +50,7 @@ class ImageHistory:
             if self.stored[row] < self.size:
                 columns.append((row, self.stored[row], 0))
                 self.stored[row] += 1
-            elif bits & 1:
+            elif self.size and bits & 1:
                 columns.append((row, (bits >> 1) % self.size, 1))
             else:
                 columns.append((row, self.size, 0))

@@ -3,8 +3,8 @@
 Shapes: a, b, fake_*, cycle_*, same_* are [n, 3, H, W]; n pairs per micro-step on this rank.
 
 Both optimizers of the paper step from the same old weights, and the generators' and discriminators' losses share no
-live path: the generators are judged with the discriminators' parameters detached, and the discriminators see detached images.
-So the gradient of the sum is each network's own gradient, one optimizer over all four is the paper's two, and data
+live path: the generators are judged with the discriminators' parameters detached, and the discriminators see detached
+images. So the gradient of the sum is each network's own, one optimizer over all four is the paper's two, and data
 parallelism needs one reduction per step.
 """
 

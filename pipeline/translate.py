@@ -91,6 +91,11 @@ def run(options: Options) -> None:
     for source, target in pairs:
         if source.resolve() == target.resolve():
             raise UserError(f"{target}: would overwrite its own source; give another folder or file to write to")
+    try:
+        torch.zeros(1, device=options.device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown and for an absent device
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {options.device}: cannot be used ({reason}); give cpu, or leave it out") from None
     generator = load_generator(options.model, options.direction, options.device)
     unreadable = []
     for source, target in track(pairs, description=f"translating {options.direction}", disable=len(pairs) == 1):

@@ -1,0 +1,77 @@
+"""Small real data sets, made by the project's own sharding, and ways to run its commands as a user does."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+HORSE2ZEBRA = ROOT.parent / "shared" / "data" / "horse2zebra"
+
+# Networks small enough for a step to cost milliseconds, at the smallest size they allow.
+TINY = [
+    "--crop-size", "32", "--load-size", "36", "--generator-channels", "4", "--generator-blocks", "1",
+    "--discriminator-channels", "4", "--discriminator-layers", "2", "--workers", "0",
+]  # fmt: skip
+
+
+def command(arguments, cwd=ROOT, timeout=300, **environment):
+    """Run a command to its end; the result holds returncode, stdout, stderr."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(
+        [str(part) for part in arguments], cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True
+    )
+
+
+def train(*options, ranks=1, launcher=(), cwd=ROOT, **environment):
+    """`accelerate launch pipeline/train.py` on the CPU, on one rank or on several over gloo."""
+    if ranks == 1:
+        how = ["--num_processes", "1"]
+    else:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        how = ["--multi_gpu", "--num_processes", ranks, "--main_process_port", port]
+    accelerate = [Path(sys.executable).with_name("accelerate"), "launch", "--quiet", "--num_machines", "1"]
+    accelerate += ["--mixed_precision", "no", "--dynamo_backend", "no", *how, *launcher]
+    return command([*accelerate, ROOT / "pipeline" / "train.py", *options], cwd=cwd, **environment)
+
+
+def draw(folder, count, size=40, seed=0):
+    """`count` different JPEG images."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng([seed, count])
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        coarse.resize((size, size), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.jpg", quality=95)
+
+
+def shard(folder, out, *options):
+    made = command([sys.executable, ROOT / "data_prep" / "shard.py", "--source", folder, "--out", out, *options])
+    assert made.returncode == 0, made.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def make_shards(tmp_path_factory):
+    """make_shards(train_a, train_b, test_a, test_b) -> a directory of shards of 4 samples, with so many images."""
+
+    def make(*counts, size=40, shard_size=4):
+        base = tmp_path_factory.mktemp("data")
+        for number, (name, count) in enumerate(zip(("trainA", "trainB", "testA", "testB"), counts, strict=False)):
+            if count:
+                draw(base / "images" / name, count, size, seed=number)
+        return shard(base / "images", base / "shards", "--shard-size", str(shard_size), "--workers", "1")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shards(make_shards):
+    """7 + 11 training images in 2 + 3 shards, 3 + 5 test images."""
+    return make_shards(7, 11, 3, 5)

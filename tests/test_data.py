@@ -1,0 +1,174 @@
+"""Reading shards, and the stream of batches: the same samples for every way to split the work."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import webdataset as wds
+from PIL import Image
+
+from pipeline.config import Images, UserError
+from pipeline.data import Share, augment, decode, open_shards, pair_batches, to_network, to_pixels
+
+IMAGES = Images(load_size=36, crop_size=32)
+
+
+def stream(shards, positions, *, world_size=1, accumulate=1, batch=1, workers=0, start=0):
+    """{position: (a, b)} of the first `positions` positions from `start`, read by all ranks."""
+    seen = {}
+    for rank in range(world_size):
+        share = Share(rank, world_size, accumulate, batch)
+        batches = pair_batches(shards, IMAGES, share, seed=1, lanes=batch, start=start, workers=workers, pin=False)
+        for _ in range(-(-positions // batch) * accumulate):
+            pairs = next(batches)
+            assert pairs["a"].dtype == pairs["b"].dtype == torch.uint8
+            for i, position in enumerate(pairs["positions"]):
+                assert position not in seen
+                seen[position] = (pairs["a"][i], pairs["b"][i])
+        batches.close()
+    return seen
+
+
+def assert_same(one, other):
+    assert sorted(one) == sorted(other)
+    for position, (a, b) in one.items():
+        assert torch.equal(a, other[position][0]) and torch.equal(b, other[position][1])
+
+
+def test_samples_are_those_that_webdataset_reads(shards):
+    split = open_shards(shards).train_b
+    urls = [str(path) for path in split.paths]
+    plain = [sample["jpg"] for sample in wds.WebDataset(urls, shardshuffle=False)]
+    assert len(plain) == len(split) == 11
+    assert [split.read(number) for number in range(len(split))] == plain
+
+
+def test_every_split_of_the_work_reads_the_same_pairs(shards):
+    opened = open_shards(shards)
+    whole = stream(opened, 24, batch=4)
+    assert sorted(whole) == list(range(24))
+    for how in (
+        {"world_size": 2},
+        {"world_size": 4},
+        {"accumulate": 2},
+        {"world_size": 2, "accumulate": 2},
+        {"workers": 1},
+        {"workers": 3},
+        {"world_size": 2, "workers": 2},
+    ):
+        assert_same(whole, stream(opened, 24, batch=4, **how))
+
+
+def test_the_stream_can_start_at_any_pair(shards):
+    opened = open_shards(shards)
+    whole = stream(opened, 30)
+    later = stream(opened, 17, start=13, workers=2)
+    assert_same({position: whole[position] for position in range(13, 30)}, later)
+
+
+def test_every_sample_is_seen_once_per_pass(shards):
+    """Without cropping and mirroring, an image tells which sample it is."""
+    opened = open_shards(shards)
+    batches = pair_batches(
+        opened, Images(32, 32, flip=False), Share(0, 1, 1, 1), seed=0, lanes=1, start=0, workers=0, pin=False
+    )
+    seen = [next(batches) for _ in range(77)]
+    for domain, count in (("a", 7), ("b", 11)):
+        keys = [pair[domain].numpy().tobytes() for pair in seen]
+        assert len(set(keys)) == count
+        passes = [keys[first : first + count] for first in range(0, 77, count)]
+        assert all(len(set(one)) == count for one in passes)
+        assert len({tuple(one) for one in passes}) > 1
+    together = {(pair["a"].numpy().tobytes(), pair["b"].numpy().tobytes()) for pair in seen}
+    assert len(together) > 30  # unpaired: partners change from pass to pass
+
+
+def test_decoding_is_pillows_bicubic():
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).resize((250, 200))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95)
+    theirs = np.asarray(Image.open(file).resize((286, 286), Image.Resampling.BICUBIC)).astype(int)
+    ours = decode(file.getvalue(), 286).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(ours - theirs).max() <= 2
+
+
+def test_grey_images_become_rgb():
+    file = io.BytesIO()
+    Image.new("L", (20, 20), 77).save(file, "JPEG")
+    assert decode(file.getvalue(), 20).unique().tolist() == [77]
+
+
+def test_crops_reach_every_place_and_half_are_mirrored():
+    image = torch.arange(36, dtype=torch.uint8).expand(3, 36, 36)  # a pixel's value is its column
+    rng = np.random.default_rng(0)
+    crops = [augment(image, 32, True, int(bits)) for bits in rng.integers(0, 2**63, 400)]
+    mirrored = [bool(crop[0, 0, 0] > crop[0, 0, -1]) for crop in crops]
+    lefts = {int(crop[0, 0].min()) for crop in crops}
+    assert lefts == {0, 1, 2, 3, 4}
+    assert 150 < sum(mirrored) < 250
+    assert not any(crop[0, 0, 0] > crop[0, 0, -1] for crop in (augment(image, 32, False, 2**48 - 1),))
+
+
+def test_pixels_survive_the_way_to_the_network_and_back():
+    pixels = torch.arange(256, dtype=torch.uint8).expand(1, 3, 2, 256)
+    scaled = to_network(pixels, torch.device("cpu"), torch.float32)
+    assert scaled.min() == -1 and scaled.max() == 1
+    assert torch.equal(to_pixels(scaled), pixels)
+
+
+def copy(shards, tmp_path):
+    return shutil.copytree(shards, tmp_path / "copy")
+
+
+def refusal(path):
+    with pytest.raises(UserError) as caught:
+        open_shards(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_tar_is_named(shards, tmp_path):
+    path = copy(shards, tmp_path)
+    victim = sorted(path.glob("trainB-*.tar"))[1]
+    victim.unlink()
+    assert victim.name in refusal(path) and "missing" in refusal(path)
+
+
+def test_shortened_tar_is_named(shards, tmp_path):
+    path = copy(shards, tmp_path)
+    victim = sorted(path.glob("trainA-*.tar"))[0]
+    victim.write_bytes(victim.read_bytes()[:-512])
+    assert victim.name in refusal(path) and "bytes" in refusal(path)
+
+
+def test_index_that_lies_is_refused_on_reading(shards, tmp_path):
+    path = copy(shards, tmp_path)
+    index = sorted(path.glob("trainA-*.idx"))[0]
+    offsets = np.fromfile(index, dtype="<u8")
+    (offsets + 512).tofile(index)
+    with pytest.raises(UserError, match="index"):
+        open_shards(path).train_a.read(0)
+
+
+def test_no_manifest_says_how_to_make_it(tmp_path):
+    assert "data_prep/shard.py" in refusal(tmp_path / "nothing")
+    (tmp_path / "plan.json").write_text("{}")
+    assert "not finished" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "zorse-shards"}', '{"format": "x", "version": 9}'])
+def test_manifest_of_another_kind_is_refused(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    assert "manifest.json" in refusal(tmp_path)
+
+
+def test_empty_domain_is_refused(shards, tmp_path):
+    path = copy(shards, tmp_path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["splits"]["trainB"]["shards"] = []
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert "trainB" in refusal(path)

@@ -1,0 +1,283 @@
+"""Whole runs, in processes of their own: N ranks equal one, a resume equals no stop, odd data, bad input."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from conftest import HORSE2ZEBRA, ROOT, TINY, command, draw, shard, train
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipeline import checkpoint
+
+EXACT = ["--dtype", "float64"]
+
+
+def run(data, out, *options, **how):
+    """A tiny run that reports every pair and evaluates only at its ends. It must succeed."""
+    options = ["--data", data, "--out", out, "--status-every", "1", *options]
+    done = train(*TINY, "--sample-images", "1", *options, **how)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def losses(out):
+    """The loss columns of stats.jsonl, a list per line."""
+    kinds = ("adversarial", "cycle", "identity", "discriminator")
+    records = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+    return [(r["pairs"], [r[name] for name in r if name.startswith(kinds)]) for r in records]
+
+
+def final(out):
+    """All networks, Adam's state and the history of a run's last checkpoint, by name."""
+    path = checkpoint.newest(out)
+    tensors = {**load_file(path / "networks.safetensors"), **load_file(path / "optimizer.safetensors")}
+    for file in path.glob("history-*"):
+        tensors |= {f"history {name}": tensor for name, tensor in load_file(file).items()}
+    return {name: tensor.clone() for name, tensor in tensors.items()}  # off the mapped files, which tests damage
+
+
+def assert_close(one, other, tolerance):
+    assert sorted(one) == sorted(other)
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def refused(done, *words):
+    """One line that names the fix, exit code 2 from train.py (the launcher makes it 1), and no traceback of ours."""
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+# 7 and 11 images: an epoch of 11 pairs, so 24 pairs cross a pass of both domains. History of 2: old images are used.
+SIX_STEPS = ["--batch", "4", "--epochs", "1", "--decay-epochs", "1.19", "--history", "2"]
+
+
+@pytest.fixture(scope="module")
+def alone(shards, tmp_path_factory):
+    """Six steps of 4 pairs on one rank, in float64 and in float32."""
+    base = tmp_path_factory.mktemp("alone")
+    run(shards, base / "exact", *SIX_STEPS, *EXACT)
+    run(shards, base / "single", *SIX_STEPS)
+    assert [pairs for pairs, _ in losses(base / "exact")] == [4, 8, 12, 16, 20, 24]
+    return base
+
+
+@pytest.mark.parametrize("how", [{"ranks": 2}, {"accumulate": 2}, {"ranks": 2, "accumulate": 2}])
+def test_n_equals_one(shards, alone, tmp_path, how):
+    """The same global batch split over ranks and micro-steps: samples, history, weights, losses."""
+    split = ["--accumulate", str(how.get("accumulate", 1))]
+    run(shards, tmp_path / "exact", *SIX_STEPS, *EXACT, *split, ranks=how.get("ranks", 1))
+    assert_close(final(tmp_path / "exact"), final(alone / "exact"), 1e-8)
+    run(shards, tmp_path / "single", *SIX_STEPS, *split, ranks=how.get("ranks", 1))
+    for (pairs, mine), (same, theirs) in zip(losses(tmp_path / "single"), losses(alone / "single"), strict=True):
+        assert pairs == same
+        assert mine == pytest.approx(theirs, abs=1e-4)
+    for kind in ("exact", "single"):
+        mine, theirs = (json.loads((base / kind / "eval" / "000000024.json").read_text()) for base in (tmp_path, alone))
+        assert mine["a_to_b"] == pytest.approx(theirs["a_to_b"], rel=1e-3)
+        assert mine["untranslated"] == pytest.approx(theirs["untranslated"], rel=1e-6)
+
+
+# 17 pairs by ones; stopped after 9, in the middle of a pass of both domains.
+SEVENTEEN = ["--batch", "1", "--history", "3", "--epochs", "1", "--decay-epochs", "0.55", "--checkpoint-every", "3"]
+
+
+def cut_back(out, pairs):
+    """Leave a run as a kill after the checkpoint at `pairs` would: later checkpoints gone, later lines still there."""
+    for path in (out / "checkpoints").iterdir():
+        if int(path.name.split("-")[1]) > pairs:
+            shutil.rmtree(path)
+
+
+def test_resume_equals_never_having_stopped(shards, tmp_path):
+    run(shards, tmp_path / "whole", *SEVENTEEN, "--keep", "9", "--status-every", "2")
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    cut_back(tmp_path / "stopped", 9)
+    (tmp_path / "stopped" / "stats.jsonl").open("a").write('{"pairs": 17, "cut off')
+    done = run(shards, tmp_path / "stopped", *SEVENTEEN, "--workers", "2", "--status-every", "2")
+    assert "resuming" in done.stdout and "at 9 of 17 pairs" in done.stdout
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")  # to the last bit
+    assert_close(final(tmp_path / "stopped"), final(tmp_path / "whole"), 0)
+
+
+def test_resume_on_another_world_size(shards, tmp_path):
+    options = [*SIX_STEPS, *EXACT, "--checkpoint-every", "4", "--keep", "9"]
+    run(shards, tmp_path / "whole", *options)
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    cut_back(tmp_path / "stopped", 12)
+    run(shards, tmp_path / "stopped", *options, "--accumulate", "2", ranks=2)
+    assert_close(final(tmp_path / "stopped"), final(tmp_path / "whole"), 1e-8)
+    for (pairs, mine), (same, theirs) in zip(losses(tmp_path / "stopped"), losses(tmp_path / "whole"), strict=True):
+        assert pairs == same
+        assert mine == pytest.approx(theirs, abs=1e-8)
+
+
+def test_a_finished_run_is_left_alone_and_a_damaged_checkpoint_is_passed_over(shards, tmp_path):
+    out = tmp_path / "run"
+    run(shards, out, *SEVENTEEN)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert "finished at 17 pairs" in run(shards, out, *SEVENTEEN).stdout
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+    whole = final(out)
+    newest = checkpoint.newest(out) / "networks.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-5] ^= 1
+    newest.write_bytes(data)
+    done = run(shards, out, *SEVENTEEN)
+    assert "damaged" in done.stdout and "at 15 of 17 pairs" in done.stdout
+    assert_close(final(out), whole, 0)
+
+    for path in out.glob("checkpoints/*/networks.safetensors"):
+        path.write_bytes(b"")
+    refused(train(*TINY, "--data", shards, "--out", out, *SEVENTEEN), "all 2 checkpoints are damaged")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_lopsided_domains(make_shards, tmp_path, ranks):
+    """5 against 5000; one shard of a domain for two ranks; a batch that divides neither."""
+    data = make_shards(5, 5000, size=20, shard_size=1000)
+    run(data, tmp_path / "run", "--batch", "6", "--epochs", "0.006", "--decay-epochs", "0", ranks=ranks)
+    assert losses(tmp_path / "run")[-1][0] == 30
+
+
+def test_one_image_and_no_test_images(make_shards, tmp_path):
+    data = make_shards(1, 3)
+    done = run(data, tmp_path / "run", "--batch", "2", "--epochs", "3", "--decay-epochs", "0", ranks=2)
+    assert losses(tmp_path / "run")[-1][0] == 10
+    assert "no evaluation" in done.stdout
+    assert Image.open(tmp_path / "run" / "samples" / "000000010.png").width > 6 * 128
+
+
+def test_bf16_trains(shards, tmp_path):
+    out = tmp_path / "run"
+    run(shards, out, *SEVENTEEN, launcher=["--mixed_precision", "bf16"])
+    first, last = losses(out)[0][1], losses(out)[-1][1]
+    assert sum(last) < sum(first)
+    assert {tensor.dtype for tensor in load_file(checkpoint.newest(out) / "networks.safetensors").values()} == {
+        torch.float32
+    }
+
+
+def test_no_identity_loss(shards, tmp_path):
+    run(shards, tmp_path / "run", "--identity-weight", "0", "--epochs", "0.3", "--decay-epochs", "0")
+    assert len(losses(tmp_path / "run")[-1][1]) == 6
+
+
+def test_what_a_run_leaves_to_look_at(alone):
+    out = alone / "single"
+    assert {path.name for path in out.iterdir()} >= {
+        *("config.json", "stats.jsonl", "samples", "eval", "checkpoints", "tensorboard")
+    }
+    grid = Image.open(out / "samples" / "000000024.png")
+    assert grid.size == (6 * 132 + 4, 24 + 132)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("cycle_a")] == [4, 8, 12, 16, 20, 24]
+
+
+def test_resume_leaves_no_doubled_points_in_tensorboard(shards, tmp_path):
+    out = tmp_path / "run"
+    run(shards, out, *SEVENTEEN, "--keep", "9")
+    cut_back(out, 9)
+    run(shards, out, *SEVENTEEN)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("cycle_a")] == list(range(1, 18))
+
+
+def test_dry_run_prints_the_plan_and_leaves_nothing(shards, tmp_path):
+    done = train("--data", shards, "--out", tmp_path / "run", "--batch", "4", "--dry-run", ranks=2)
+    assert done.returncode == 0, done.stderr
+    for words in ("7 + 11 training images", "2200 pairs = 550 steps = 200 epochs of 11 pairs", "2 processes", "11,37"):
+        assert words in done.stdout
+    assert done.stdout.count("7 + 11 training images") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--crop-size", "30"], ["--crop-size 30", "multiple of 4"]),
+        (["--load-size", "28"], ["--load-size", "at least --crop-size"]),
+        (["--lr", "0"], ["--lr", "greater than 0"]),
+        (["--history", "-1"], ["--history", "0 or greater"]),
+        (["--batch", "3", "--accumulate", "2"], ["--batch 3", "multiple of 2"]),
+        (["--data", "nowhere"], ["nowhere/manifest.json", "data_prep/shard.py"]),
+        (["--out", ROOT / "README.md"], ["README.md", "--out"]),
+        (["--out", "/proc/run"], ["/proc/run", "--out"]),
+    ],
+)
+def test_bad_options_in_one_line(shards, options, words):
+    refused(train(*TINY, "--data", shards, *options), *words)
+
+
+def test_defaults_without_shards_name_the_command(tmp_path):
+    refused(train(cwd=tmp_path), "python data_prep/shard.py horse2zebra")
+
+
+def test_unknown_options_get_the_nearest_name():
+    done = train("--cycle-wieght", "3")
+    assert done.returncode != 0 and "--cycle-weight" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_batch_that_the_ranks_cannot_divide(shards, tmp_path):
+    done = train(*TINY, "--data", shards, "--out", tmp_path / "run", "--batch", "3", ranks=2)
+    assert done.returncode != 0
+    assert done.stderr.count("error: --batch 3: cannot be divided over 2 processes") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_configuration_is_refused_and_nothing_is_overwritten(shards, tmp_path):
+    out = tmp_path / "run"
+    run(shards, out, *SEVENTEEN)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    refused(train(*TINY, "--data", shards, "--out", out, *SEVENTEEN, "--lr", "0.1"), "--lr 0.0002, not 0.1", "--out")
+    other = shard(draw_again(tmp_path), tmp_path / "shards", "--workers", "1")
+    refused(train(*TINY, "--data", other, "--out", out, *SEVENTEEN), "another data", "--out")
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def draw_again(base):
+    draw(base / "images" / "trainA", 7, seed=8)
+    draw(base / "images" / "trainB", 11, seed=9)
+    return base / "images"
+
+
+def test_unreadable_image_in_a_shard_is_named(shards, tmp_path):
+    data = shutil.copytree(shards, tmp_path / "data")
+    for tar in data.glob("trainA-*.tar"):
+        content = bytearray(tar.read_bytes())
+        content[512:1024] = bytes(512)
+        tar.write_bytes(content)
+    for workers in ("0", "2"):
+        out = tmp_path / f"run{workers}"
+        refused(train(*TINY, "--data", data, "--out", out, "--workers", workers), "trainA sample", "shards again")
+
+
+@pytest.mark.skipif(not HORSE2ZEBRA.exists(), reason="the real horse2zebra is not here")
+@pytest.mark.slow
+def test_real_images_end_to_end(tmp_path):
+    """Shards of the real horse2zebra, 300 pairs at 64 pixels, a translation of testA."""
+    data = shard(HORSE2ZEBRA, tmp_path / "shards")
+    options = ["--epochs", "0.225", "--decay-epochs", "0"]
+    done = train("--preset", "quick", "--data", data, "--out", tmp_path / "run", *options)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run" / "stats.jsonl").read_text().splitlines()]
+    assert lines[-1]["pairs"] == 300
+    assert lines[-1]["cycle_a"] < 0.7 * lines[0]["cycle_a"]
+    script, images = ROOT / "pipeline" / "translate.py", HORSE2ZEBRA / "testA"
+    translated = command([sys.executable, script, tmp_path / "run", images, tmp_path / "out", "--direction", "a2b"])
+    assert translated.returncode == 0, translated.stderr
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in images.iterdir())

@@ -224,7 +224,7 @@ def flag(name: str) -> str:
 
 def _valid_preset(arguments: list[str]) -> bool:
     """Whether reading the preset would succeed; if not, tyro says what is wrong with it in its own words."""
-    for this, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for this, after in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = this.partition("=")
         if name == "--preset" and (value if equals else after) not in PRESETS:
             return False

@@ -221,10 +221,9 @@ class ReadPairs:
 def _decode_sample(split: Split, sample: int, size: int) -> Tensor:
     try:
         return decode(split.read(sample), size)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
         raise OneRankError(
-            f"{split.name} sample {sample}: cannot be decoded ({reason}); make the shards again"
+            f"{split.name} sample {sample}: its image is damaged; copy the shards again, or make them again"
         ) from None
 
 

@@ -223,10 +223,14 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
         else f"{mixed_precision} over {config.run.dtype} weights",
         "run directory": str(config.run.out),
     }
-    table = Table(title=f"the plan of preset {config.preset}", show_header=False, title_justify="left")
+    table = Table.grid(padding=(0, 3))
     for row in rows.items():
         table.add_row(*row)
-    Console().print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # of a log, whose lines should not be broken
+    console.print(f"The plan with preset {config.preset} (dry run: nothing is written)\n")
+    console.print(table)
 
 
 def print_summary(console: Console, out: Path, pairs_seen: int) -> None:

@@ -3,6 +3,9 @@ VENV   := .venv
 READY  := $(VENV)/.ready
 BIN    := $(VENV)/bin
 
+# One process, on a GPU where there is one. --quiet: after a mistake, our line alone and not the launcher's traceback.
+LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint format lock clean
 
@@ -14,15 +17,16 @@ install: $(READY)  ## make .venv with everything pinned in requirements.lock
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11; run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@echo "installing into $(VENV): some 6 GB, about two minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: $(READY)  ## draw a data set, train on it, translate: about 4 minutes on 2 CPU cores
 	$(BIN)/python data_prep/demo.py runs/demo/images
 	$(BIN)/python data_prep/shard.py --source runs/demo/images --out shards/demo
-	$(BIN)/accelerate launch --cpu pipeline/train.py --preset demo
+	$(LAUNCH) pipeline/train.py --preset demo
 	$(BIN)/python pipeline/translate.py runs/demo runs/demo/images/testA runs/demo/translated --direction a2b
 
 test: $(READY)  ## the tests, in under 15 minutes on 2 CPU cores

@@ -238,7 +238,7 @@ def print_summary(console: Console, out: Path, pairs_seen: int) -> None:
     evaluations = [json.loads(path.read_text()) for path in sorted((out / "eval").glob("*.json"))]
     if len(evaluations) > 1:
         console.print(distance_table(evaluations[0], evaluations[-1]))
-    console.print(f"finished at {pairs_seen} pairs; look at {out}/samples/{pairs_seen:09d}.png")
+    console.print(f"{out} is finished at {pairs_seen} pairs; look at {out}/samples/{pairs_seen:09d}.png")
     console.print(f"translate with: python pipeline/translate.py {out} IN OUT --direction a2b")
 
 

@@ -21,6 +21,7 @@ from pipeline.step import CycleGANStep
 
 def train(config: Config) -> None:
     """One run from its newest checkpoint, or from nothing, to its last pair."""
+    check_launch()
     accelerator = Accelerator(
         log_with="tensorboard",
         project_dir=run_directory(config),
@@ -61,7 +62,8 @@ def train(config: Config) -> None:
         window.load(state["window"])
         pairs_seen = state["pairs_seen"]
     if pairs_seen >= end:
-        display.note(f"{out} is finished at {pairs_seen} pairs; give another --out to train anew")
+        if main:
+            monitor.print_summary(display.console, out, pairs_seen)
         return
     if main:
         start_run_directory(config)
@@ -138,6 +140,20 @@ def train(config: Config) -> None:
     if main:
         monitor.print_summary(display.console, out, pairs_seen)
     accelerator.end_training()
+
+
+def check_launch() -> None:
+    """Raise UserError where the launcher started more processes than there are GPUs for.
+
+    accelerate would let several of them train, each as if alone, into the same run directory.
+    """
+    launched, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    gpus = torch.accelerator.device_count()
+    if launched > 1 and not use_cpu and local >= gpus:
+        fix = f"give accelerate launch --num_processes {gpus}" if gpus else "set ACCELERATE_USE_CPU=true to use the CPU"
+        message = f"{launched} processes were launched, but this machine has {gpus} GPUs; {fix}"
+        raise OneRankError(message) if local == gpus else UserError(message)
 
 
 def main() -> None:

@@ -123,7 +123,7 @@ def test_a_finished_run_is_left_alone_and_a_damaged_checkpoint_is_passed_over(sh
     out = tmp_path / "run"
     run(shards, out, *SEVENTEEN)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert "finished at 17 pairs" in run(shards, out, *SEVENTEEN).stdout
+    assert "is finished at 17 pairs" in run(shards, out, *SEVENTEEN).stdout
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
     whole = final(out)
@@ -230,6 +230,14 @@ def test_defaults_without_shards_name_the_command(tmp_path):
 def test_unknown_options_get_the_nearest_name():
     done = train("--cycle-wieght", "3")
     assert done.returncode != 0 and "--cycle-weight" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without GPUs")
+def test_gpu_processes_without_gpus_do_not_train_side_by_side(shards, tmp_path):
+    done = train(*TINY, "--data", shards, "--out", tmp_path / "run", ranks=2, ACCELERATE_USE_CPU="false")
+    assert done.returncode != 0
+    assert done.stderr.count("error: 2 processes were launched, but this machine has 0 GPUs") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_batch_that_the_ranks_cannot_divide(shards, tmp_path):

@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV   := .venv
 READY  := $(VENV)/.ready
 BIN    := $(VENV)/bin
+DEMO   ?= runs/demo
 
 # One process, on a GPU where there is one. --quiet: after a mistake, our line alone and not the launcher's traceback.
 LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
@@ -24,10 +25,10 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY)  ## draw a data set, train on it, translate: about 4 minutes on 2 CPU cores
-	$(BIN)/python data_prep/demo.py runs/demo/images
-	$(BIN)/python data_prep/shard.py --source runs/demo/images --out shards/demo
-	$(LAUNCH) pipeline/train.py --preset demo
-	$(BIN)/python pipeline/translate.py runs/demo runs/demo/images/testA runs/demo/translated --direction a2b
+	$(BIN)/python data_prep/demo.py $(DEMO)/images
+	$(BIN)/python data_prep/shard.py --source $(DEMO)/images --out $(DEMO)/shards
+	$(LAUNCH) pipeline/train.py --preset demo --data $(DEMO)/shards --out $(DEMO)
+	$(BIN)/python pipeline/translate.py $(DEMO) $(DEMO)/images/testA $(DEMO)/translated --direction a2b
 
 test: $(READY)  ## the tests, in under 15 minutes on 2 CPU cores
 	$(BIN)/python -m pytest -m "not slow"
@@ -48,4 +49,4 @@ lock:  ## pin the newest versions in requirements.lock (needs uv)
 		--no-annotate --no-header --no-emit-index-url -o requirements.lock
 
 clean:  ## remove what the demo and the tests made; .venv stays
-	rm -rf runs/demo shards/demo .pytest_cache .ruff_cache
+	rm -rf $(DEMO) .pytest_cache .ruff_cache

@@ -21,8 +21,8 @@ from data_prep.images import JPEG_OPTIONS
 
 COUNTS = {"trainA": 300, "trainB": 360, "testA": 64, "testB": 64}
 DETAIL = 4  # drawn this many times larger, then reduced
-# InstanceNorm takes much of an image's colour away, and what a translation cannot show, such as the coat of the horse that a
-# zebra was, CycleGANs hide in patterns (arXiv 1712.02950). So colours vary, but less than in nature.
+# InstanceNorm takes much of an image's colour away, and what a translation cannot show, such as the coat of the horse
+# that a zebra was, CycleGANs hide in patterns (arXiv 1712.02950). So colours vary, but less than in nature.
 COATS = (  # red, green, blue; how often
     ((122, 72, 38), 4),  # bay
     ((156, 82, 40), 4),  # chestnut

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from pipeline.config import Images, OneRankError, UserError
-from pipeline.order import AUGMENT, DOMAIN_A, DOMAIN_B, DomainOrder, key
+from pipeline.order import AUGMENT, DOMAIN_A, DOMAIN_B, DomainOrder, Share, key
 
 TAR_BLOCK = 512  # bytes; a tar member is a header of one block, then the data filled up to whole blocks
 
@@ -149,34 +149,6 @@ def augment(image: Tensor, crop_size: int, flip: bool, bits: int) -> Tensor:
     left = (bits >> 24 & 0xFFFFFF) % (image.shape[2] - crop_size + 1)
     image = image[:, top : top + crop_size, left : left + crop_size]
     return image.flip(2) if flip and bits >> 48 & 1 else image
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of every global batch a rank takes, and when.
-
-    A step takes `batch` positions in `accumulate` micro-steps; each micro-step takes the next batch / accumulate of
-    them, and of these rank r the r-th of world_size equal parts. A slot is a place in the batch.
-    """
-
-    rank: int
-    world_size: int
-    accumulate: int
-    batch: int
-
-    @property
-    def each(self) -> int:
-        """pairs per rank and micro-step"""
-        return self.batch // (self.world_size * self.accumulate)
-
-    @property
-    def slots(self) -> list[int]:
-        """The slots that this rank owns, in the order in which it meets them."""
-        return [slot for micro_step in range(self.accumulate) for slot in self.positions(0, micro_step)]
-
-    def positions(self, start: int, micro_step: int) -> list[int]:
-        first = start + (micro_step * self.world_size + self.rank) * self.each
-        return list(range(first, first + self.each))
 
 
 class PairPositions(IterableDataset):

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.data import Shards, Share, Split, to_pixels, whole_images
-from pipeline.order import key
+from pipeline.data import Shards, Split, to_pixels, whole_images
+from pipeline.order import Share, key
 
 METRIC = "sliced_wasserstein"
 AT_MOST = 256  # images per domain

@@ -6,6 +6,7 @@ outright. Large ones (N >= 2^17) are permuted by blocks of neighbouring samples,
 windows of a lane, so that 10^8 samples need megabytes and a rank reads a few blocks at a time.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
@@ -102,3 +103,31 @@ class DomainOrder:
         start = window * WINDOW_ROWS
         shuffled = self._window(number, lane, window, min(WINDOW_ROWS, rows - start))
         return first + start + int(shuffled[row - start])
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every global batch a rank takes, and when.
+
+    A step takes `batch` positions in `accumulate` micro-steps; each micro-step takes the next batch / accumulate of
+    them, and of these rank r the r-th of world_size equal parts. A slot is a place in the batch.
+    """
+
+    rank: int
+    world_size: int
+    accumulate: int
+    batch: int
+
+    @property
+    def each(self) -> int:
+        """pairs per rank and micro-step"""
+        return self.batch // (self.world_size * self.accumulate)
+
+    @property
+    def slots(self) -> list[int]:
+        """The slots that this rank owns, in the order in which it meets them."""
+        return [slot for micro_step in range(self.accumulate) for slot in self.positions(0, micro_step)]
+
+    def positions(self, start: int, micro_step: int) -> list[int]:
+        first = start + (micro_step * self.world_size + self.rank) * self.each
+        return list(range(first, first + self.each))

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
-from pipeline import checkpoint, monitor, order, pictures
+from pipeline import checkpoint, display, monitor, order, pictures
 from pipeline.config import Config, OneRankError, UserError, learning_rate, parse, total_pairs
-from pipeline.data import Share, open_shards, pair_batches, to_network
+from pipeline.data import open_shards, pair_batches, to_network
 from pipeline.evaluate import Evaluation
 from pipeline.history import ImageHistory
 from pipeline.rundir import resolve, run_directory, start_run_directory
@@ -32,13 +32,13 @@ def train(config: Config) -> None:
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
     run, optimization, out = config.run, config.optimization, config.run.out
     batch, seed, dtype = optimization.batch, optimization.seed, getattr(torch, run.dtype)
-    share = Share(accelerator.process_index, accelerator.num_processes, run.accumulate, batch)
+    share = order.Share(accelerator.process_index, accelerator.num_processes, run.accumulate, batch)
     end = total_pairs(optimization, shards.epoch)
 
     model = CycleGANStep(config.networks, config.losses, seed).to(device, dtype)
     if run.dry_run:
         if main:
-            monitor.print_plan(config, shards, share, model, accelerator.mixed_precision)
+            display.print_plan(config, shards, share, model, accelerator.mixed_precision)
         return
     adam = torch.optim.Adam(
         model.parameters(), lr=optimization.lr, betas=(optimization.beta1, optimization.beta2), fused=True
@@ -51,11 +51,11 @@ def train(config: Config) -> None:
         for name, number in (("a", order.DOMAIN_A), ("b", order.DOMAIN_B))
     }
     window = monitor.LossWindow(batch, run.accumulate)
-    display = monitor.Display(end, enabled=main)
+    screen = display.Display(end, enabled=main)
 
     # What a checkpoint must agree with for its position in the data to mean the same images.
     constants = {"order": order.VERSION, "lanes": batch, "data": shards.fingerprint}
-    pairs_seen, resumed = 0, checkpoint.newest_for_all(out, accelerator, display.note)
+    pairs_seen, resumed = 0, checkpoint.newest_for_all(out, accelerator, screen.note)
     if resumed:
         state = checkpoint.read_state(resumed, config, constants)
         checkpoint.restore(resumed, model, adam, history)
@@ -63,11 +63,11 @@ def train(config: Config) -> None:
         pairs_seen = state["pairs_seen"]
     if pairs_seen >= end:
         if main:
-            monitor.print_summary(display.console, out, pairs_seen)
+            display.print_summary(screen.console, out, pairs_seen)
         return
     if main:
         start_run_directory(config)
-    display.note(f"{f'resuming {resumed}' if resumed else f'starting {out}'}, at {pairs_seen} of {end} pairs")
+    screen.note(f"{f'resuming {resumed}' if resumed else f'starting {out}'}, at {pairs_seen} of {end} pairs")
 
     parallel, optimizer = accelerator.prepare(model, adam)
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": pairs_seen + 1}})
@@ -77,7 +77,7 @@ def train(config: Config) -> None:
     if shards.test_a and shards.test_b:
         evaluation = Evaluation(shards, size, share, lambda x: accelerator.gather(x.to(device)).cpu())
     else:
-        display.note(f"no evaluation: {run.data} lacks test images of one domain or both")
+        screen.note(f"no evaluation: {run.data} lacks test images of one domain or both")
     batches = pair_batches(
         shards, config.images, share, seed=seed, lanes=constants["lanes"], start=pairs_seen, workers=run.workers,
         pin=device.type == "cuda",
@@ -88,7 +88,7 @@ def train(config: Config) -> None:
             return model.generators[way](to_network(pixels, device, dtype))
 
     before, watch = pairs_seen if resumed else -1, monitor.Stopwatch()
-    with display:
+    with screen:
         while True:
             done = pairs_seen >= end
             due = {
@@ -107,7 +107,7 @@ def train(config: Config) -> None:
                     lr = learning_rate(before, optimization, shards.epoch)
                     status = monitor.status(pairs_seen, shards.epoch, lr, window, watch)
                     record.status(status)
-                    display.status(status)
+                    screen.status(status)
                 if due["sample"] and main:
                     pictures.save_grid(out, pairs_seen, reals, translate)
                 if due["evaluate"] and evaluation:
@@ -136,9 +136,9 @@ def train(config: Config) -> None:
             optimizer.step()
             optimizer.zero_grad()
             before, pairs_seen = pairs_seen, pairs_seen + batch
-            display.advance(pairs_seen)
+            screen.advance(pairs_seen)
     if main:
-        monitor.print_summary(display.console, out, pairs_seen)
+        display.print_summary(screen.console, out, pairs_seen)
     accelerator.end_training()
 
 

@@ -11,7 +11,8 @@ import webdataset as wds
 from PIL import Image
 
 from pipeline.config import Images, UserError
-from pipeline.data import Share, augment, decode, open_shards, pair_batches, to_network, to_pixels
+from pipeline.data import augment, decode, open_shards, pair_batches, to_network, to_pixels
+from pipeline.order import Share
 
 IMAGES = Images(load_size=36, crop_size=32)
 

@@ -2,9 +2,8 @@
 
 import torch
 
-from pipeline.data import Share
 from pipeline.history import ImageHistory
-from pipeline.order import HISTORY, key
+from pipeline.order import HISTORY, Share, key
 
 
 def images(positions):

@@ -1,0 +1,68 @@
+"""What a run says of itself: losses over a window, non-finite ones, the lines of stats.jsonl, the learning rate."""
+
+import json
+
+import pytest
+import torch
+
+from pipeline.config import Optimization, UserError, learning_rate, total_pairs
+from pipeline.monitor import LossWindow, Recorder
+
+
+def step(window, *micro_steps):
+    for cycle, adversarial in micro_steps:
+        window.add({"cycle_a": torch.tensor(cycle), "adversarial_a_to_b": torch.tensor(adversarial)})
+
+
+def test_window_means_over_steps_and_micro_steps():
+    window = LossWindow(batch=4, accumulate=2)
+    step(window, (1.0, 0.0), (3.0, 0.0))
+    window.collect(lambda x: x)
+    step(window, (4.0, 1.0), (4.0, 2.0))
+    window.collect(lambda x: x)
+    assert window.means() == {"cycle_a": 3.0, "adversarial_a_to_b": 0.75}
+    assert window.start == 8 and window.rows == []
+
+
+def test_window_goes_through_a_checkpoint():
+    window = LossWindow(batch=1, accumulate=1)
+    step(window, (0.1, 0.2))
+    window.collect(lambda x: x)
+    other = LossWindow(batch=1, accumulate=1)
+    other.load(json.loads(json.dumps(window.state())))
+    for each in (window, other):
+        step(each, (0.3, 0.4))
+        each.collect(lambda x: x)
+    assert other.means() == window.means()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite_loss_stops_with_its_pair_and_name(value):
+    window = LossWindow(batch=4, accumulate=1)
+    step(window, (1.0, 0.0), (1.0, 0.0), (1.0, value), (value, 0.0))
+    with pytest.raises(UserError, match=r"adversarial_a_to_b is (nan|inf) in the step that began at pair 8;"):
+        window.collect(lambda x: x)
+
+
+def test_lines_after_the_resumed_pair_are_removed(tmp_path):
+    stats = tmp_path / "stats.jsonl"
+    stats.write_text('{"pairs": 10}\n{"pairs": 20}\n{"pairs": 30}\n{"pai')
+    tracked = []
+    record = Recorder(tmp_path, 20, lambda values, step: tracked.append(step), enabled=True)
+    record.status({"pairs": 30, "new": True})
+    assert [json.loads(line) for line in stats.read_text().splitlines()] == [
+        {"pairs": 10},
+        {"pairs": 20},
+        {"pairs": 30, "new": True},
+    ]
+    assert tracked == [30]
+
+
+def test_learning_rate_is_constant_and_then_falls_to_zero():
+    optimization = Optimization(epochs=100, decay_epochs=100, lr=2e-4)
+    epoch = 1334
+    assert total_pairs(optimization, epoch) == 200 * epoch
+    assert learning_rate(0, optimization, epoch) == learning_rate(100 * epoch, optimization, epoch) == 2e-4
+    assert learning_rate(150 * epoch, optimization, epoch) == pytest.approx(1e-4)
+    assert learning_rate(200 * epoch, optimization, epoch) == 0
+    assert learning_rate(10**9, Optimization(decay_epochs=0), epoch) == 2e-4

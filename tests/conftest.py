@@ -28,18 +28,23 @@ def command(arguments, cwd=ROOT, timeout=300, **environment):
     )
 
 
-def train(*options, ranks=1, launcher=(), cwd=ROOT, **environment):
-    """`accelerate launch pipeline/train.py` on the CPU, on one rank or on several over gloo."""
-    if ranks == 1:
-        how = ["--num_processes", "1"]
+def train(*options, ranks=1, launcher=None, cwd=ROOT, **environment):
+    """pipeline/train.py on the CPU, on several ranks over gloo or on one.
+
+    One rank is started without `accelerate launch`, which takes as long as a tiny run to start, unless `launcher` says
+    which options to give it.
+    """
+    if ranks == 1 and launcher is None:
+        how = [sys.executable]
     else:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        how = ["--multi_gpu", "--num_processes", ranks, "--main_process_port", port]
-    accelerate = [Path(sys.executable).with_name("accelerate"), "launch", "--quiet", "--num_machines", "1"]
-    accelerate += ["--mixed_precision", "no", "--dynamo_backend", "no", *how, *launcher]
-    return command([*accelerate, ROOT / "pipeline" / "train.py", *options], cwd=cwd, **environment)
+        how = [Path(sys.executable).with_name("accelerate"), "launch", "--quiet", "--num_machines", "1"]
+        how += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", ranks]
+        if ranks > 1:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                how += ["--multi_gpu", "--main_process_port", free.getsockname()[1]]
+        how += launcher or []
+    return command([*how, ROOT / "pipeline" / "train.py", *options], cwd=cwd, **environment)
 
 
 def draw(folder, count, size=40, seed=0):

@@ -20,6 +20,7 @@ from data_prep.atomic import load_json, write_json
 from data_prep.images import JPEG_OPTIONS
 
 COUNTS = {"trainA": 300, "trainB": 360, "testA": 64, "testB": 64}
+DRAWING = 1  # to be raised whenever the pictures change
 DETAIL = 4  # drawn this many times larger, then reduced
 # InstanceNorm takes much of an image's colour away, and what a translation cannot show, such as the coat of the horse
 # that a zebra was, CycleGANs hide in patterns (arXiv 1712.02950). So colours vary, but less than in nature.
@@ -205,7 +206,7 @@ def draw_all(out: Path, /, seed: int = 0, size: int = 64) -> None:
         seed: Another seed gives other pictures.
         size: Width and height of a picture, in pixels.
     """
-    wanted = {"seed": seed, "size": size, "counts": COUNTS}
+    wanted = {"drawing": DRAWING, "seed": seed, "size": size, "counts": COUNTS}
     if load_json(out / "demo.json") == wanted:
         print(f"{out} is complete")
         return

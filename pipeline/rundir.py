@@ -48,7 +48,7 @@ def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
     if recorded and (changed := differences(recorded, resolved)):
         raise UserError(
             f"{out} holds a run with other options ({', '.join(changed)}); "
-            "give the same ones to resume it, or another --out to start a new run"
+            "give the same ones to resume it, another --out to start a new run, or remove it"
         )
     return resolved
 

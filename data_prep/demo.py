@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 
+from data_prep import PrepError
 from data_prep.atomic import load_json, write_json
 from data_prep.images import JPEG_OPTIONS
 
@@ -207,9 +208,15 @@ def draw_all(out: Path, /, seed: int = 0, size: int = 64) -> None:
         size: Width and height of a picture, in pixels.
     """
     wanted = {"drawing": DRAWING, "seed": seed, "size": size, "counts": COUNTS}
+    if not 16 <= size <= 2048:
+        raise PrepError(f"--size {size}: give 16 to 2048 pixels")
     if load_json(out / "demo.json") == wanted:
         print(f"{out} is complete")
         return
+    if out.exists() and any(out.iterdir()) and not (out / "demo.json").exists():
+        raise PrepError(f"{out} holds other files; give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "demo.json", {"complete": False})  # claims the folder, and is none of the wanted
     for split, count in COUNTS.items():
         (out / split).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -221,5 +228,7 @@ def draw_all(out: Path, /, seed: int = 0, size: int = 64) -> None:
 if __name__ == "__main__":
     try:
         tyro.cli(draw_all, description=__doc__)
-    except OSError as error:
-        sys.exit(f"error: {error}; give a folder that can be written")
+    except (PrepError, OSError) as error:
+        fix = "" if isinstance(error, PrepError) else "; give a folder that can be written"
+        print(f"error: {error}{fix}", file=sys.stderr)
+        sys.exit(2)

@@ -6,6 +6,8 @@ subsampling, and each conversion is named, so that the manifest can count it.
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -40,12 +42,19 @@ def prepare(data: bytes, max_side: int, min_side: int) -> Prepared:
     data: the file as found; its name and extension play no part. max_side: a longer side (pixels) is reduced to
     this. min_side: an image with a shorter side, after that, is bad. Raises BadImage(reason).
     """
+    with _reasons(data):
+        return _prepare(data, max_side, min_side)
+
+
+@contextmanager
+def _reasons(data: bytes) -> Iterator[None]:
+    """Turn whatever PIL raises for broken files into BadImage."""
     if not data:
         raise BadImage("empty file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of odd metadata; what counts is judged here
-            return _prepare(data, max_side, min_side)
+            yield
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -56,11 +65,30 @@ def prepare(data: bytes, max_side: int, min_side: int) -> Prepared:
         raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from None
 
 
+def read_rgb(data: bytes) -> Image.Image:
+    """An image file as the networks are to see it: upright, opaque, 8 bits, sRGB, mode RGB. Raises BadImage(reason)."""
+    with _reasons(data):
+        image, _ = _normalised(Image.open(io.BytesIO(data), formats=FORMATS))
+        return image.convert("RGB")
+
+
 def _prepare(data: bytes, max_side: int, min_side: int) -> Prepared:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = _reduced(image.size, max_side)
     if min(width, height) < min_side:
         raise BadImage(f"{image.width}x{image.height} is too small (a side under {min_side} px)")
+    image, conversions = _normalised(image)
+    if max(image.size) > max_side:
+        image = image.resize(_reduced(image.size, max_side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        conversions.append("reduced")
+    if conversions:
+        data = _encode(image)
+        image = Image.open(io.BytesIO(data))  # the statistics are those of what is stored
+    return Prepared(data, conversions, image.size, *_sums(image))
+
+
+def _normalised(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """The decoded image, mode L or RGB, and what had to be converted."""
     # A phone's MPO is a JPEG with further pictures after it, which no JPEG decoder reads.
     is_jpeg = image.format in ("JPEG", "MPO")
     conversions = [] if is_jpeg else [image.format.lower()]
@@ -71,14 +99,7 @@ def _prepare(data: bytes, max_side: int, min_side: int) -> Prepared:
     icc = image.info.get("icc_profile")
     image = _upright(image, conversions, rotated)
     image = _opaque_8_bit(image, conversions)
-    image = _srgb(image, icc, conversions)
-    if max(image.size) > max_side:
-        image = image.resize(_reduced(image.size, max_side), Image.Resampling.BICUBIC, reducing_gap=3.0)
-        conversions.append("reduced")
-    if conversions:
-        data = _encode(image)
-        image = Image.open(io.BytesIO(data))  # the statistics are those of what is stored
-    return Prepared(data, conversions, image.size, *_sums(image))
+    return _srgb(image, icc, conversions), conversions
 
 
 def _reduced(size: tuple[int, int], max_side: int) -> tuple[int, int]:

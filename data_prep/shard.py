@@ -7,6 +7,7 @@ Run again after an interruption, it writes only what is missing. Exit codes: 0 d
 options; 3 too many unusable images; 130 interrupted.
 """
 
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from data_prep import PrepError
 from data_prep.manifest import finalize
-from data_prep.shards import Policy, begin, committed, make_plan
+from data_prep.shards import Policy, begin, committed, make_plan, outdated
 from data_prep.sources import open_source
 from data_prep.workers import cpu_count, write_shards
 
@@ -58,7 +59,7 @@ def run(options: Options) -> None:
     plan = make_plan(source, Policy(options.max_side, options.min_side, options.shard_size))
     out = options.out or Path("shards", source.name)
     created = begin(out, plan, source, options.restart)
-    missing = [shard for shard in plan.shards if committed(out, shard) is None]
+    missing = [shard for shard in plan.shards if committed(out, shard) is None or outdated(out, shard)]
     write_shards(out, plan, missing, options.workers)
     manifest = finalize(out, source, plan, created, options.max_corrupt)
     _report(out, manifest, len(plan.shards) - len(missing), time.monotonic() - started)
@@ -97,7 +98,7 @@ def _report(out: Path, manifest: dict, kept: int, seconds: float) -> None:
         console.print(f"warning: {len(bad) - 5} more, listed under `quarantined` in {out / 'manifest.json'}")
     shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
     console.print(f"done in {seconds:.1f} s" + (f"; {kept} of {shards} shards were there already" if kept else ""))
-    data = "" if out == DEFAULT_DATA else f" --data {out}"
+    data = "" if out == DEFAULT_DATA else f" --data {shlex.quote(str(out))}"
     console.print(f"next: accelerate launch pipeline/train.py{data}")
 
 

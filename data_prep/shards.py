@@ -91,6 +91,8 @@ def begin(out: Path, plan: Plan, source: Source, restart: bool) -> str:
         raise PrepError(
             f"{out} holds shards of other images or options; add --restart to replace them, or give another --out"
         )
+    elif (out / "manifest.json").exists():
+        raise PrepError(f"{out} holds a manifest.json that is not of shards made here; give another --out")
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     record = {
         "format": FORMAT,
@@ -121,6 +123,12 @@ def committed(out: Path, shard: Shard) -> dict | None:
         same_index = (out / f"{shard.name}.tar.idx").stat().st_size == 8 * (record["samples"] + 1)
         return record if same_size and same_index else None
     return None
+
+
+def outdated(out: Path, shard: Shard) -> bool:
+    """Whether an image was changed after its committed shard was written; the plan sees names and sizes alone."""
+    written = (out / f"{shard.name}.json").stat().st_mtime
+    return any(Path(path).stat().st_mtime > written for path in {item.path for item in shard.items})
 
 
 def write_shard(out: Path, shard: Shard, policy: Policy, count=lambda n_bytes: None) -> dict:

@@ -60,11 +60,11 @@ def open_source(name: str | None, directory: Path | None) -> Source:
         raise PrepError(f"give a data set's name ({', '.join(KNOWN[:3])}, ...) or {LAYOUT}, one of the two")
     if directory is not None:
         return directory_source(directory)
+    if Path(name).is_dir() and name not in KNOWN:
+        raise PrepError(f"'{name}' is a folder: say --source {name}")
     if "/" not in name and name not in KNOWN:
         near = difflib.get_close_matches(name, KNOWN, 1, cutoff=0)
         raise PrepError(f"no data set is called '{name}'; the nearest is '{near[0]}'. For your own images: {LAYOUT}")
-    if Path(name).is_dir():
-        raise PrepError(f"'{name}' is a folder: say --source {name}")
     return hub_source(name if "/" in name else f"huggan/{name}")
 
 

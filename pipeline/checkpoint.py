@@ -3,7 +3,7 @@
 checkpoints/pairs-000000001200/
     networks.safetensors     every parameter, under its name in CycleGANStep
     optimizer.safetensors    Adam's moments and step, under FIELD/PARAMETER
-    history-00000.safetensors  per rank: the stored images of its slots, under DOMAIN/SLOT
+    history-00000.safetensors  of each rank: the stored images of its slots, under DOMAIN/SLOT
     state.json               pairs seen, configuration, data constants, losses not yet reported
     manifest.json            size and sha256 of every file; written last
 
@@ -44,6 +44,7 @@ def save(
     """Write checkpoints/pairs-N, N = state["pairs_seen"], and remove all but the newest `keep`. Called by all ranks."""
     final = run / "checkpoints" / f"pairs-{state['pairs_seen']:012d}"
     temporary = final.with_name(f".{final.name}.tmp")
+    ranks = accelerator.num_processes
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -58,10 +59,11 @@ def save(
     accelerator.wait_for_everyone()
 
     if accelerator.is_main_process:
-        files = {file.name: _describe(file) for file in sorted(temporary.iterdir())}
+        # Names that must be there, not a listing, which a network file system may give late.
+        names = [NETWORKS, OPTIMIZER, STATE, *[f"history-{rank:05d}.safetensors" for rank in range(ranks)]]
+        files = {name: _describe(temporary / name) for name in names}
         write_durably(temporary / MANIFEST, json.dumps(files, indent=2))
         fsync(temporary)
-        shutil.rmtree(final, ignore_errors=True)  # only a damaged one, which a resume has passed over
         temporary.rename(final)
         fsync(final.parent)
         for old in _all(run)[keep:]:
@@ -88,11 +90,20 @@ def newest(run: Path, warn: Callable[[str], None] = lambda line: None) -> Path |
 
 
 def newest_for_all(run: Path, accelerator: Accelerator, warn: Callable[[str], None]) -> Path | None:
-    """What `newest` says on rank 0, on every rank: files are read and judged once."""
+    """What `newest` says on rank 0, on every rank: files are read and judged once.
+
+    Damaged ones that it passes over are set aside as damaged-N, so that no pruning counts them as the newest.
+    """
     answer = [None, None]
     if accelerator.is_main_process:
         try:
             answer[0] = newest(run, warn)
+            for path in _all(run):
+                if path == answer[0]:
+                    break
+                aside = path.with_name(f"damaged-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
         except UserError as error:
             answer[1] = str(error)
     broadcast_object_list(answer)
@@ -138,8 +149,10 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, hist
     """Put networks, optimizer and the history of this rank's slots back. The world size may be another than before."""
     model.load_state_dict(read_networks(path))
     _restore_optimizer(load_file(path / OPTIMIZER), model, optimizer)
-    for file in sorted(path.glob("history-*.safetensors")):
-        with safe_open(file, framework="pt") as stored:
+    for file in json.loads((path / MANIFEST).read_text()):
+        if not file.startswith("history-"):
+            continue
+        with safe_open(path / file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118
                 domain, slot = name.split("/")
                 if int(slot) in history[domain].rows:

@@ -81,7 +81,7 @@ class Optimization:
 
 @dataclass(frozen=True)
 class Run:
-    """Where and how to compute; none of it changes what is learned."""
+    """Where and how to compute; but for rounding, none of it changes what is learned."""
 
     data: Path = Path("shards/horse2zebra")
     """directory of shards that data_prep/shard.py made"""
@@ -200,8 +200,8 @@ def check(config: Config) -> None:
         if not 0 < value < float("inf"):
             raise UserError(f"{flag(name)} {value}: must be greater than 0")
     for name, value in at_least_zero.items():
-        if not 0 <= value < float("inf"):
-            raise UserError(f"{flag(name)} {value}: must be 0 or greater")
+        if not 0 <= value < 1e9:
+            raise UserError(f"{flag(name)} {value}: must be 0 or greater, and below 1e9")
     for name, value in (("beta1", optimization.beta1), ("beta2", optimization.beta2)):
         if not 0 <= value < 1:
             raise UserError(f"{flag(name)} {value}: must be at least 0 and below 1")
@@ -233,7 +233,10 @@ def _valid_preset(arguments: list[str]) -> bool:
 
 def total_pairs(optimization: Optimization, epoch: int) -> int:
     """The length of a run; `epoch` in pairs."""
-    return round((optimization.epochs + optimization.decay_epochs) * epoch)
+    pairs = round((optimization.epochs + optimization.decay_epochs) * epoch)
+    if pairs == 0:
+        raise UserError(f"--epochs and --decay-epochs give less than one pair; an epoch has {epoch}")
+    return pairs
 
 
 def learning_rate(pairs_seen: int, optimization: Optimization, epoch: int) -> float:

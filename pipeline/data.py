@@ -45,14 +45,14 @@ class Split:
         file, offsets = _open_shard(self.paths[shard])
         at = sample - self.starts[shard]
         start, end = int(offsets[at]), int(offsets[at + 1])
-        member = os.pread(file.fileno(), end - start, start)
         try:
+            member = os.pread(file.fileno(), end - start, start)
             if len(member) != end - start or member[257:262] != b"ustar":
                 raise ValueError
             size = int(member[124:135], 8)
             if TAR_BLOCK + size > len(member):
                 raise ValueError
-        except ValueError:
+        except (ValueError, OverflowError, MemoryError, OSError):  # also what an index full of nonsense asks for
             raise OneRankError(
                 f"{self.paths[shard]}: sample {at} is not where its index says; make the shards again"
             ) from None
@@ -112,8 +112,8 @@ def open_shards(root: Path) -> Shards:
             splits.get("testA") or None,
             splits.get("testB") or None,
         )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{root}/manifest.json: lacks {error}; make the shards again") from None
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{root}/manifest.json: is not a manifest of shards; make the shards again") from None
 
 
 def _open_split(root: Path, name: str, split: dict) -> Split:
@@ -172,16 +172,15 @@ class ReadPairs:
     """Second stage: positions to {"positions": [n], "a": uint8 [n, 3, H, W], "b": the same}."""
 
     def __init__(self, shards: Shards, images: Images, seed: int, lanes: int):
-        self.images, self.seed = images, seed
-        self.domains = [
-            (name, number, split, DomainOrder(split.counts, seed, number, lanes))
-            for name, number, split in (("a", DOMAIN_A, shards.train_a), ("b", DOMAIN_B, shards.train_b))
-        ]
+        self.images, self.seed, self.lanes = images, seed, lanes
+        self.splits = (("a", DOMAIN_A, shards.train_a), ("b", DOMAIN_B, shards.train_b))
 
     def __call__(self, stream: Iterator[list[int]]) -> Iterator[dict]:
+        # Made here, in the worker: its caches cannot be sent to a process that is spawned.
+        domains = [(*split, DomainOrder(split[2].counts, self.seed, split[1], self.lanes)) for split in self.splits]
         for positions in stream:
-            batch = {name: [] for name, *_ in self.domains}
-            for name, number, split, order in self.domains:
+            batch = {name: [] for name, *_ in domains}
+            for name, number, split, order in domains:
                 for position in positions:
                     _, sample = order(position)
                     image = _decode_sample(split, sample, self.images.load_size)
@@ -210,6 +209,10 @@ def pair_batches(
     except OneRankError as error:
         # From a worker process the message comes wrapped in its traceback; the last line is ours.
         raise OneRankError(str(error).strip().splitlines()[-1].split("OneRankError: ")[-1]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OneRankError("a data worker was killed, perhaps for its memory; give fewer --workers") from None
 
 
 def whole_images(split: Split, samples: Iterable[int], size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """What a person sees in the terminal: the plan, progress as a live bar or as plain lines, the closing table."""
 
 import json
+import shlex
 from datetime import timedelta
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def print_summary(console: Console, out: Path, pairs_seen: int) -> None:
     if len(evaluations) > 1:
         console.print(distance_table(evaluations[0], evaluations[-1]))
     console.print(f"{out} is finished at {pairs_seen} pairs; look at {out}/samples/{pairs_seen:09d}.png")
-    console.print(f"translate with: python pipeline/translate.py {out} IN OUT --direction a2b")
+    console.print(f"translate with: python pipeline/translate.py {shlex.quote(str(out))} IN OUT --direction a2b")
 
 
 def distance_table(first: dict, last: dict) -> Table:

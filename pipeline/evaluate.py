@@ -58,7 +58,7 @@ def sliced_wasserstein(real: Tensor, other: Tensor) -> float:
     distances = []
     for depth in range(real.shape[1]):
         mean = real[:, depth].mean(dim=(0, 1, 3, 4), keepdim=True)[0]
-        std = real[:, depth].std(dim=(0, 1, 3, 4), keepdim=True)[0]
+        std = real[:, depth].std(dim=(0, 1, 3, 4), keepdim=True)[0].clamp_min(1e-6)  # of images of one colour, 0
         flat = [((x[:n, depth] - mean) / std).flatten(0, 1).flatten(1) for x in (real, other)]
         directions = F.normalize(torch.randn(flat[0].shape[1], DIRECTIONS, generator=generator), dim=0)
         a, b = (torch.sort(x @ directions, dim=0).values for x in flat)

@@ -69,7 +69,7 @@ class LossWindow:
 
 
 class Stopwatch:
-    """Seconds spent in training steps since `reset`, and of these waiting for data; maintenance does not count."""
+    """Pairs and seconds of the training steps since `reset`, and of these waiting for data; without maintenance."""
 
     def __init__(self):
         self.reset()
@@ -77,6 +77,7 @@ class Stopwatch:
 
     def reset(self) -> None:
         self.training = self.waiting = 0.0
+        self.pairs = 0
 
     def pause(self) -> None:
         self.training += time.perf_counter() - self._since
@@ -91,15 +92,22 @@ class Stopwatch:
         self.waiting += time.perf_counter() - began
 
 
+def _pairs(line: str) -> float:
+    """The pair of a line of stats.jsonl; infinity for what a kill or a crash left of one."""
+    try:
+        return json.loads(line)["pairs"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 def status(pairs_seen: int, epoch: int, lr: float, window: LossWindow, watch: Stopwatch) -> dict:
     """One line of stats.jsonl: means since the line before. Starts a new window and resets the watch."""
-    pairs = pairs_seen - window.start
     record = {
         "pairs": pairs_seen,
         "epoch": pairs_seen / epoch,
         "lr": lr,
         **window.means(),
-        "pairs_per_second": pairs / watch.training,
+        "pairs_per_second": watch.pairs / watch.training,
         "data_wait": watch.waiting / watch.training,
     }
     watch.reset()
@@ -116,10 +124,8 @@ class Recorder:
         self.out, self.track, self.enabled = out, track, enabled
         self.stats = out / "stats.jsonl"
         if enabled and self.stats.exists():
-            lines = self.stats.read_text().splitlines(keepends=True)
-            # A line that a kill cut off has no newline.
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["pairs"] <= pairs_seen]
-            write_durably(self.stats, "".join(kept))
+            lines = self.stats.read_text(errors="replace").splitlines(keepends=True)
+            write_durably(self.stats, "".join(line for line in lines if _pairs(line) <= pairs_seen))
 
     def status(self, record: dict) -> None:
         self.track(record, step=record["pairs"])

@@ -1,11 +1,15 @@
 """The run directory: which configuration made it, and how to write into it so that a crash leaves no half file."""
 
 import dataclasses
+import fcntl
 import json
 import os
+import socket
 from pathlib import Path
 
 from pipeline.config import LEARNED, Config, Images, Losses, Networks, Optimization, Run, UserError, flag
+
+_held = []  # open lock files, so that they are not closed before the process ends
 
 
 def run_directory(config: Config) -> Path:
@@ -82,17 +86,21 @@ def read(path: Path) -> Config | None:
         return None
     except NotADirectoryError:
         raise UserError(f"{path.parent}: is a file; give another --out") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not the configuration of a run ({error}); give another --out") from None
 
 
-def start_run_directory(config: Config) -> None:
-    """Make it and record the configuration in it. Raises UserError where that cannot be written."""
-    try:
-        config.run.out.mkdir(parents=True, exist_ok=True)
-        write_durably(config.run.out / "config.json", to_json(config) + "\n")
-    except OSError as error:
-        raise UserError(f"{config.run.out}: cannot be written ({error.strerror}); give another --out") from None
+def start_run_directory(config: Config, resumed: Path | None) -> None:
+    """Record the configuration. resumed: the checkpoint that the run goes on from.
+
+    Raises UserError where there are statistics but no checkpoint: it was lost.
+    """
+    if not resumed and (config.run.out / "stats.jsonl").exists():
+        raise UserError(
+            f"{config.run.out} has statistics but no checkpoint; "
+            "restore its checkpoints, give another --out, or remove it"
+        )
+    write_durably(config.run.out / "config.json", to_json(config) + "\n")
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -102,6 +110,27 @@ def write_durably(path: Path, text: str) -> None:
     fsync(temporary)
     temporary.rename(path)
     fsync(path.parent)
+
+
+def lock(out: Path) -> None:
+    """Make a run directory and hold OUT/lock until this process ends, however it ends.
+
+    Raises UserError where another process holds it, or where nothing can be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        holder = (out / "lock").open("a+")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder.seek(0)
+        raise UserError(f"{out} is being trained by {holder.read().strip()}; end that, or give another --out") from None
+    holder.truncate(0)
+    holder.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    holder.flush()
+    _held.append(holder)
 
 
 def fsync(path: Path) -> None:

@@ -83,10 +83,3 @@ class CycleGANStep(nn.Module):
         """A discriminator's logits with a gradient to the image alone, without touching requires_grad."""
         network = self.discriminators[of]
         return functional_call(network, {name: p.detach() for name, p in network.named_parameters()}, (image,))
-
-    @torch.no_grad()
-    def translate(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Translations and reconstructions of a and b, for pictures: fake_b, cycle_a, fake_a, cycle_b."""
-        g, f = self.generators["a_to_b"], self.generators["b_to_a"]
-        fake_b, fake_a = g(a), f(b)
-        return {"fake_b": fake_b, "cycle_a": f(fake_b), "fake_a": fake_a, "cycle_b": g(fake_a)}

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline import checkpoint, display, monitor, order, pictures
@@ -15,7 +16,7 @@ from pipeline.config import Config, OneRankError, UserError, learning_rate, pars
 from pipeline.data import open_shards, pair_batches, to_network
 from pipeline.evaluate import Evaluation
 from pipeline.history import ImageHistory
-from pipeline.rundir import resolve, run_directory, start_run_directory
+from pipeline.rundir import lock, resolve, run_directory, start_run_directory
 from pipeline.step import CycleGANStep
 
 
@@ -25,7 +26,7 @@ def train(config: Config) -> None:
     accelerator = Accelerator(
         log_with="tensorboard",
         project_dir=run_directory(config),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     device, main = accelerator.device, accelerator.is_main_process
     shards = open_shards(config.run.data)
@@ -40,6 +41,8 @@ def train(config: Config) -> None:
         if main:
             display.print_plan(config, shards, share, model, accelerator.mixed_precision)
         return
+    if main:
+        lock(out)
     adam = torch.optim.Adam(
         model.parameters(), lr=optimization.lr, betas=(optimization.beta1, optimization.beta2), fused=True
     )
@@ -66,7 +69,7 @@ def train(config: Config) -> None:
             display.print_summary(screen.console, out, pairs_seen)
         return
     if main:
-        start_run_directory(config)
+        start_run_directory(config, resumed)
     screen.note(f"{f'resuming {resumed}' if resumed else f'starting {out}'}, at {pairs_seen} of {end} pairs")
 
     parallel, optimizer = accelerator.prepare(model, adam)
@@ -136,6 +139,7 @@ def train(config: Config) -> None:
             optimizer.step()
             optimizer.zero_grad()
             before, pairs_seen = pairs_seen, pairs_seen + batch
+            watch.pairs += batch
             screen.advance(pairs_seen)
     if main:
         display.print_summary(screen.console, out, pairs_seen)
@@ -164,6 +168,9 @@ def main() -> None:
     except UserError as error:
         if rank == 0 or isinstance(error, OneRankError):
             print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (OSError, SafetensorError) as error:  # a full disk, a file of another kind in the run directory, ...
+        print(f"error: {error}; mend this, and the same command goes on from the newest checkpoint", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if rank == 0:

@@ -10,16 +10,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from data_prep.images import BadImage, read_rgb
 from pipeline import checkpoint
 from pipeline.config import UserError
 from pipeline.data import to_network, to_pixels
 from pipeline.networks import Generator
 from pipeline.rundir import from_dict
 
+KINDS = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
+    ".gif": "GIF", ".ppm": "PPM",
+}  # fmt: skip
 SMALLEST = 16  # pixels a side that the generator's reflection padding needs, rounded up
 
 
@@ -74,15 +79,18 @@ def pad_to_multiple(image: Tensor) -> Tensor:
 def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
     """Pairs of a file to read and the file to write."""
     if source.is_file():
-        return [(source, out / source.name if out.is_dir() else out)]
+        target = out / source.name if out.is_dir() else out
+        if target.suffix.lower() not in KINDS:
+            raise UserError(f"{target}: images of this kind cannot be written; give a name that ends in .png or .jpg")
+        return [(source, target)]
     if not source.is_dir():
         raise UserError(f"{source}: no such file or folder; give an image, or a folder of images")
     if out.is_file():
         raise UserError(f"{out}: is a file, but {source} is a folder; give a folder to write to")
-    known = Image.registered_extensions()
-    found = [file for file in sorted(source.rglob("*")) if file.suffix.lower() in known and file.is_file()]
+    found = [file for file in sorted(source.rglob("*")) if file.suffix.lower() in KINDS and file.is_file()]
+    found = [file for file in found if out.resolve() not in file.resolve().parents]  # OUT may lie in IN
     if not found:
-        raise UserError(f"{source}: no images in it; give a folder with image files")
+        raise UserError(f"{source}: no images ({', '.join(KINDS)}) in it; give a folder with image files")
     return [(file, out / file.relative_to(source)) for file in found]
 
 
@@ -92,34 +100,32 @@ def run(options: Options) -> None:
         if source.resolve() == target.resolve():
             raise UserError(f"{target}: would overwrite its own source; give another folder or file to write to")
     try:
-        torch.zeros(1, device=options.device)
+        torch.zeros(1, device=options.device).item()
     except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown and for an absent device
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {options.device}: cannot be used ({reason}); give cpu, or leave it out") from None
     generator = load_generator(options.model, options.direction, options.device)
-    unreadable = []
+    failed = []
     for source, target in track(pairs, description=f"translating {options.direction}", disable=len(pairs) == 1):
         try:
-            with Image.open(source) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            unreadable.append(f"{source}: {error}")
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        save(translate(generator, image), target)
-    print(f"{len(pairs) - len(unreadable)} of {len(pairs)} images translated to {options.out}")
-    if unreadable:
-        raise UserError(f"{len(unreadable)} files could not be read; the first: {unreadable[0]}")
+            save(translate(generator, read_rgb(source.read_bytes())), target)
+        except (BadImage, OSError, ValueError) as error:  # the last two also of formats that cannot hold the image
+            failed.append(f"{source}: {error}")
+    print(f"{len(pairs) - len(failed)} of {len(pairs)} images translated to {options.out}")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(pairs)} files failed; mend or remove them. The first: {failed[0]}")
 
 
 def save(image: Image.Image, target: Path) -> None:
     """Write at once, so that no half image is left under the name; the format follows the name."""
-    kind = Image.registered_extensions().get(target.suffix.lower())
-    if kind not in Image.SAVE:
-        raise UserError(f"{target}: cannot write images of this kind; give a name that ends in .png or .jpg")
+    kind = KINDS[target.suffix.lower()]
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
-    image.save(temporary, format=kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
-    temporary.replace(target)
+    try:
+        image.save(temporary, format=kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ import webdataset as wds
 from PIL import Image
 
 from pipeline.config import Images, UserError
-from pipeline.data import augment, decode, open_shards, pair_batches, to_network, to_pixels
+from pipeline.data import ReadPairs, _open_shard, augment, decode, open_shards, pair_batches, to_network, to_pixels
 from pipeline.order import Share
 
 IMAGES = Images(load_size=36, crop_size=32)
@@ -61,6 +62,12 @@ def test_every_split_of_the_work_reads_the_same_pairs(shards):
         {"world_size": 2, "workers": 2},
     ):
         assert_same(whole, stream(opened, 24, batch=4, **how))
+
+
+def test_the_stream_can_be_sent_to_a_spawned_worker(shards):
+    """As data loaders do on macOS and, from Python 3.14 on, on Linux."""
+    read = ReadPairs(open_shards(shards), IMAGES, seed=1, lanes=1)
+    assert torch.equal(next(read(iter([[3]])))["a"], next(pickle.loads(pickle.dumps(read))(iter([[3]])))["a"])
 
 
 def test_the_stream_can_start_at_any_pair(shards):
@@ -150,9 +157,11 @@ def test_index_that_lies_is_refused_on_reading(shards, tmp_path):
     path = copy(shards, tmp_path)
     index = sorted(path.glob("trainA-*.idx"))[0]
     offsets = np.fromfile(index, dtype="<u8")
-    (offsets + 512).tofile(index)
-    with pytest.raises(UserError, match="index"):
-        open_shards(path).train_a.read(0)
+    for nonsense in (offsets + 512, offsets * 0, offsets + 2**63, offsets * 2**40, offsets[::-1].copy()):
+        nonsense.tofile(index)
+        _open_shard.cache_clear()
+        with pytest.raises(UserError, match="index"):
+            open_shards(path).train_a.read(0)
 
 
 def test_no_manifest_says_how_to_make_it(tmp_path):
@@ -161,7 +170,17 @@ def test_no_manifest_says_how_to_make_it(tmp_path):
     assert "not finished" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "zorse-shards"}', '{"format": "x", "version": 9}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": "zorse-shards"}',
+        '{"format": "x", "version": 9}',
+        '{"format": "zorse-shards", "version": 1, "splits": []}',
+    ],
+)
 def test_manifest_of_another_kind_is_refused(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     assert "manifest.json" in refusal(tmp_path)

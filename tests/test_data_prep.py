@@ -352,6 +352,19 @@ def test_damaged_shard_is_written_again(large, tmp_path):
 # --- mistakes ---
 
 
+def test_changed_image_of_the_same_size_is_sharded_again(tmp_path):
+    make_folder(tmp_path / "in", {"trainA": 2, "trainB": 2})
+    image = tmp_path / "in" / "trainA" / "same.ppm"
+    image.write_bytes(encode(np.zeros((20, 20, 3), np.uint8), "PPM"))
+    assert shard("--source", tmp_path / "in", "--out", tmp_path / "out").returncode == 0
+    before = manifest_of(tmp_path / "out")["splits"]
+    image.write_bytes(encode(np.full((20, 20, 3), 200, np.uint8), "PPM"))
+    assert shard("--source", tmp_path / "in", "--out", tmp_path / "out").returncode == 0
+    after = manifest_of(tmp_path / "out")["splits"]
+    assert before["trainA"]["fingerprint"] != after["trainA"]["fingerprint"]
+    assert before["trainB"] == after["trainB"]
+
+
 def test_mistakes_get_one_line(tmp_path):
     layout = "--source DIR with DIR/trainA, DIR/trainB"
     half = make_folder(tmp_path / "half", {"trainA": 2})

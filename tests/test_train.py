@@ -1,8 +1,11 @@
 """Whole runs, in processes of their own: N ranks equal one, a resume equals no stop, odd data, bad input."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -119,12 +122,17 @@ def test_resume_on_another_world_size(shards, tmp_path):
         assert mine == pytest.approx(theirs, abs=1e-8)
 
 
+def times(out):
+    files = [path for path in out.rglob("*") if path.is_file() and path.name != "lock"]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
 def test_a_finished_run_is_left_alone_and_a_damaged_checkpoint_is_passed_over(shards, tmp_path):
     out = tmp_path / "run"
     run(shards, out, *SEVENTEEN)
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    before = times(out)
     assert "is finished at 17 pairs" in run(shards, out, *SEVENTEEN).stdout
-    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert before == times(out)
 
     whole = final(out)
     newest = checkpoint.newest(out) / "networks.safetensors"
@@ -135,9 +143,48 @@ def test_a_finished_run_is_left_alone_and_a_damaged_checkpoint_is_passed_over(sh
     assert "damaged" in done.stdout and "at 15 of 17 pairs" in done.stdout
     assert_close(final(out), whole, 0)
 
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {
+        *("damaged-pairs-000000000017", "pairs-000000000015", "pairs-000000000017")
+    }
+
     for path in out.glob("checkpoints/*/networks.safetensors"):
         path.write_bytes(b"")
     refused(train(*TINY, "--data", shards, "--out", out, *SEVENTEEN), "all 2 checkpoints are damaged")
+    shutil.rmtree(out / "checkpoints")
+    stats = (out / "stats.jsonl").read_bytes()
+    refused(train(*TINY, "--data", shards, "--out", out, *SEVENTEEN), "no checkpoint", "--out")
+    assert (out / "stats.jsonl").read_bytes() == stats
+
+
+def test_a_damaged_checkpoint_never_costs_the_whole_ones(shards, tmp_path):
+    """A damaged checkpoint beyond the pair of the resume must not count as the newest one to keep."""
+    out = tmp_path / "run"
+    run(shards, out, *SEVENTEEN, "--keep", "9")
+    cut_back(out, 15)
+    for pairs in (12, 15):
+        (out / "checkpoints" / f"pairs-{pairs:012d}" / "state.json").write_text("{}")
+    done = run(shards, out, *SEVENTEEN, "--keep", "1", "--checkpoint-every", "2")
+    assert "at 9 of 17 pairs" in done.stdout
+    kept = [path.name for path in (out / "checkpoints").glob("pairs-*")]
+    assert kept == ["pairs-000000000017"] and checkpoint.damage(out / "checkpoints" / kept[0]) is None
+
+
+def test_two_trainers_never_share_a_run(shards, tmp_path):
+    out = tmp_path / "run"
+    first = subprocess.Popen(
+        [sys.executable, ROOT / "pipeline" / "train.py", *TINY, "--data", shards, "--out", out, "--epochs", "9999"],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (out / "stats.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        second = train(*TINY, "--data", shards, "--out", out, "--epochs", "9999")
+        refused(second, "is being trained by", f"process {first.pid}")
+    finally:
+        first.kill()
+        first.wait()
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -214,6 +261,8 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(shards, tmp_path):
         (["--lr", "0"], ["--lr", "greater than 0"]),
         (["--history", "-1"], ["--history", "0 or greater"]),
         (["--batch", "3", "--accumulate", "2"], ["--batch 3", "multiple of 2"]),
+        (["--epochs", "0.001", "--decay-epochs", "0"], ["less than one pair"]),
+        (["--epochs", "1e308"], ["--epochs", "below"]),
         (["--data", "nowhere"], ["nowhere/manifest.json", "data_prep/shard.py"]),
         (["--out", ROOT / "README.md"], ["README.md", "--out"]),
         (["--out", "/proc/run"], ["/proc/run", "--out"]),
@@ -253,11 +302,11 @@ def test_batch_that_the_ranks_cannot_divide(shards, tmp_path):
 def test_another_configuration_is_refused_and_nothing_is_overwritten(shards, tmp_path):
     out = tmp_path / "run"
     run(shards, out, *SEVENTEEN)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = times(out)
     refused(train(*TINY, "--data", shards, "--out", out, *SEVENTEEN, "--lr", "0.1"), "--lr 0.0002, not 0.1", "--out")
     other = shard(draw_again(tmp_path), tmp_path / "shards", "--workers", "1")
     refused(train(*TINY, "--data", other, "--out", out, *SEVENTEEN), "another data", "--out")
-    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert before == times(out)
 
 
 def draw_again(base):

@@ -8,6 +8,7 @@ import torch
 from conftest import ROOT, TINY, command, train
 from PIL import Image
 
+from data_prep.images import read_rgb
 from pipeline import checkpoint
 from pipeline.translate import load_generator, translate
 
@@ -57,6 +58,12 @@ def test_folder_keeps_names_and_tree(model, tmp_path):
     (source / "notes.txt").write_text("not an image")
     done = cli(model, source, out, "--direction", "a2b")
     assert done.returncode == 0, done.stderr
+    deep = Image.fromarray(np.linspace(0, 65535, 400).reshape(20, 20).astype(np.uint16))
+    deep.save(source / "deep.png")
+    done = cli(model, source, source / "out", "--direction", "a2b")
+    assert done.returncode == 0 and "4 of 4" in cli(model, source, source / "out", "--direction", "a2b").stdout
+    assert read_rgb((source / "deep.png").read_bytes()).getextrema()[0] == (0, 255)  # scaled, not cut off
+    assert np.asarray(read_rgb((source / "alpha.PNG").read_bytes())).mean() > 160  # on white
     written = {str(path.relative_to(out)): Image.open(path).size for path in out.rglob("*.*")}
     assert written == {"x.png": (40, 30), "deeper/grey.jpg": (30, 40), "alpha.PNG": (20, 20)}
 
@@ -82,10 +89,15 @@ def test_camera_rotation_is_applied(model, tmp_path):
 def test_unreadable_file_is_named_and_the_others_are_done(model, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_text("<html>")
+    noise(8, 8).save(tmp_path / "in" / "c.png")
+    (tmp_path / "in" / "c.png").write_bytes((tmp_path / "in" / "c.png").read_bytes()[:60])
+    noise(1, 17000).save(tmp_path / "in" / "tall.png")  # WebP cannot hold it
+    (tmp_path / "in" / "tall.png").rename(tmp_path / "in" / "tall.webp")
     noise(20, 20).save(tmp_path / "in" / "b.jpg")
     done = cli(model, tmp_path / "in", tmp_path / "out", "--direction", "a2b")
     assert done.returncode == 2 and "a.jpg" in done.stderr and "Traceback" not in done.stderr
-    assert (tmp_path / "out" / "b.jpg").exists()
+    assert "3 of 4 files failed" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from safetensors import safe_open
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -40,25 +40,24 @@ def save(
     history: dict[str, ImageHistory],
     accelerator: Accelerator,
     keep: int,
-) -> Path:
-    """Write checkpoints/pairs-N, N = state["pairs_seen"], and remove all but the newest `keep`. Called by all ranks."""
+) -> str | None:
+    """Write checkpoints/pairs-N, N = state["pairs_seen"], and remove all but the newest `keep`. Called by all ranks.
+
+    Returns what went wrong on some rank, such as a full disk; then the earlier checkpoints are as they were.
+    """
     final = run / "checkpoints" / f"pairs-{state['pairs_seen']:012d}"
     temporary = final.with_name(f".{final.name}.tmp")
     ranks = accelerator.num_processes
-    if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    accelerator.wait_for_everyone()
 
-    slots = {f"{domain}/{slot}": images for domain in history for slot, images in history[domain].state().items()}
-    _save_tensors(slots, temporary / f"history-{accelerator.process_index:05d}.safetensors")
-    if accelerator.is_main_process:
-        _save_tensors(dict(model.named_parameters()), temporary / NETWORKS)
-        _save_tensors(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
-        write_durably(temporary / STATE, json.dumps(state, indent=2, default=str))
-    accelerator.wait_for_everyone()
+    def write() -> None:
+        slots = {f"{domain}/{slot}": images for domain in history for slot, images in history[domain].state().items()}
+        _save_tensors(slots, temporary / f"history-{accelerator.process_index:05d}.safetensors")
+        if accelerator.is_main_process:
+            _save_tensors(dict(model.named_parameters()), temporary / NETWORKS)
+            _save_tensors(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+            write_durably(temporary / STATE, json.dumps(state, indent=2, default=str))
 
-    if accelerator.is_main_process:
+    def commit() -> None:
         # Names that must be there, not a listing, which a network file system may give late.
         names = [NETWORKS, OPTIMIZER, STATE, *[f"history-{rank:05d}.safetensors" for rank in range(ranks)]]
         files = {name: _describe(temporary / name) for name in names}
@@ -68,8 +67,28 @@ def save(
         fsync(final.parent)
         for old in _all(run)[keep:]:
             shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-    return final
+
+    def begin() -> None:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+
+    alone = accelerator.is_main_process
+    for part, mine in ((begin, alone), (write, True), (commit, alone)):
+        problem = _problem(part) if mine else None
+        problem = next(filter(None, gather_object([problem])), None)  # and nobody goes on before all are done
+        if problem:
+            if alone:
+                shutil.rmtree(temporary, ignore_errors=True)
+            return problem
+    return None
+
+
+def _problem(part: Callable[[], None]) -> str | None:
+    try:
+        part()
+    except (OSError, SafetensorError) as error:
+        return str(error)
+    return None
 
 
 def newest(run: Path, warn: Callable[[str], None] = lambda line: None) -> Path | None:

@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from pipeline.config import Images, OneRankError, UserError
+from pipeline.interrupt import ignore_signals
 from pipeline.order import AUGMENT, DOMAIN_A, DOMAIN_B, DomainOrder, Share, key
 
 TAR_BLOCK = 512  # bytes; a tar member is a header of one block, then the data filled up to whole blocks
@@ -203,7 +204,7 @@ def pair_batches(
 ) -> Iterator[dict]:
     """The endless micro-batches of one rank from position `start` on, read ahead by `workers` processes."""
     pipeline = wds.DataPipeline(PairPositions(share, start), ReadPairs(shards, images, seed, lanes))
-    ahead = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
+    ahead = {"prefetch_factor": 4, "persistent_workers": True, "worker_init_fn": ignore_signals} if workers else {}
     try:
         yield from wds.WebLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pin, **ahead)
     except OneRankError as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 from contextlib import nullcontext
 
@@ -16,12 +17,13 @@ from pipeline.config import Config, OneRankError, UserError, learning_rate, pars
 from pipeline.data import open_shards, pair_batches, to_network
 from pipeline.evaluate import Evaluation
 from pipeline.history import ImageHistory
+from pipeline.interrupt import StopRequest, journal
 from pipeline.rundir import lock, resolve, run_directory, start_run_directory
 from pipeline.step import CycleGANStep
 
 
-def train(config: Config) -> None:
-    """One run from its newest checkpoint, or from nothing, to its last pair."""
+def train(config: Config) -> int:
+    """One run from its newest checkpoint, or from nothing, to its last pair or a signal. Returns the exit code."""
     check_launch()
     accelerator = Accelerator(
         log_with="tensorboard",
@@ -40,7 +42,7 @@ def train(config: Config) -> None:
     if run.dry_run:
         if main:
             display.print_plan(config, shards, share, model, accelerator.mixed_precision)
-        return
+        return 0
     if main:
         lock(out)
     adam = torch.optim.Adam(
@@ -67,7 +69,8 @@ def train(config: Config) -> None:
     if pairs_seen >= end:
         if main:
             display.print_summary(screen.console, out, pairs_seen)
-        return
+            journal(f"finished {pairs_seen}")
+        return 0
     if main:
         start_run_directory(config, resumed)
     screen.note(f"{f'resuming {resumed}' if resumed else f'starting {out}'}, at {pairs_seen} of {end} pairs")
@@ -90,10 +93,13 @@ def train(config: Config) -> None:
         with torch.no_grad(), accelerator.autocast():
             return model.generators[way](to_network(pixels, device, dtype))
 
-    before, watch = pairs_seen if resumed else -1, monitor.Stopwatch()
+    request, watch = StopRequest(accelerator.num_processes), monitor.Stopwatch()
+    before, saved = (pairs_seen, pairs_seen) if resumed else (-1, -1)
+    if main:
+        journal(f"started {pairs_seen}")
     with screen:
         while True:
-            done = pairs_seen >= end
+            done, stop = pairs_seen >= end, request.agreed()
             due = {
                 task: done or pairs_seen // every > before // every
                 for task, every in (
@@ -103,6 +109,7 @@ def train(config: Config) -> None:
                     ("checkpoint", run.checkpoint_every),
                 )
             }
+            due["checkpoint"] = (due["checkpoint"] or stop) and saved != pairs_seen
             if any(due.values()):
                 window.collect(lambda x: accelerator.reduce(x, "mean"))
                 watch.pause()
@@ -118,9 +125,15 @@ def train(config: Config) -> None:
                 if due["checkpoint"]:  # last, so that it stands for everything up to this pair
                     state = {"pairs_seen": pairs_seen, "constants": constants, "window": window.state()}
                     state["config"] = dataclasses.asdict(config)
-                    checkpoint.save(out, state, model, adam, history, accelerator, run.keep)
+                    problem = checkpoint.save(out, state, model, adam, history, accelerator, run.keep)
+                    if problem and (done or stop or saved < 0):
+                        raise UserError(f"no checkpoint could be written at pair {pairs_seen}: {problem}")
+                    if problem:
+                        screen.note(f"warning: no checkpoint at pair {pairs_seen}, training goes on: {problem}")
+                    else:
+                        saved = pairs_seen
                 watch.resume()
-            if done:
+            if done or stop:
                 break
 
             for group in adam.param_groups:
@@ -141,9 +154,14 @@ def train(config: Config) -> None:
             before, pairs_seen = pairs_seen, pairs_seen + batch
             watch.pairs += batch
             screen.advance(pairs_seen)
-    if main:
+    if main and stop and not done:
+        screen.note(f"stopped by {signal.Signals(stop).name} at {pairs_seen} pairs; the same command goes on")
+    elif main:
         display.print_summary(screen.console, out, pairs_seen)
+    if main:
+        journal(f"{'finished' if done else 'stopped'} {pairs_seen}")
     accelerator.end_training()
+    return 0 if done else 128 + stop
 
 
 def check_launch() -> None:
@@ -161,11 +179,12 @@ def check_launch() -> None:
 
 
 def main() -> None:
-    """Exit codes: 0 done, 2 a mistake in the options or the data, 130 interrupted."""
+    """Exit codes: 0 done, 2 a mistake in the options or the data, 128 + N stopped by signal N and saved."""
     rank = int(os.environ.get("RANK", "0"))
     try:
-        train(parse(sys.argv[1:]))
+        sys.exit(train(parse(sys.argv[1:])))
     except UserError as error:
+        journal("mistake")
         if rank == 0 or isinstance(error, OneRankError):
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -174,7 +193,7 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         if rank == 0:
-            print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+            print("ended at once; the same command goes on from the newest checkpoint", file=sys.stderr)
         sys.exit(130)
 
 

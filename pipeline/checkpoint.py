@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Config, UserError
 from pipeline.history import ImageHistory
-from pipeline.rundir import differences, from_dict, fsync, write_durably
+from pipeline.rundir import changes, from_dict, fsync, write_durably
 
 NETWORKS, OPTIMIZER, STATE, MANIFEST = "networks.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 
@@ -145,17 +145,16 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def read_state(path: Path, config: Config, constants: dict) -> dict:
-    """state.json. Raises UserError where another configuration or other data made it."""
+def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[str]]:
+    """state.json, and the options that have changed since. Raises UserError for changes that are not allowed."""
     state = json.loads((path / STATE).read_text())
-    if changed := differences(from_dict(state["config"]), config):
-        raise UserError(f"{path} was made with other options ({', '.join(changed)}); give the same, or another --out")
+    changed_options = changes(from_dict(state["config"]), config)
     if changed := [name for name in constants if state["constants"].get(name) != constants[name]]:
         raise UserError(
             f"{path} was made with another {' and '.join(changed)} than {config.run.data} has; "
             "give the same shards, or another --out"
         )
-    return state
+    return state, changed_options
 
 
 def read_networks(path: Path, prefix: str = "") -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """Every option of a training run, documented where it stands; presets; the checks that need no data.
 
 The groups `images`, `networks`, `losses` and `optimization` define a run: a run directory keeps them, and resuming with
-others is refused. The group `run` says where and how to compute and may change at any restart.
+others is refused, or asks for --allow-change. The group `run` says where and how to compute and may change at any
+restart.
 """
 
 import argparse
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +107,11 @@ class Run:
     """newest checkpoints that are kept"""
     dtype: Literal["float32", "float64"] = "float32"
     """precision of weights and arithmetic. float64 is for checks. For bf16: accelerate launch --mixed_precision bf16"""
+    hang_after: float = 600.0
+    """seconds without a finished step after which a process ends itself, saying where it hangs; four times as many for
+    the start, saves and evaluations"""
+    allow_change: tuple[str, ...] = ()
+    """names of options, such as lr or epochs, that a resumed run may take with other values than it had"""
     dry_run: bool = False
     """print the resolved plan and exit"""
 
@@ -122,6 +129,8 @@ class Config:
 
 
 LEARNED = ("images", "networks", "losses", "optimization")  # the groups that define what is learned
+# Of these, what a run keeps from its first pair to its last; the others may change with --allow-change.
+FIXED = (*(item.name for item in dataclasses.fields(Networks)), "crop_size", "history", "seed")
 
 PRESETS = {
     "paper": Config(),
@@ -183,6 +192,7 @@ def check(config: Config) -> None:
         "evaluate_every": run.evaluate_every,
         "checkpoint_every": run.checkpoint_every,
         "keep": run.keep,
+        "hang_after": run.hang_after,
     }
     if optimization.batch is not None:
         positive["batch"] = optimization.batch
@@ -205,6 +215,11 @@ def check(config: Config) -> None:
     for name, value in (("beta1", optimization.beta1), ("beta2", optimization.beta2)):
         if not 0 <= value < 1:
             raise UserError(f"{flag(name)} {value}: must be at least 0 and below 1")
+    changeable = [item.name for group in LEARNED for item in dataclasses.fields(getattr(config, group))]
+    changeable = [name for name in changeable if name not in FIXED]
+    for name in run.allow_change:
+        if name not in changeable:
+            raise UserError(f"--allow-change {name}: must be one of {', '.join(changeable)}")
     if optimization.epochs + optimization.decay_epochs == 0:
         raise UserError("--epochs 0 --decay-epochs 0: one of them must be greater than 0")
     # The generator halves the image twice and pads a pixel there; a discriminator's last norm needs two logits or more.

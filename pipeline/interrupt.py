@@ -1,7 +1,15 @@
-"""Stopping a run from outside: a signal becomes a wish, and all ranks act on it between the same two steps."""
+"""Ending a run that is told to stop, or that hangs.
 
+A signal becomes a wish, on which all ranks act between the same two steps. A rank that makes no progress says where it
+hangs and ends itself; the launcher then ends the others.
+"""
+
+import faulthandler
 import os
 import signal
+import sys
+import threading
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -43,6 +51,35 @@ class StopRequest:
         wish = torch.tensor(self._received)
         self._pending = wish, dist.all_reduce(wish, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return agreed
+
+
+class Watchdog:
+    """Ends this process when no `progress` was made for some time, after writing what each of its threads was doing.
+
+    seconds: the longest a step may take. What else happens, such as a save or the first step, may take four times that.
+    """
+
+    HUNG = 3  # the exit code
+
+    def __init__(self, rank: int, seconds: float):
+        self.rank, self.seconds = rank, seconds
+        self.progress("start", 0)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def progress(self, section: str, pair: int) -> None:
+        """Say what begins now: "step", or anything else."""
+        allowed = self.seconds if section == "step" else 4 * self.seconds
+        self._now = section, pair, allowed, time.monotonic() + allowed
+
+    def _watch(self) -> None:
+        while True:
+            section, pair, allowed, deadline = self._now
+            if time.monotonic() > deadline:
+                where = f"rank {self.rank} made no progress for {allowed:g} s, in the {section} at pair {pair}"
+                print(f"error: {where}; its stacks follow", file=sys.stderr, flush=True)
+                faulthandler.dump_traceback(all_threads=True)
+                os._exit(self.HUNG)
+            time.sleep(min(1.0, self.seconds / 4))
 
 
 def ignore_signals(worker: int) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 from pathlib import Path
 
-from pipeline.config import LEARNED, Config, Images, Losses, Networks, Optimization, Run, UserError, flag
+from pipeline.config import FIXED, LEARNED, Config, Images, Losses, Networks, Optimization, Run, UserError, flag
 
 _held = []  # open lock files, so that they are not closed before the process ends
 
@@ -19,7 +19,8 @@ def run_directory(config: Config) -> Path:
 def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
     """Fill in what depends on the processes and on the run directory, and refuse what does not fit them.
 
-    A run directory that has a config.json must have been made with the same options, up to the group `run`.
+    A run directory that has a config.json must have been made with the same options, up to the group `run` and to what
+    --allow-change names.
     """
     if mixed_precision not in ("no", "bf16"):
         raise UserError(
@@ -49,21 +50,34 @@ def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
         optimization=dataclasses.replace(config.optimization, batch=batch),
         run=dataclasses.replace(config.run, out=out),
     )
-    if recorded and (changed := differences(recorded, resolved)):
-        raise UserError(
-            f"{out} holds a run with other options ({', '.join(changed)}); "
-            "give the same ones to resume it, another --out to start a new run, or remove it"
-        )
+    if recorded:
+        changes(recorded, resolved)
     return resolved
 
 
-def differences(before: Config, after: Config) -> list[str]:
-    """Options that define what is learned and differ: ["--lr 0.0002, not 0.001", ...]."""
-    found = []
+def changes(before: Config, after: Config) -> list[str]:
+    """Options that define what is learned, and differ: ["--lr 0.0002 -> 0.001", ...].
+
+    Raises UserError unless each of them can change within a run and --allow-change names it.
+    """
+    found = {}
     for group in LEARNED:
         old, new = dataclasses.asdict(getattr(before, group)), dataclasses.asdict(getattr(after, group))
-        found += [f"{flag(name)} {old[name]}, not {new[name]}" for name in old if old[name] != new[name]]
-    return found
+        found |= {name: f"{flag(name)} {old[name]} -> {new[name]}" for name in old if old[name] != new[name]}
+    fixed = [line for name, line in found.items() if name in FIXED]
+    if fixed:
+        raise UserError(
+            f"{after.run.out} holds a run with other options that cannot change within a run ({', '.join(fixed)}); "
+            "give the same ones to resume it, another --out to start a new run, or remove it"
+        )
+    asked = [name for name in found if name not in after.run.allow_change]
+    if asked:
+        raise UserError(
+            f"{after.run.out} holds a run with other options ({', '.join(found[name] for name in asked)}); "
+            "give the same ones, another --out to start a new run, "
+            f"or add --allow-change {' '.join(asked)} to go on with them changed"
+        )
+    return list(found.values())
 
 
 def to_json(config: Config) -> str:

@@ -17,7 +17,7 @@ from pipeline.config import Config, OneRankError, UserError, learning_rate, pars
 from pipeline.data import open_shards, pair_batches, to_network
 from pipeline.evaluate import Evaluation
 from pipeline.history import ImageHistory
-from pipeline.interrupt import StopRequest, journal
+from pipeline.interrupt import StopRequest, Watchdog, journal
 from pipeline.rundir import lock, resolve, run_directory, start_run_directory
 from pipeline.step import CycleGANStep
 
@@ -38,6 +38,7 @@ def train(config: Config) -> int:
     share = order.Share(accelerator.process_index, accelerator.num_processes, run.accumulate, batch)
     end = total_pairs(optimization, shards.epoch)
 
+    watchdog = Watchdog(share.rank, run.hang_after)
     model = CycleGANStep(config.networks, config.losses, seed).to(device, dtype)
     if run.dry_run:
         if main:
@@ -59,13 +60,21 @@ def train(config: Config) -> int:
     screen = display.Display(end, enabled=main)
 
     # What a checkpoint must agree with for its position in the data to mean the same images.
-    constants = {"order": order.VERSION, "lanes": batch, "data": shards.fingerprint}
+    constants, lanes = {"order": order.VERSION, "data": shards.fingerprint}, batch
+    how = {"processes": share.world_size, "accumulate": run.accumulate, "workers": run.workers}
     pairs_seen, resumed = 0, checkpoint.newest_for_all(out, accelerator, screen.note)
     if resumed:
-        state = checkpoint.read_state(resumed, config, constants)
+        state, changed = checkpoint.read_state(resumed, config, constants)
         checkpoint.restore(resumed, model, adam, history)
-        window.load(state["window"])
-        pairs_seen = state["pairs_seen"]
+        pairs_seen, lanes = state["pairs_seen"], state["lanes"]
+        if state["how"] != how:
+            told = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
+            screen.note(f"computed in another way than before, on the same samples: {', '.join(told)}")
+        if changed:
+            screen.note(f"changed from pair {pairs_seen} on: {', '.join(changed)}")
+            window.start = pairs_seen
+        else:
+            window.load(state["window"])
     if pairs_seen >= end:
         if main:
             display.print_summary(screen.console, out, pairs_seen)
@@ -85,7 +94,7 @@ def train(config: Config) -> int:
     else:
         screen.note(f"no evaluation: {run.data} lacks test images of one domain or both")
     batches = pair_batches(
-        shards, config.images, share, seed=seed, lanes=constants["lanes"], start=pairs_seen, workers=run.workers,
+        shards, config.images, share, seed=seed, lanes=lanes, start=pairs_seen, workers=run.workers,
         pin=device.type == "cuda",
     )  # fmt: skip
 
@@ -93,6 +102,7 @@ def train(config: Config) -> int:
         with torch.no_grad(), accelerator.autocast():
             return model.generators[way](to_network(pixels, device, dtype))
 
+    start = pairs_seen
     request, watch = StopRequest(accelerator.num_processes), monitor.Stopwatch()
     before, saved = (pairs_seen, pairs_seen) if resumed else (-1, -1)
     if main:
@@ -111,6 +121,7 @@ def train(config: Config) -> int:
             }
             due["checkpoint"] = (due["checkpoint"] or stop) and saved != pairs_seen
             if any(due.values()):
+                watchdog.progress("maintenance", pairs_seen)
                 window.collect(lambda x: accelerator.reduce(x, "mean"))
                 watch.pause()
                 if due["status"] and window.rows:
@@ -123,8 +134,8 @@ def train(config: Config) -> int:
                 if due["evaluate"] and evaluation:
                     record.evaluation(pairs_seen, evaluation(translate))
                 if due["checkpoint"]:  # last, so that it stands for everything up to this pair
-                    state = {"pairs_seen": pairs_seen, "constants": constants, "window": window.state()}
-                    state["config"] = dataclasses.asdict(config)
+                    state = {"pairs_seen": pairs_seen, "lanes": lanes, "constants": constants, "how": how}
+                    state |= {"window": window.state(), "config": dataclasses.asdict(config)}
                     problem = checkpoint.save(out, state, model, adam, history, accelerator, run.keep)
                     if problem and (done or stop or saved < 0):
                         raise UserError(f"no checkpoint could be written at pair {pairs_seen}: {problem}")
@@ -136,6 +147,7 @@ def train(config: Config) -> int:
             if done or stop:
                 break
 
+            watchdog.progress("first step" if pairs_seen == start else "step", pairs_seen)
             for group in adam.param_groups:
                 group["lr"] = learning_rate(pairs_seen, optimization, shards.epoch)
             for micro_step in range(run.accumulate):

@@ -45,18 +45,18 @@ def wait_for(process, pattern):
     raise AssertionError(f"{pattern!r} never came:\n{seen}")
 
 
-def processes_of(group):
-    """Processes of a group that are no zombies."""
-    found = subprocess.run(["ps", "-eo", "pgid=,stat=,pid="], capture_output=True, text=True).stdout.split("\n")
-    rows = [row.split() for row in found if row]
-    return [pid for pgid, stat, pid in rows if int(pgid) == group and not stat.startswith("Z")]
+def processes_of(out):
+    """Launcher, trainers and data workers of a run, by its name in their command lines; without zombies."""
+    rows = subprocess.run(["ps", "-ww", "-eo", "pid=,stat=,args="], capture_output=True, text=True).stdout.splitlines()
+    found = [row.split(None, 2) for row in rows if f"--out {out} " in row]
+    return [int(pid) for pid, state, _ in found if not state.startswith("Z")]
 
 
-def nobody_left(group, seconds=10):
+def nobody_left(out, seconds=10):
     deadline = time.monotonic() + seconds
-    while processes_of(group) and time.monotonic() < deadline:
+    while processes_of(out) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return not processes_of(group)
+    return not processes_of(out)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,13 @@ def whole(shards, tmp_path_factory):
     """The run that nobody stops, 176 pairs."""
     out = tmp_path_factory.mktemp("whole") / "run"
     run(shards, out, *LONG)
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole_on_two(shards, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole_on_two") / "run"
+    run(shards, out, *LONG, ranks=2)
     return out
 
 
@@ -76,7 +83,7 @@ def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(shards, wh
     wait_for(process, r"^ +5\d/176 pairs")
     os.killpg(process.pid, number)  # as a terminal and Slurm do: the data workers get it, too
     line = wait_for(process, "stopped by")
-    assert process.wait(20) == code and nobody_left(process.pid)
+    assert process.wait(20) == code and nobody_left(out)
     stopped = int(re.search(r"at (\d+) pairs", line)[1])
     assert 50 <= stopped < 90
     assert (out / "checkpoints" / f"pairs-{stopped:012d}").exists()
@@ -85,22 +92,41 @@ def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(shards, wh
     assert_close(final(out), final(whole), 0)
 
 
-def test_two_ranks_stop_together(shards, tmp_path):
-    run(shards, tmp_path / "whole", *LONG, ranks=2)
+def test_two_ranks_stop_together(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, ranks=2)
     wait_for(process, r"^ +5\d/176 pairs")
     os.kill(process.pid, signal.SIGTERM)  # the launcher tells its workers
     wait_for(process, "stopped by SIGTERM")
     process.communicate(timeout=40)
-    assert nobody_left(process.pid)
+    assert nobody_left(out)
     run(shards, out, *LONG, ranks=2)
-    assert losses(out) == losses(tmp_path / "whole")
-    assert_close(final(out), final(tmp_path / "whole"), 0)
+    assert losses(out) == losses(whole_on_two)
+    assert_close(final(out), final(whole_on_two), 0)
+
+
+@pytest.mark.slow
+def test_a_hung_rank_ends_the_run_and_says_where(shards, whole_on_two, tmp_path):
+    out = tmp_path / "run"
+    process = start(shards, out, *LONG, "--hang-after", "4", ranks=2)
+    wait_for(process, r"^ +5\d/176 pairs")
+    trainers = [pid for pid in processes_of(out) if pid != process.pid]
+    assert len(trainers) == 2
+    os.kill(max(trainers), signal.SIGSTOP)
+    stopped = time.monotonic()
+    output = process.communicate(timeout=60)[0]
+    # The launcher gives the stopped process 30 s before it kills it.
+    assert time.monotonic() - stopped < 50 and nobody_left(out)
+    assert re.search(r"error: rank \d made no progress for 4 s, in the step at pair \d+; its stacks follow", output)
+    assert "most recent call first" in output and "train.py" in output
+    run(shards, out, *LONG, ranks=2)
+    assert losses(out) == losses(whole_on_two)
+    assert_close(final(out), final(whole_on_two), 0)
 
 
 def test_ctrl_c_twice_ends_at_once(shards, tmp_path):
-    process = start(shards, tmp_path / "run", *LONG, "--batch", "2", "--crop-size", "64", "--load-size", "64")
+    out = tmp_path / "run"
+    process = start(shards, out, *LONG, "--crop-size", "64", "--load-size", "64")
     wait_for(process, r"^ +\d+/176 pairs")
     os.kill(process.pid, signal.SIGSTOP)  # both arrive within one step
     os.kill(process.pid, signal.SIGINT)
@@ -108,7 +134,7 @@ def test_ctrl_c_twice_ends_at_once(shards, tmp_path):
     time.sleep(0.001)
     os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=20)
-    assert process.returncode == 130 and nobody_left(process.pid)
+    assert process.returncode == 130 and nobody_left(out)
 
 
 def test_kill_9_at_random_moments(shards, whole, tmp_path):
@@ -120,7 +146,7 @@ def test_kill_9_at_random_moments(shards, whole, tmp_path):
         time.sleep(rng.uniform(0, 0.7))
         os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=20)
-        assert nobody_left(process.pid)  # the data worker sees that its trainer is gone
+        assert nobody_left(out)  # the data worker sees that its trainer is gone
     run(shards, out, *LONG)
     assert losses(out) == losses(whole)
     assert_close(final(out), final(whole), 0)

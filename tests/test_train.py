@@ -115,7 +115,8 @@ def test_resume_on_another_world_size(shards, tmp_path):
     run(shards, tmp_path / "whole", *options)
     shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
     cut_back(tmp_path / "stopped", 12)
-    run(shards, tmp_path / "stopped", *options, "--accumulate", "2", ranks=2)
+    done = run(shards, tmp_path / "stopped", *options, "--accumulate", "2", ranks=2)
+    assert "processes 1 -> 2, accumulate 1 -> 2" in done.stdout
     assert_close(final(tmp_path / "stopped"), final(tmp_path / "whole"), 1e-8)
     for (pairs, mine), (same, theirs) in zip(losses(tmp_path / "stopped"), losses(tmp_path / "whole"), strict=True):
         assert pairs == same
@@ -303,10 +304,26 @@ def test_another_configuration_is_refused_and_nothing_is_overwritten(shards, tmp
     out = tmp_path / "run"
     run(shards, out, *SEVENTEEN)
     before = times(out)
-    refused(train(*TINY, "--data", shards, "--out", out, *SEVENTEEN, "--lr", "0.1"), "--lr 0.0002, not 0.1", "--out")
+    again = [*TINY, "--data", shards, "--out", out, *SEVENTEEN]
+    refused(train(*again, "--lr", "0.1"), "--lr 0.0002 -> 0.1", "--out", "--allow-change lr")
+    refused(train(*again, "--seed", "1", "--allow-change", "lr"), "--seed 0 -> 1", "cannot change")
+    refused(train(*again, "--allow-change", "seed"), "--allow-change seed", "must be one of")
     other = shard(draw_again(tmp_path), tmp_path / "shards", "--workers", "1")
     refused(train(*TINY, "--data", other, "--out", out, *SEVENTEEN), "another data", "--out")
     assert before == times(out)
+
+
+def test_allowed_changes_take_effect_and_are_stated(shards, tmp_path):
+    """Another batch, schedule and loss: the clock goes on in pairs, and the order of the samples is the first one's."""
+    out = tmp_path / "run"
+    run(shards, out, *SEVENTEEN)
+    changed = ["--batch", "4", "--epochs", "3", "--identity-weight", "0"]
+    done = run(shards, out, *SEVENTEEN, *changed, "--allow-change", "batch", "epochs", "identity_weight", ranks=2)
+    for words in ("changed from pair 17 on", "--batch 1 -> 4", "--epochs 1.0 -> 3.0", "--identity-weight 0.5 -> 0.0"):
+        assert words in done.stdout
+    assert [pairs for pairs, _ in losses(out)][16:] == [17, 21, 25, 29, 33, 37, 41]
+    assert len(losses(out)[-1][1]) == 6
+    assert "is finished" in run(shards, out, *SEVENTEEN, *changed).stdout
 
 
 def draw_again(base):

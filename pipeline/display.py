@@ -10,10 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from torch import nn
 
-from pipeline.config import Config, total_pairs
+from pipeline.config import Config
 from pipeline.data import Shards
 from pipeline.networks import parameter_count
 from pipeline.order import Share
+from pipeline.schedule import total_pairs
 
 
 class Display:

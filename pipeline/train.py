@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline import checkpoint, display, monitor, order, pictures
-from pipeline.config import Config, OneRankError, UserError, learning_rate, parse, total_pairs
+from pipeline.config import Config, OneRankError, UserError, parse
 from pipeline.data import open_shards, pair_batches, to_network
 from pipeline.evaluate import Evaluation
 from pipeline.history import ImageHistory
 from pipeline.interrupt import StopRequest, Watchdog, journal
 from pipeline.rundir import lock, resolve, run_directory, start_run_directory
+from pipeline.schedule import learning_rate, total_pairs
 from pipeline.step import CycleGANStep
 
 

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from pipeline.config import Optimization, UserError, learning_rate, total_pairs
+from pipeline.config import Optimization, UserError
 from pipeline.monitor import LossWindow, Recorder
+from pipeline.schedule import learning_rate, total_pairs
 
 
 def step(window, *micro_steps):

@@ -18,18 +18,21 @@ import torch.distributed as dist
 
 # Slurm's warning before a time limit, its preemption and Kubernetes' eviction, a person's Ctrl-C.
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # set by accelerate launch and torchrun
 
 
 class StopRequest:
     """Takes the signals of this process from its making on.
 
     On several ranks the wish travels by a reduction on the CPU that runs while the next step is computed, so that
-    nobody waits for it, and all ranks learn of it at the same step.
+    nobody waits for it, and all ranks learn of it at the same step. A launcher that is gone counts as SIGTERM, so that
+    a killed one leaves no trainer behind.
     """
 
     def __init__(self, world_size: int):
         self._received = 0
         self._pending = None
+        self._launcher = os.getppid() if any(name in os.environ for name in LAUNCHED) else None
         self._group = dist.new_group(backend="gloo") if world_size > 1 else None
         for number in SIGNALS:
             signal.signal(number, self._receive)
@@ -41,6 +44,8 @@ class StopRequest:
 
     def agreed(self) -> int:
         """The signal on which all ranks stop now, 0 for none. To be called once between steps, by every rank."""
+        if self._launcher not in (None, os.getppid()):
+            self._received = self._received or signal.SIGTERM
         if self._group is None:
             return self._received
         agreed = 0

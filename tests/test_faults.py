@@ -105,6 +105,17 @@ def test_two_ranks_stop_together(shards, whole_on_two, tmp_path):
     assert_close(final(out), final(whole_on_two), 0)
 
 
+def test_a_killed_launcher_leaves_nobody_behind(shards, whole_on_two, tmp_path):
+    out = tmp_path / "run"
+    process = start(shards, out, *LONG, ranks=2)
+    wait_for(process, r"^ +5\d/176 pairs")
+    process.kill()
+    wait_for(process, "stopped by SIGTERM")
+    assert nobody_left(out)
+    run(shards, out, *LONG, ranks=2)
+    assert losses(out) == losses(whole_on_two)
+
+
 @pytest.mark.slow
 def test_a_hung_rank_ends_the_run_and_says_where(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"

@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT, TINY
 from test_train import assert_close, final, losses, run
 
-# 88 steps of 2 pairs; a checkpoint at the beginning, then every 40 pairs.
+# 176 steps of 2 pairs; a checkpoint at the beginning, then every 40 pairs.
 LONG = [
-    "--batch", "2", "--history", "2", "--epochs", "8", "--decay-epochs", "8", "--checkpoint-every", "40", "--keep", "3",
+    "--batch", "2", "--history", "2", "--epochs", "16", "--decay-epochs", "16", "--checkpoint-every", "40", "--keep", "3",
 ]  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def nobody_left(out, seconds=10):
 
 @pytest.fixture(scope="module")
 def whole(shards, tmp_path_factory):
-    """The run that nobody stops, 176 pairs."""
+    """The run that nobody stops, 352 pairs."""
     out = tmp_path_factory.mktemp("whole") / "run"
     run(shards, out, *LONG)
     return out
@@ -80,14 +80,14 @@ def whole_on_two(shards, tmp_path_factory):
 def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(shards, whole, tmp_path, number, code):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, "--workers", "2")
-    wait_for(process, r"^ +5\d/176 pairs")
+    wait_for(process, r"^ +5\d/352 pairs")
     os.killpg(process.pid, number)  # as a terminal and Slurm do: the data workers get it, too
     line = wait_for(process, "stopped by")
     assert process.wait(20) == code and nobody_left(out)
     stopped = int(re.search(r"at (\d+) pairs", line)[1])
-    assert 50 <= stopped < 90
+    assert 50 <= stopped < 352
     assert (out / "checkpoints" / f"pairs-{stopped:012d}").exists()
-    assert f"at {stopped} of 176 pairs" in run(shards, out, *LONG).stdout
+    assert f"at {stopped} of 352 pairs" in run(shards, out, *LONG).stdout
     assert losses(out) == losses(whole)  # to the last bit
     assert_close(final(out), final(whole), 0)
 
@@ -95,7 +95,7 @@ def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(shards, wh
 def test_two_ranks_stop_together(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, ranks=2)
-    wait_for(process, r"^ +5\d/176 pairs")
+    wait_for(process, r"^ +5\d/352 pairs")
     os.kill(process.pid, signal.SIGTERM)  # the launcher tells its workers
     wait_for(process, "stopped by SIGTERM")
     process.communicate(timeout=40)
@@ -108,7 +108,7 @@ def test_two_ranks_stop_together(shards, whole_on_two, tmp_path):
 def test_a_killed_launcher_leaves_nobody_behind(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, ranks=2)
-    wait_for(process, r"^ +5\d/176 pairs")
+    wait_for(process, r"^ +5\d/352 pairs")
     process.kill()
     wait_for(process, "stopped by SIGTERM")
     assert nobody_left(out)
@@ -120,7 +120,7 @@ def test_a_killed_launcher_leaves_nobody_behind(shards, whole_on_two, tmp_path):
 def test_a_hung_rank_ends_the_run_and_says_where(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, "--hang-after", "4", ranks=2)
-    wait_for(process, r"^ +5\d/176 pairs")
+    wait_for(process, r"^ +5\d/352 pairs")
     trainers = [pid for pid in processes_of(out) if pid != process.pid]
     assert len(trainers) == 2
     os.kill(max(trainers), signal.SIGSTOP)
@@ -138,7 +138,7 @@ def test_a_hung_rank_ends_the_run_and_says_where(shards, whole_on_two, tmp_path)
 def test_ctrl_c_twice_ends_at_once(shards, tmp_path):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, "--crop-size", "64", "--load-size", "64")
-    wait_for(process, r"^ +\d+/176 pairs")
+    wait_for(process, r"^ +\d+/352 pairs")
     os.kill(process.pid, signal.SIGSTOP)  # both arrive within one step
     os.kill(process.pid, signal.SIGINT)
     os.kill(process.pid, signal.SIGCONT)
@@ -153,7 +153,7 @@ def test_kill_9_at_random_moments(shards, whole, tmp_path):
     out, rng = tmp_path / "run", random.Random(0)
     for _ in range(4):
         process = start(shards, out, *LONG, "--checkpoint-every", "4", "--workers", "1")
-        wait_for(process, r"/176 pairs")
+        wait_for(process, r"/352 pairs")
         time.sleep(rng.uniform(0, 0.7))
         os.kill(process.pid, signal.SIGKILL)
         process.communicate(timeout=20)
@@ -179,7 +179,7 @@ def test_a_full_disk_costs_no_checkpoint_and_training_goes_on(shards, whole, sma
     out, filler = small_disk / "run", small_disk / "filler"
     options = [*LONG, "--checkpoint-every", "8", "--sample-every", "99999", "--keep", "2"]
     process = start(shards, out, *options)
-    wait_for(process, r"^ +3\d/176 pairs")
+    wait_for(process, r"^ +3\d/352 pairs")
     with filler.open("wb", buffering=0) as file:
         try:
             while True:
@@ -200,4 +200,4 @@ def test_no_room_from_the_start_ends_before_the_first_step(shards, small_disk):
     process = start(shards, small_disk / "run", *LONG)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 2 and "error: " in output and "Traceback" not in output
-    assert "/176 pairs  epoch" not in output
+    assert "/352 pairs  epoch" not in output

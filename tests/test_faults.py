@@ -14,7 +14,8 @@ from test_train import assert_close, final, losses, run
 
 # 176 steps of 2 pairs; a checkpoint at the beginning, then every 40 pairs.
 LONG = [
-    "--batch", "2", "--history", "2", "--epochs", "16", "--decay-epochs", "16", "--checkpoint-every", "40", "--keep", "3",
+    "--batch", "2", "--history", "2", "--epochs", "16", "--decay-epochs", "16", "--checkpoint-every", "40",
+    "--keep", "3",
 ]  # fmt: skip
 
 

@@ -8,17 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NAMES = (
-    "adversarial_a_to_b",
-    "adversarial_b_to_a",
-    "cycle_a",
-    "cycle_b",
-    "identity_a",
-    "identity_b",
-    "discriminator_a",
-    "discriminator_b",
-)
-
 
 def at_least_fp32(x: Tensor) -> Tensor:
     """Half-precision network outputs to fp32; fp32 and fp64 as they are."""

@@ -1,0 +1,98 @@
+"""pipeline/train.py with one fault in it: ZORSE_FAULT="KIND [ARGUMENTS]" python tests/faulty.py [options of train.py].
+
+    pace SECONDS          every step takes so much longer
+    raise RANK STEP       that rank raises in its step of that number, counted from 0 in each process
+    hang RANK STEP        it sleeps for ever
+    kill RANK STEP        it kills itself with signal 9
+    nan RANK STEP         its loss is not a number
+    infinite RANK STEP    a gradient of it is infinite while its loss is finite
+    events FILE           rank 0 writes every file event below --out into FILE
+    event NUMBER          rank 0 kills itself right before the file event of that number
+
+With ZORSE_FAULT_ONCE=FILE, it happens only while FILE does not exist, and makes it.
+"""
+
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pipeline import step
+
+KIND, *ARGUMENTS = os.environ.get("ZORSE_FAULT", "pace 0").split()
+RANK = int(os.environ.get("RANK", "0"))
+FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "os.truncate")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)  # the signal is on its way
+
+
+def first_time() -> bool:
+    once = os.environ.get("ZORSE_FAULT_ONCE")
+    try:
+        return once is None or bool(Path(once).open("x"))
+    except FileExistsError:
+        return False
+
+
+def in_a_step() -> None:
+    """Have the fault in CycleGANStep's forward."""
+    forward, calls = step.CycleGANStep.forward, 0
+
+    def faulty(self, *arguments):
+        nonlocal calls
+        calls += 1
+        if KIND == "pace":
+            time.sleep(float(ARGUMENTS[0]))
+        elif [RANK, calls - 1] == [int(argument) for argument in ARGUMENTS] and first_time():
+            if KIND == "raise":
+                raise RuntimeError("this fault was asked for")
+            if KIND == "hang":
+                time.sleep(10_000)
+            if KIND == "kill":
+                die()
+            loss, named = forward(self, *arguments)
+            if KIND == "nan":
+                return loss * float("nan"), {name: value * float("nan") for name, value in named.items()}
+            if KIND == "infinite":
+                loss.register_hook(lambda gradient: gradient * float("inf"))
+                return loss, named
+        return forward(self, *arguments)
+
+    step.CycleGANStep.forward = faulty
+
+
+def at_a_file_event() -> None:
+    """Count what Python does to files below --out, and have the fault at one of these."""
+    out, seen = str(Path(sys.argv[sys.argv.index("--out") + 1]).resolve()), 0
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal seen
+        if event not in FILE_EVENTS or not isinstance(arguments[0], str | Path):
+            return
+        path = str(arguments[0])
+        if not path.startswith(out + "/"):
+            return
+        if event == "open" and not (arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            return
+        if KIND == "events":
+            with open(ARGUMENTS[0], "a") as file:  # not below --out
+                file.write(f"{event} {path.removeprefix(out)}\n")
+        elif seen == int(ARGUMENTS[0]) and first_time():
+            die()
+        seen += 1
+
+    sys.addaudithook(hook)
+
+
+if __name__ == "__main__":
+    if KIND not in ("events", "event"):
+        in_a_step()
+    elif RANK == 0:
+        at_a_file_event()
+    sys.argv[0] = str(Path(step.__file__).with_name("train.py"))
+    runpy.run_path(sys.argv[0], run_name="__main__")

@@ -80,7 +80,7 @@ def at_a_file_event() -> None:
         if event == "open" and not (arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
             return
         if KIND == "events":
-            with open(ARGUMENTS[0], "a") as file:  # not below --out
+            with Path(ARGUMENTS[0]).open("a") as file:  # not below --out
                 file.write(f"{event} {path.removeprefix(out)}\n")
         elif seen == int(ARGUMENTS[0]) and first_time():
             die()

@@ -23,6 +23,10 @@ class OneRankError(UserError):
     """A UserError that one rank alone may have met, so that this rank has to print it."""
 
 
+class TransientError(OneRankError):
+    """One that may not come again at another start. The exit code is 1, and batch scripts start again."""
+
+
 @dataclass(frozen=True)
 class Images:
     """How an image of a shard becomes an input. (paper: section 4 and its code's defaults)"""
@@ -104,7 +108,9 @@ class Run:
     checkpoint_every: int = 5000
     """pairs between checkpoints"""
     keep: int = 2
-    """newest checkpoints that are kept"""
+    """newest checkpoints that are kept, and besides them the best and the milestones"""
+    keep_every: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """pairs between milestones, checkpoints that are never removed; by default none"""
     dtype: Literal["float32", "float64"] = "float32"
     """precision of weights and arithmetic. float64 is for checks. For bf16: accelerate launch --mixed_precision bf16"""
     hang_after: float = 600.0
@@ -196,6 +202,8 @@ def check(config: Config) -> None:
     }
     if optimization.batch is not None:
         positive["batch"] = optimization.batch
+    if run.keep_every is not None:
+        positive["keep_every"] = run.keep_every
     at_least_zero = {
         "generator_blocks": networks.generator_blocks or 0,
         "cycle_weight": losses.cycle_weight,

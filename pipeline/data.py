@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from pipeline.config import Images, OneRankError, UserError
+from pipeline.config import Images, OneRankError, TransientError, UserError
 from pipeline.interrupt import ignore_signals
 from pipeline.order import AUGMENT, DOMAIN_A, DOMAIN_B, DomainOrder, Share, key
 
@@ -213,7 +213,7 @@ def pair_batches(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise OneRankError("a data worker was killed, perhaps for its memory; give fewer --workers") from None
+        raise TransientError("a data worker was killed, perhaps for its memory; give fewer --workers") from None
 
 
 def whole_images(split: Split, samples: Iterable[int], size: int) -> Tensor:

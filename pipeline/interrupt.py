@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from types import FrameType
 
 import torch
@@ -83,6 +82,7 @@ class Watchdog:
                 where = f"rank {self.rank} made no progress for {allowed:g} s, in the {section} at pair {pair}"
                 print(f"error: {where}; its stacks follow", file=sys.stderr, flush=True)
                 faulthandler.dump_traceback(all_threads=True)
+                time.sleep(2)  # until ranks that wait for this one have told the same of themselves
                 os._exit(self.HUNG)
             time.sleep(min(1.0, self.seconds / 4))
 
@@ -91,11 +91,3 @@ def ignore_signals(worker: int) -> None:
     """For data workers, which get the signals of their process group: their trainer says when they end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def journal(event: str) -> None:
-    """Tell the batch script, if one asked by naming a file in ZORSE_JOURNAL; exit codes do not reach it whole."""
-    path = os.environ.get("ZORSE_JOURNAL")
-    if path:
-        with Path(path).open("a") as file:
-            file.write(event + "\n")

@@ -69,14 +69,14 @@ class LossWindow:
 
 
 class Stopwatch:
-    """Pairs and seconds of the training steps since `reset`, and of these waiting for data; without maintenance."""
+    """Since `reset`: pairs and seconds of training steps, of these waiting for data, and besides them of saves."""
 
     def __init__(self):
         self.reset()
         self.resume()
 
     def reset(self) -> None:
-        self.training = self.waiting = 0.0
+        self.training = self.waiting = self.saving = 0.0
         self.pairs = 0
 
     def pause(self) -> None:
@@ -90,6 +90,12 @@ class Stopwatch:
         began = time.perf_counter()
         yield
         self.waiting += time.perf_counter() - began
+
+    @contextmanager
+    def saving_state(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.saving += time.perf_counter() - began
 
 
 def _pairs(line: str) -> float:
@@ -109,6 +115,7 @@ def status(pairs_seen: int, epoch: int, lr: float, window: LossWindow, watch: St
         **window.means(),
         "pairs_per_second": watch.pairs / watch.training,
         "data_wait": watch.waiting / watch.training,
+        "save_seconds": watch.saving,
     }
     watch.reset()
     return record

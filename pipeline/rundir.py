@@ -1,17 +1,11 @@
 """The run directory: which configuration made it, and how to write into it so that a crash leaves no half file."""
 
 import dataclasses
-import fcntl
 import json
 import os
-import socket
-import time
 from pathlib import Path
 
 from pipeline.config import FIXED, LEARNED, Config, Images, Losses, Networks, Optimization, Run, UserError, flag
-
-LOCK_PATIENCE = 15  # seconds
-_held = []  # open lock files, so that they are not closed before the process ends
 
 
 def run_directory(config: Config) -> Path:
@@ -128,32 +122,12 @@ def write_durably(path: Path, text: str) -> None:
     fsync(path.parent)
 
 
-def lock(out: Path) -> None:
-    """Make a run directory and hold OUT/lock until this process ends, however it ends.
-
-    Waits a little for a holder that is ending: the data workers of a killed trainer take some seconds to notice, and
-    until then they hold what it held. Raises UserError where another process keeps it, or where nothing can be written.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        holder = (out / "lock").open("a+")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
-    deadline = time.monotonic() + LOCK_PATIENCE
-    while True:
-        try:
-            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                holder.seek(0)
-                owner = holder.read().strip()
-                raise UserError(f"{out} is being trained by {owner}; end that, or give another --out") from None
-            time.sleep(0.5)
-    holder.truncate(0)
-    holder.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    holder.flush()
-    _held.append(holder)
+def journal(event: str) -> None:
+    """Tell the batch script, if one asked by naming a file in ZORSE_JOURNAL; exit codes do not reach it whole."""
+    path = os.environ.get("ZORSE_JOURNAL")
+    if path:
+        with Path(path).open("a") as file:
+            file.write(event + "\n")
 
 
 def fsync(path: Path) -> None:

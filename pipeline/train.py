@@ -1,213 +1,44 @@
 """Train a CycleGAN: accelerate launch pipeline/train.py [--data DIR] [options]. Run it again to resume."""
 
-import dataclasses
 import os
-import signal
 import sys
-from contextlib import nullcontext
 
-import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError
-from torch import Tensor
 
-from pipeline import checkpoint, display, monitor, order, pictures
-from pipeline.config import Config, OneRankError, UserError, parse
-from pipeline.data import open_shards, pair_batches, to_network
-from pipeline.evaluate import Evaluation
-from pipeline.history import ImageHistory
-from pipeline.interrupt import StopRequest, Watchdog, journal
-from pipeline.rundir import lock, resolve, run_directory, start_run_directory
-from pipeline.schedule import learning_rate, total_pairs
-from pipeline.step import CycleGANStep
-
-
-def train(config: Config) -> int:
-    """One run from its newest checkpoint, or from nothing, to its last pair or a signal. Returns the exit code."""
-    check_launch()
-    accelerator = Accelerator(
-        log_with="tensorboard",
-        project_dir=run_directory(config),
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
-    device, main = accelerator.device, accelerator.is_main_process
-    shards = open_shards(config.run.data)
-    config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
-    run, optimization, out = config.run, config.optimization, config.run.out
-    batch, seed, dtype = optimization.batch, optimization.seed, getattr(torch, run.dtype)
-    share = order.Share(accelerator.process_index, accelerator.num_processes, run.accumulate, batch)
-    end = total_pairs(optimization, shards.epoch)
-
-    watchdog = Watchdog(share.rank, run.hang_after)
-    model = CycleGANStep(config.networks, config.losses, seed).to(device, dtype)
-    if run.dry_run:
-        if main:
-            display.print_plan(config, shards, share, model, accelerator.mixed_precision)
-        return 0
-    if main:
-        lock(out)
-    adam = torch.optim.Adam(
-        model.parameters(), lr=optimization.lr, betas=(optimization.beta1, optimization.beta2), fused=True
-    )
-    size = config.images.crop_size
-    history = {
-        name: ImageHistory(
-            share.slots, config.losses.history, size, domain=number, seed=seed, device=device, dtype=dtype
-        )
-        for name, number in (("a", order.DOMAIN_A), ("b", order.DOMAIN_B))
-    }
-    window = monitor.LossWindow(batch, run.accumulate)
-    screen = display.Display(end, enabled=main)
-
-    # What a checkpoint must agree with for its position in the data to mean the same images.
-    constants, lanes = {"order": order.VERSION, "data": shards.fingerprint}, batch
-    how = {"processes": share.world_size, "accumulate": run.accumulate, "workers": run.workers}
-    pairs_seen, resumed = 0, checkpoint.newest_for_all(out, accelerator, screen.note)
-    if resumed:
-        state, changed = checkpoint.read_state(resumed, config, constants)
-        checkpoint.restore(resumed, model, adam, history)
-        pairs_seen, lanes = state["pairs_seen"], state["lanes"]
-        if state["how"] != how:
-            told = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
-            screen.note(f"computed in another way than before, on the same samples: {', '.join(told)}")
-        if changed:
-            screen.note(f"changed from pair {pairs_seen} on: {', '.join(changed)}")
-            window.start = pairs_seen
-        else:
-            window.load(state["window"])
-    if pairs_seen >= end:
-        if main:
-            display.print_summary(screen.console, out, pairs_seen)
-            journal(f"finished {pairs_seen}")
-        return 0
-    if main:
-        start_run_directory(config, resumed)
-    screen.note(f"{f'resuming {resumed}' if resumed else f'starting {out}'}, at {pairs_seen} of {end} pairs")
-
-    parallel, optimizer = accelerator.prepare(model, adam)
-    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": pairs_seen + 1}})
-    record = monitor.Recorder(out, pairs_seen, accelerator.log, enabled=main)
-    reals = pictures.test_pictures(shards, run.sample_images, size) if main else None
-    evaluation = None
-    if shards.test_a and shards.test_b:
-        evaluation = Evaluation(shards, size, share, lambda x: accelerator.gather(x.to(device)).cpu())
-    else:
-        screen.note(f"no evaluation: {run.data} lacks test images of one domain or both")
-    batches = pair_batches(
-        shards, config.images, share, seed=seed, lanes=lanes, start=pairs_seen, workers=run.workers,
-        pin=device.type == "cuda",
-    )  # fmt: skip
-
-    def translate(way: str, pixels: Tensor) -> Tensor:
-        with torch.no_grad(), accelerator.autocast():
-            return model.generators[way](to_network(pixels, device, dtype))
-
-    start = pairs_seen
-    request, watch = StopRequest(accelerator.num_processes), monitor.Stopwatch()
-    before, saved = (pairs_seen, pairs_seen) if resumed else (-1, -1)
-    if main:
-        journal(f"started {pairs_seen}")
-    with screen:
-        while True:
-            done, stop = pairs_seen >= end, request.agreed()
-            due = {
-                task: done or pairs_seen // every > before // every
-                for task, every in (
-                    ("status", run.status_every),
-                    ("sample", run.sample_every),
-                    ("evaluate", run.evaluate_every),
-                    ("checkpoint", run.checkpoint_every),
-                )
-            }
-            due["checkpoint"] = (due["checkpoint"] or stop) and saved != pairs_seen
-            if any(due.values()):
-                watchdog.progress("maintenance", pairs_seen)
-                window.collect(lambda x: accelerator.reduce(x, "mean"))
-                watch.pause()
-                if due["status"] and window.rows:
-                    lr = learning_rate(before, optimization, shards.epoch)
-                    status = monitor.status(pairs_seen, shards.epoch, lr, window, watch)
-                    record.status(status)
-                    screen.status(status)
-                if due["sample"] and main:
-                    pictures.save_grid(out, pairs_seen, reals, translate)
-                if due["evaluate"] and evaluation:
-                    record.evaluation(pairs_seen, evaluation(translate))
-                if due["checkpoint"]:  # last, so that it stands for everything up to this pair
-                    state = {"pairs_seen": pairs_seen, "lanes": lanes, "constants": constants, "how": how}
-                    state |= {"window": window.state(), "config": dataclasses.asdict(config)}
-                    problem = checkpoint.save(out, state, model, adam, history, accelerator, run.keep)
-                    if problem and (done or stop or saved < 0):
-                        raise UserError(f"no checkpoint could be written at pair {pairs_seen}: {problem}")
-                    if problem:
-                        screen.note(f"warning: no checkpoint at pair {pairs_seen}, training goes on: {problem}")
-                    else:
-                        saved = pairs_seen
-                watch.resume()
-            if done or stop:
-                break
-
-            watchdog.progress("first step" if pairs_seen == start else "step", pairs_seen)
-            for group in adam.param_groups:
-                group["lr"] = learning_rate(pairs_seen, optimization, shards.epoch)
-            for micro_step in range(run.accumulate):
-                with watch.waiting_for_data():
-                    pairs = next(batches)
-                a, b = (to_network(pairs[domain], device, dtype) for domain in ("a", "b"))
-                slots = share.positions(0, micro_step)
-                plans = {domain: images.plan(slots, pairs["positions"]) for domain, images in history.items()}
-                last = micro_step == run.accumulate - 1
-                with nullcontext() if last else accelerator.no_sync(parallel):
-                    loss, named = parallel(a, b, history, plans)
-                    accelerator.backward(loss / run.accumulate)
-                window.add(named)
-            optimizer.step()
-            optimizer.zero_grad()
-            before, pairs_seen = pairs_seen, pairs_seen + batch
-            watch.pairs += batch
-            screen.advance(pairs_seen)
-    if main and stop and not done:
-        screen.note(f"stopped by {signal.Signals(stop).name} at {pairs_seen} pairs; the same command goes on")
-    elif main:
-        display.print_summary(screen.console, out, pairs_seen)
-    if main:
-        journal(f"{'finished' if done else 'stopped'} {pairs_seen}")
-    accelerator.end_training()
-    return 0 if done else 128 + stop
-
-
-def check_launch() -> None:
-    """Raise UserError where the launcher started more processes than there are GPUs for.
-
-    accelerate would let several of them train, each as if alone, into the same run directory.
-    """
-    launched, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
-    gpus = torch.accelerator.device_count()
-    if launched > 1 and not use_cpu and local >= gpus:
-        fix = f"give accelerate launch --num_processes {gpus}" if gpus else "set ACCELERATE_USE_CPU=true to use the CPU"
-        message = f"{launched} processes were launched, but this machine has {gpus} GPUs; {fix}"
-        raise OneRankError(message) if local == gpus else UserError(message)
+from pipeline import failure
+from pipeline.config import OneRankError, TransientError, UserError, parse
+from pipeline.rundir import journal, run_directory
 
 
 def main() -> None:
-    """Exit codes: 0 done, 2 a mistake in the options or the data, 128 + N stopped by signal N and saved."""
-    rank = int(os.environ.get("RANK", "0"))
+    """Exit codes: 0 done, 1 failed, 2 a mistake in the options or the data, 128 + N stopped by signal N and saved."""
+    rank, out = int(os.environ.get("RANK", "0")), None
     try:
-        sys.exit(train(parse(sys.argv[1:])))
+        config = parse(sys.argv[1:])
+        out = run_directory(config)
+        from pipeline.loop import train  # only now: mistakes are told before the seconds that torch takes to load
+
+        sys.exit(train(config))
     except UserError as error:
+        told = f"error: {error}\n"
+        if rank == 0 or (isinstance(error, OneRankError) and failure.first(out, told)):
+            print(told, end="", file=sys.stderr)
+        if isinstance(error, TransientError):
+            sys.exit(1)
         journal("mistake")
-        if rank == 0 or isinstance(error, OneRankError):
-            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (OSError, SafetensorError) as error:  # a full disk, a file of another kind in the run directory, ...
-        print(f"error: {error}; mend this, and the same command goes on from the newest checkpoint", file=sys.stderr)
+        told = f"error: {error}; mend this, and the same command goes on from the newest checkpoint\n"
+        if failure.first(out, told):
+            print(told, end="", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if rank == 0:
             print("ended at once; the same command goes on from the newest checkpoint", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        print(failure.report(error, out, rank), end="", file=sys.stderr, flush=True)
+        os._exit(1)  # at once: leaving in an orderly way may wait for ranks that are gone
 
 
 if __name__ == "__main__":

@@ -1,0 +1,200 @@
+"""The training loop: one run, from its newest checkpoint to its last pair."""
+
+import dataclasses
+import os
+import signal
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+
+from pipeline import checkpoint, display, monitor, order, pictures
+from pipeline.config import Config, OneRankError, UserError
+from pipeline.data import open_shards, pair_batches, to_network
+from pipeline.evaluate import Evaluation
+from pipeline.history import ImageHistory
+from pipeline.interrupt import StopRequest, Watchdog
+from pipeline.ownership import Ownership
+from pipeline.rundir import journal, resolve, run_directory, start_run_directory
+from pipeline.saver import Saver
+from pipeline.schedule import learning_rate, total_pairs
+from pipeline.step import CycleGANStep
+
+
+def train(config: Config) -> int:
+    """One run from its newest checkpoint, or from nothing, to its last pair or a signal. Returns the exit code."""
+    check_launch()
+    accelerator = Accelerator(
+        log_with="tensorboard",
+        project_dir=run_directory(config),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    device, main = accelerator.device, accelerator.is_main_process
+    shards = open_shards(config.run.data)
+    config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
+    run, optimization, out = config.run, config.optimization, config.run.out
+    batch, seed, dtype = optimization.batch, optimization.seed, getattr(torch, run.dtype)
+    share = order.Share(accelerator.process_index, accelerator.num_processes, run.accumulate, batch)
+    end = total_pairs(optimization, shards.epoch)
+
+    watchdog = Watchdog(share.rank, run.hang_after)
+    model = CycleGANStep(config.networks, config.losses, seed).to(device, dtype)
+    if run.dry_run:
+        if main:
+            display.print_plan(config, shards, share, model, accelerator.mixed_precision)
+        return 0
+    screen = display.Display(end, enabled=main)
+    owner = Ownership(out, screen.note) if main else None
+    adam = torch.optim.Adam(
+        model.parameters(), lr=optimization.lr, betas=(optimization.beta1, optimization.beta2), fused=True
+    )
+    size = config.images.crop_size
+    history = {
+        name: ImageHistory(
+            share.slots, config.losses.history, size, domain=number, seed=seed, device=device, dtype=dtype
+        )
+        for name, number in (("a", order.DOMAIN_A), ("b", order.DOMAIN_B))
+    }
+    window = monitor.LossWindow(batch, run.accumulate)
+
+    # What a checkpoint must agree with for its position in the data to mean the same images.
+    constants, lanes = {"order": order.VERSION, "data": shards.fingerprint}, batch
+    how = {"processes": share.world_size, "accumulate": run.accumulate, "workers": run.workers}
+    pairs_seen, best, resumed = 0, None, checkpoint.newest_for_all(out, accelerator, screen.note)
+    if resumed:
+        state, changed = checkpoint.read_state(resumed, config, constants)
+        checkpoint.restore(resumed, model, adam, history)
+        pairs_seen, lanes, best = state["pairs_seen"], state["lanes"], state["best"]
+        if state["how"] != how:
+            told = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
+            screen.note(f"computed in another way than before, on the same samples: {', '.join(told)}")
+        if changed:
+            screen.note(f"changed from pair {pairs_seen} on: {', '.join(changed)}")
+            window.start = pairs_seen
+        else:
+            window.load(state["window"])
+    if pairs_seen >= end:
+        if main:
+            display.print_summary(screen.console, out, pairs_seen)
+            journal(f"finished {pairs_seen}")
+        return 0
+    if main:
+        start_run_directory(config, resumed)
+    screen.note(f"{f'resuming {resumed}' if resumed else f'starting {out}'}, at {pairs_seen} of {end} pairs")
+
+    parallel, optimizer = accelerator.prepare(model, adam)
+    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": pairs_seen + 1}})
+    record = monitor.Recorder(out, pairs_seen, accelerator.log, enabled=main)
+    reals = pictures.test_pictures(shards, run.sample_images, size) if main else None
+    evaluation = None
+    if shards.test_a and shards.test_b:
+        evaluation = Evaluation(shards, size, share, lambda x: accelerator.gather(x.to(device)).cpu())
+    else:
+        screen.note(f"no evaluation: {run.data} lacks test images of one domain or both")
+    batches = pair_batches(
+        shards, config.images, share, seed=seed, lanes=lanes, start=pairs_seen, workers=run.workers,
+        pin=device.type == "cuda",
+    )  # fmt: skip
+
+    def translate(way: str, pixels: Tensor) -> Tensor:
+        with torch.no_grad(), accelerator.autocast():
+            return model.generators[way](to_network(pixels, device, dtype))
+
+    start = pairs_seen
+    request, watch = StopRequest(accelerator.num_processes), monitor.Stopwatch()
+    before = pairs_seen if resumed else -1
+    saver = Saver(out, accelerator, owner, screen.note, keep=run.keep, keep_every=run.keep_every, newest=before)
+    if main:
+        journal(f"started {pairs_seen}")
+    with screen:
+        while True:
+            done, stop = pairs_seen >= end, request.agreed()
+            due = {
+                task: done or pairs_seen // every > before // every
+                for task, every in (
+                    ("status", run.status_every),
+                    ("sample", run.sample_every),
+                    ("evaluate", run.evaluate_every),
+                    ("checkpoint", run.checkpoint_every),
+                )
+            }
+            if any(due.values()) or stop:
+                watchdog.progress("status", pairs_seen)
+                window.collect(lambda x: accelerator.reduce(x, "mean"))
+                watch.pause()
+                if main:
+                    owner.check()
+                if due["status"] and window.rows:
+                    lr = learning_rate(before, optimization, shards.epoch)
+                    status = monitor.status(pairs_seen, shards.epoch, lr, window, watch)
+                    record.status(status)
+                    screen.status(status)
+                if due["sample"] and main:
+                    pictures.save_grid(out, pairs_seen, reals, translate)
+                improved = False
+                if due["evaluate"] and evaluation:
+                    watchdog.progress("evaluation", pairs_seen)
+                    result = evaluation(translate)
+                    record.evaluation(pairs_seen, result)
+                    value = (result["a_to_b"] + result["b_to_a"]) / 2
+                    if improved := best is None or value < best["value"]:
+                        best = {"pairs": pairs_seen, "metric": result["metric"], "value": value}
+
+                # Last, so that a checkpoint stands for everything up to this pair.
+                watchdog.progress("save", pairs_seen)
+                with watch.saving_state():
+                    if due["checkpoint"] or stop or improved:
+                        state = {"pairs_seen": pairs_seen, "lanes": lanes, "constants": constants, "how": how}
+                        state |= {"best": best, "window": window.state(), "config": dataclasses.asdict(config)}
+                        # The first one, before any step, shows that one can be written.
+                        must = done or stop or saver.newest < 0
+                        saver.save(state, model, adam, history, best=improved, wait=must)
+                    else:
+                        saver.poll()
+                watch.resume()
+            if done or stop:
+                break
+
+            watchdog.progress("first step" if pairs_seen == start else "step", pairs_seen)
+            for group in adam.param_groups:
+                group["lr"] = learning_rate(pairs_seen, optimization, shards.epoch)
+            for micro_step in range(run.accumulate):
+                with watch.waiting_for_data():
+                    pairs = next(batches)
+                a, b = (to_network(pairs[domain], device, dtype) for domain in ("a", "b"))
+                slots = share.positions(0, micro_step)
+                plans = {domain: images.plan(slots, pairs["positions"]) for domain, images in history.items()}
+                last = micro_step == run.accumulate - 1
+                with nullcontext() if last else accelerator.no_sync(parallel):
+                    loss, named = parallel(a, b, history, plans)
+                    accelerator.backward(loss / run.accumulate)
+                window.add(named)
+            optimizer.step()
+            optimizer.zero_grad()
+            before, pairs_seen = pairs_seen, pairs_seen + batch
+            watch.pairs += batch
+            screen.advance(pairs_seen)
+    if main and stop and not done:
+        screen.note(f"stopped by {signal.Signals(stop).name} at {pairs_seen} pairs; the same command goes on")
+    elif main:
+        display.print_summary(screen.console, out, pairs_seen)
+    if main:
+        journal(f"{'finished' if done else 'stopped'} {pairs_seen}")
+    accelerator.end_training()
+    return 0 if done else 128 + stop
+
+
+def check_launch() -> None:
+    """Raise UserError where the launcher started more processes than there are GPUs for.
+
+    accelerate would let several of them train, each as if alone, into the same run directory.
+    """
+    launched, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    gpus = torch.accelerator.device_count()
+    if launched > 1 and not use_cpu and local >= gpus:
+        fix = f"give accelerate launch --num_processes {gpus}" if gpus else "set ACCELERATE_USE_CPU=true to use the CPU"
+        message = f"{launched} processes were launched, but this machine has {gpus} GPUs; {fix}"
+        raise OneRankError(message) if local == gpus else UserError(message)

@@ -1,0 +1,132 @@
+"""One live run per directory: OUT/lock, held by rank 0 while it lives, and OUT/owner.json, which says who that is.
+
+The lock decides on one machine, and on several where their file system passes locks on. Where it does not, owner.json
+decides: the owner renews its time, a newcomer watches whether that goes on, and an owner that finds another's name in
+it writes no more.
+"""
+
+import atexit
+import fcntl
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.config import UserError
+from pipeline.rundir import write_durably
+
+LOCK_PATIENCE = 15.0  # seconds
+HEARTBEAT = 5.0  # seconds between renewals
+SILENCE = 30.0  # seconds without one after which an owner on another machine counts as dead
+
+
+class Ownership:
+    """Makes a run directory and owns it until this process ends, however it ends. For rank 0 alone.
+
+    Raises UserError where another process has it and lives, or where nothing can be written.
+    """
+
+    def __init__(self, out: Path, note: Callable[[str], None] = print):
+        self.path = out / "owner.json"
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        self.me = {
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "boot": boot.read_text().strip() if boot.exists() else "",
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            "token": secrets.token_hex(4),
+        }
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            self._lock = (out / "lock").open("a")  # stays open as long as this object, and so stays locked
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
+        locked = self._take_lock(out)
+        owner = read(self.path)
+        if owner and not self._surely_dead(owner, locked):
+            note(f"{out} belongs to {describe(owner)}; watching for {SILENCE:g} s whether it lives")
+            if renewed(self.path, SILENCE):
+                raise UserError(f"{out} is being trained by {describe(owner)}; end that, or give another --out")
+        write_durably(self.path, json.dumps(self.me) + "\n")
+        atexit.register(self._release)
+        threading.Thread(target=self._renew, daemon=True).start()
+
+    def check(self) -> None:
+        """Raise UserError where another process has taken the run directory over."""
+        owner = read(self.path)
+        if owner != self.me:
+            by = f"by {describe(owner)}" if owner else "away"
+            raise UserError(f"{self.path.parent} was taken over {by} while this process seemed dead; it ends unsaved")
+
+    def _take_lock(self, out: Path) -> bool:
+        """Whether the file system has locks. Waits a little for a holder that is ending: the data workers of a killed
+        trainer take seconds to notice, and until then they hold what it held."""
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    by = describe(read(self.path))
+                    raise UserError(f"{out} is being trained by {by}; end that, or give another --out") from None
+                time.sleep(0.5)
+            except OSError:
+                return False
+
+    def _surely_dead(self, owner: dict, locked: bool) -> bool:
+        """Whether an owner needs no watching: an earlier start of this job, or of this machine without its lock."""
+        same = {name for name in ("host", "boot", "job") if owner.get(name) == self.me[name]}
+        earlier_start = "job" in same and owner.get("job") and owner.get("restart", 0) <= self.me["restart"]
+        return earlier_start or (locked and {"host", "boot"} <= same)
+
+    def _renew(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT)
+            try:
+                if read(self.path) != self.me:
+                    return
+                os.utime(self.path)
+            except OSError:
+                pass  # a file system away for a while; check() has the say
+
+    def _release(self) -> None:
+        if os.getpid() == self.me["process"] and read(self.path) == self.me:
+            self.path.unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict | None:
+    """Who owns; None for nobody."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+
+
+def renewed(path: Path, seconds: float) -> bool:
+    """Whether a file's time changes within so many seconds. One that goes away was given up by its owner."""
+    times, deadline = set(), time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with path.open() as file:  # opened, since a network file system may answer stat from memory
+                times.add(os.fstat(file.fileno()).st_mtime)
+        except FileNotFoundError:
+            return False
+        if len(times) > 1:
+            return True
+        time.sleep(1)
+    return False
+
+
+def describe(owner: dict | None) -> str:
+    if not owner:
+        return "an unknown process"
+    job = f", job {owner['job']}" if owner.get("job") else ""
+    return f"process {owner.get('process')} on {owner.get('host')}{job}"

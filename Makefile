@@ -8,7 +8,7 @@ DEMO   ?= runs/demo
 LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format lock clean
+.PHONY: help install demo test test-slow faults lint format lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: $(READY)  ## the tests, in under 15 minutes on 2 CPU cores
 
 test-slow: $(READY)  ## the longer tests
 	$(BIN)/python -m pytest -m slow
+
+faults: $(READY)  ## kill, starve and damage runs in every way we know, and print what they survived
+	$(BIN)/python -m pytest -m fault --fault-table
 
 lint: $(READY)  ## ruff, check and format
 	$(BIN)/ruff check .

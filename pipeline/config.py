@@ -233,7 +233,10 @@ def check(config: Config) -> None:
     # The generator halves the image twice and pads a pixel there; a discriminator's last norm needs two logits or more.
     smallest = max(8, 3 * 2**networks.discriminator_layers)
     if images.crop_size % 4 or images.crop_size < smallest:
-        raise UserError(f"--crop-size {images.crop_size}: must be a multiple of 4, and at least {smallest} here")
+        raise UserError(
+            f"--crop-size {images.crop_size}: must be a multiple of 4, and at least {smallest} "
+            f"with --discriminator-layers {networks.discriminator_layers}"
+        )
     if images.load_size < images.crop_size:
         raise UserError(
             f"--load-size {images.load_size}: must be at least --crop-size ({images.crop_size}), "

@@ -52,8 +52,8 @@ class Saver:
         # Named after its owner, so that one that was taken for dead cannot write into the files of its successor.
         self._suffix = f".{broadcast_object_list(token)[0]}.tmp"
         if accelerator.is_main_process:
-            for left in self.folder.glob(".*"):
-                shutil.rmtree(left, ignore_errors=True)
+            for left in self.folder.glob(".*"):  # of a killed one
+                left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
 
     def save(
         self,
@@ -155,9 +155,11 @@ class Saver:
         self._temporary.rename(self._final)
         fsync(self.folder)
         if self._best:
-            link = self.folder / f".{BEST}.tmp"
+            link, best = self.folder / f".{BEST}.tmp", self.folder / BEST
+            if best.is_dir() and not best.is_symlink():  # in a copy of a run that was made of what links point to
+                shutil.rmtree(best)
             link.symlink_to(self._final.name)
-            link.rename(self.folder / BEST)
+            link.rename(best)
         # Out of the way at once, and removed while training goes on.
         best = (self.folder / BEST).resolve().name
         for old in checkpoint.all_of(self.folder.parent)[self.keep :]:

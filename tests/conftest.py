@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_table import pytest_addoption, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401, hooks
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]

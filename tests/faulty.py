@@ -6,6 +6,7 @@
     kill RANK STEP        it kills itself with signal 9
     nan RANK STEP         its loss is not a number
     infinite RANK STEP    a gradient of it is infinite while its loss is finite
+    slow-save SECONDS     every file of a checkpoint takes so much longer to be written
     events FILE           rank 0 writes every file event below --out into FILE
     event NUMBER          rank 0 kills itself right before the file event of that number
 
@@ -19,9 +20,8 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline import step
+from pipeline import checkpoint, step
 
-KIND, *ARGUMENTS = os.environ.get("ZORSE_FAULT", "pace 0").split()
 RANK = int(os.environ.get("RANK", "0"))
 FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "os.truncate")
 
@@ -39,60 +39,77 @@ def first_time() -> bool:
         return False
 
 
-def in_a_step() -> None:
+def in_a_step(kind: str, arguments: list[str]) -> None:
     """Have the fault in CycleGANStep's forward."""
     forward, calls = step.CycleGANStep.forward, 0
 
-    def faulty(self, *arguments):
+    def faulty(self, *given):
         nonlocal calls
         calls += 1
-        if KIND == "pace":
-            time.sleep(float(ARGUMENTS[0]))
-        elif [RANK, calls - 1] == [int(argument) for argument in ARGUMENTS] and first_time():
-            if KIND == "raise":
+        if kind == "pace":
+            time.sleep(float(arguments[0]))
+        elif [RANK, calls - 1] == [int(argument) for argument in arguments] and first_time():
+            if kind == "raise":
                 raise RuntimeError("this fault was asked for")
-            if KIND == "hang":
+            if kind == "hang":
                 time.sleep(10_000)
-            if KIND == "kill":
+            if kind == "kill":
                 die()
-            loss, named = forward(self, *arguments)
-            if KIND == "nan":
+            loss, named = forward(self, *given)
+            if kind == "nan":
                 return loss * float("nan"), {name: value * float("nan") for name, value in named.items()}
-            if KIND == "infinite":
+            if kind == "infinite":
                 loss.register_hook(lambda gradient: gradient * float("inf"))
                 return loss, named
-        return forward(self, *arguments)
+        return forward(self, *given)
 
     step.CycleGANStep.forward = faulty
 
 
-def at_a_file_event() -> None:
+def in_a_save(seconds: float) -> None:
+    save_tensors = checkpoint.save_tensors
+
+    def slow(*given):
+        time.sleep(seconds)
+        save_tensors(*given)
+
+    checkpoint.save_tensors = slow
+
+
+def at_a_file_event(kind: str, argument: str) -> None:
     """Count what Python does to files below --out, and have the fault at one of these."""
     out, seen = str(Path(sys.argv[sys.argv.index("--out") + 1]).resolve()), 0
 
-    def hook(event: str, arguments: tuple) -> None:
+    def hook(event: str, details: tuple) -> None:
         nonlocal seen
-        if event not in FILE_EVENTS or not isinstance(arguments[0], str | Path):
+        if event not in FILE_EVENTS or not isinstance(details[0], str | Path):
             return
-        path = str(arguments[0])
+        path = str(details[0])
         if not path.startswith(out + "/"):
             return
-        if event == "open" and not (arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        if event == "open" and not (details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
             return
-        if KIND == "events":
-            with Path(ARGUMENTS[0]).open("a") as file:  # not below --out
+        if kind == "events":
+            with Path(argument).open("a") as file:  # not below --out
                 file.write(f"{event} {path.removeprefix(out)}\n")
-        elif seen == int(ARGUMENTS[0]) and first_time():
+        elif seen == int(argument) and first_time():
             die()
         seen += 1
 
     sys.addaudithook(hook)
 
 
-if __name__ == "__main__":
-    if KIND not in ("events", "event"):
-        in_a_step()
+def have(fault: str) -> None:
+    kind, *arguments = fault.split()
+    if kind == "slow-save":
+        in_a_save(float(arguments[0]))
+    elif kind not in ("events", "event"):
+        in_a_step(kind, arguments)
     elif RANK == 0:
-        at_a_file_event()
+        at_a_file_event(kind, arguments[0])
+
+
+if __name__ == "__main__":
+    have(os.environ["ZORSE_FAULT"])
     sys.argv[0] = str(Path(step.__file__).with_name("train.py"))
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -139,6 +139,7 @@ def refusal(path):
     return str(caught.value)
 
 
+@pytest.mark.fault(14)
 def test_missing_tar_is_named(shards, tmp_path):
     path = copy(shards, tmp_path)
     victim = sorted(path.glob("trainB-*.tar"))[1]
@@ -146,6 +147,7 @@ def test_missing_tar_is_named(shards, tmp_path):
     assert victim.name in refusal(path) and "missing" in refusal(path)
 
 
+@pytest.mark.fault(14)
 def test_shortened_tar_is_named(shards, tmp_path):
     path = copy(shards, tmp_path)
     victim = sorted(path.glob("trainA-*.tar"))[0]
@@ -153,6 +155,7 @@ def test_shortened_tar_is_named(shards, tmp_path):
     assert victim.name in refusal(path) and "bytes" in refusal(path)
 
 
+@pytest.mark.fault(14)
 def test_index_that_lies_is_refused_on_reading(shards, tmp_path):
     path = copy(shards, tmp_path)
     index = sorted(path.glob("trainA-*.idx"))[0]

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, command
 from test_train import assert_close, final, losses, run
 
 # 176 steps of 2 pairs; a checkpoint at the beginning, then every 40 pairs.
@@ -19,13 +19,15 @@ LONG = [
 ]  # fmt: skip
 
 
-def start(data, out, *options, ranks=1):
-    """A run in a process group of its own, on its way."""
-    program = [ROOT / "pipeline" / "train.py", *TINY, "--sample-images", "1", "--status-every", "1"]
+def start(data, out, *options, ranks=1, fault=None, **environment):
+    """A run in a process group of its own, on its way. fault: as in faulty.py."""
+    script = ROOT / "tests" / "faulty.py" if fault else ROOT / "pipeline" / "train.py"
+    program = [script, *TINY, "--sample-images", "1", "--status-every", "1"]
     how = [sys.executable]
     if ranks > 1:
         how += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
+    env["ZORSE_FAULT"] = fault or ""
     return subprocess.Popen(
         [*how, *program, "--data", data, "--out", out, *options],
         env=env,
@@ -60,6 +62,31 @@ def nobody_left(out, seconds=10):
     return not processes_of(out)
 
 
+class Recovery:
+    """Goes on with a run after a fault, to its end, and records the time from the fault to the first new step."""
+
+    def __init__(self, record_property):
+        self.record_property = record_property
+        self.since = time.monotonic()
+
+    def fault(self):
+        self.since = time.monotonic()
+
+    def run(self, data, out, *options, ranks=1):
+        process = start(data, out, *options, ranks=ranks)
+        line = wait_for(process, "^resuming|^starting")
+        wait_for(process, r"^ +\d+/352 pairs")
+        self.record_property("recovery_s", time.monotonic() - self.since)
+        rest = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, rest
+        return line
+
+
+@pytest.fixture
+def recovery(record_property):
+    return Recovery(record_property)
+
+
 @pytest.fixture(scope="module")
 def whole(shards, tmp_path_factory):
     """The run that nobody stops, 352 pairs."""
@@ -78,21 +105,24 @@ def whole_on_two(shards, tmp_path_factory):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)], ids=lambda x: str(x)
 )
-def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(shards, whole, tmp_path, number, code):
+@pytest.mark.fault(3)
+def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(shards, whole, tmp_path, recovery, number, code):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, "--workers", "2")
     wait_for(process, r"^ +5\d/352 pairs")
     os.killpg(process.pid, number)  # as a terminal and Slurm do: the data workers get it, too
+    recovery.fault()
     line = wait_for(process, "stopped by")
     assert process.wait(20) == code and nobody_left(out)
     stopped = int(re.search(r"at (\d+) pairs", line)[1])
     assert 50 <= stopped < 352
     assert (out / "checkpoints" / f"pairs-{stopped:012d}").exists()
-    assert f"at {stopped} of 352 pairs" in run(shards, out, *LONG).stdout
+    assert f"at {stopped} of 352 pairs" in recovery.run(shards, out, *LONG)
     assert losses(out) == losses(whole)  # to the last bit
     assert_close(final(out), final(whole), 0)
 
 
+@pytest.mark.fault(3)
 def test_two_ranks_stop_together(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, ranks=2)
@@ -106,6 +136,7 @@ def test_two_ranks_stop_together(shards, whole_on_two, tmp_path):
     assert_close(final(out), final(whole_on_two), 0)
 
 
+@pytest.mark.fault(1)
 def test_a_killed_launcher_leaves_nobody_behind(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, ranks=2)
@@ -117,7 +148,70 @@ def test_a_killed_launcher_leaves_nobody_behind(shards, whole_on_two, tmp_path):
     assert losses(out) == losses(whole_on_two)
 
 
+@pytest.mark.fault(1)
+def test_a_killed_rank_ends_the_others(shards, whole_on_two, tmp_path, recovery):
+    """Seen by the others at once; the first failure is shown once; nobody is left."""
+    out = tmp_path / "run"
+    process = start(shards, out, *LONG, ranks=2, fault="kill 1 70")
+    output = process.communicate(timeout=90)[0]
+    recovery.fault()
+    assert nobody_left(out)
+    assert output.count("lost contact with another rank") == 1 and "pipeline/loop.py" not in output
+    assert process.returncode == 1
+    recovery.run(shards, out, *LONG, ranks=2)
+    assert losses(out) == losses(whole_on_two)
+    assert_close(final(out), final(whole_on_two), 0)
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_raises_is_shown_once(shards, whole_on_two, tmp_path, recovery, rank):
+    out = tmp_path / "run"
+    process = start(shards, out, *LONG, ranks=2, fault=f"raise {rank} 70")
+    output = process.communicate(timeout=90)[0]
+    recovery.fault()
+    assert nobody_left(out)
+    trainers = output.split("torch/distributed/elastic")[0]  # then the launcher has its say
+    assert trainers.count("Traceback (most recent call last)") == 1
+    assert f"rank {rank} failed:" in trainers and "RuntimeError: this fault was asked for" in trainers
+    assert "lost contact" not in output
+    assert "this fault was asked for" in (out / "failure.txt").read_text()
+    recovery.run(shards, out, *LONG, ranks=2)
+    assert losses(out) == losses(whole_on_two)
+
+
+@pytest.mark.fault(7)
+def test_a_rank_that_waits_for_ever_ends_the_run(shards, whole_on_two, tmp_path, recovery):
+    """Both ranks say where they hang: the one that does, and the one that waits for it."""
+    out = tmp_path / "run"
+    process = start(shards, out, *LONG, "--hang-after", "4", ranks=2, fault="hang 1 70")
+    output = process.communicate(timeout=90)[0]
+    recovery.fault()
+    assert nobody_left(out)
+    for rank in (0, 1):
+        assert f"error: rank {rank} made no progress for 4 s, in the step at pair 140; its stacks follow" in output
+    assert "faulty.py" in output and "loop.py" in output
+    recovery.run(shards, out, *LONG, ranks=2)
+    assert losses(out) == losses(whole_on_two)
+
+
+@pytest.mark.fault(19)
+@pytest.mark.parametrize("kind", ["nan", "infinite"])
+def test_nothing_that_is_not_finite_is_saved(shards, tmp_path, kind):
+    """A loss, or only the weights after it, at the very step before a checkpoint; one rank alone has it."""
+    out = tmp_path / "run"
+    process = start(shards, out, *LONG, "--keep", "99", ranks=2, fault=f"{kind} 1 59")
+    output = process.communicate(timeout=90)[0]
+    assert process.returncode == 1 and nobody_left(out)
+    assert output.count("error: ") == 1, output
+    assert ("in the step that began at pair 118" if kind == "nan" else "not finite after pair 120") in output
+    saved = sorted(path.name for path in (out / "checkpoints").glob("pairs-*"))
+    assert saved == ["pairs-000000000000", "pairs-000000000040", "pairs-000000000080"]
+    assert all(tensor.isfinite().all() for tensor in final(out).values())
+
+
 @pytest.mark.slow
+@pytest.mark.fault(7)
 def test_a_hung_rank_ends_the_run_and_says_where(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, "--hang-after", "4", ranks=2)
@@ -149,20 +243,45 @@ def test_ctrl_c_twice_ends_at_once(shards, tmp_path):
     assert process.returncode == 130 and nobody_left(out)
 
 
-def test_kill_9_at_random_moments(shards, whole, tmp_path):
+@pytest.mark.fault(1)
+@pytest.mark.parametrize(
+    ("seed", "kills"), [(0, 4), *[pytest.param(seed, 8, marks=pytest.mark.slow) for seed in (1, 2)]]
+)
+def test_kill_9_at_random_moments(shards, whole, tmp_path, recovery, record_property, seed, kills):
     """Whatever the moment, checkpoints being written included, the run that goes on is the same run."""
-    out, rng = tmp_path / "run", random.Random(0)
-    for _ in range(4):
+    out, rng = tmp_path / "run", random.Random(seed)
+    record_property("tries", kills)
+    for _ in range(kills):
         process = start(shards, out, *LONG, "--checkpoint-every", "4", "--workers", "1")
         wait_for(process, r"/352 pairs")
         time.sleep(rng.uniform(0, 0.7))
         os.kill(process.pid, signal.SIGKILL)
+        recovery.fault()
         process.communicate(timeout=20)
         # Started again at once, while its data worker may still be noticing that the trainer is gone.
     assert nobody_left(out)
-    run(shards, out, *LONG)
+    recovery.run(shards, out, *LONG)
     assert losses(out) == losses(whole)
     assert_close(final(out), final(whole), 0)
+
+
+# 6 steps, a checkpoint before the first and after every second.
+SIX = [
+    *("--sample-images", "1", "--batch", "2", "--history", "2", "--epochs", "1", "--decay-epochs", "0.09"),
+    *("--status-every", "4", "--checkpoint-every", "4", "--keep", "1"),
+]
+
+
+@pytest.mark.fault(2)
+@pytest.mark.parametrize(("first", "stride"), [(4, 12), pytest.param(0, 1, marks=pytest.mark.slow)])
+def test_kill_9_at_file_events(shards, tmp_path, record_property, first, stride):
+    """Right before a file is opened for writing, renamed, removed: what is there is whole, and the run goes on."""
+    program = [sys.executable, ROOT / "tests" / "every_event.py", tmp_path, first, stride]
+    done = command([*program, *TINY, "--data", shards, *SIX], timeout=1500)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("held ", "FAILED "))]
+    record_property("tries", len(lines))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(lines) >= 80 // stride and any("/checkpoints/" in line for line in lines)
 
 
 @pytest.fixture
@@ -177,6 +296,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.fault(10)
 def test_a_full_disk_costs_no_checkpoint_and_training_goes_on(shards, whole, small_disk):
     out, filler = small_disk / "run", small_disk / "filler"
     options = [*LONG, "--checkpoint-every", "8", "--sample-every", "99999", "--keep", "2"]
@@ -197,6 +317,7 @@ def test_a_full_disk_costs_no_checkpoint_and_training_goes_on(shards, whole, sma
     assert_close(final(out), final(whole), 0)
 
 
+@pytest.mark.fault(10)
 def test_no_room_from_the_start_ends_before_the_first_step(shards, small_disk):
     (small_disk / "filler").write_bytes(bytes(12 * 2**20 - 60_000))
     process = start(shards, small_disk / "run", *LONG)

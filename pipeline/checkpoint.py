@@ -33,6 +33,7 @@ from pipeline.rundir import changes, from_dict, fsync
 
 NETWORKS, OPTIMIZER, STATE, MANIFEST = "networks.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 KEEP, BEST = "keep", "best"
+PARTS = {"pairs_seen", "lanes", "constants", "how", "best", "window", "config"}  # of state.json
 
 
 def newest(run: Path, warn: Callable[[str], None] = lambda line: None) -> Path | None:
@@ -91,8 +92,17 @@ def damage(path: Path) -> str | None:
 
 def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[str]]:
     """state.json, and the options that have changed since. Raises UserError for changes that are not allowed."""
-    state = json.loads((path / STATE).read_text())
-    changed_options = changes(from_dict(state["config"]), config)
+    try:
+        state = json.loads((path / STATE).read_text())
+        before = from_dict(state["config"])
+        if missing := PARTS - state.keys():
+            raise KeyError(*missing)
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path / STATE}: not the state of a run of this version ({problem}); give another --out"
+        ) from None
+    changed_options = changes(before, config)
     if changed := [name for name in constants if state["constants"].get(name) != constants[name]]:
         raise UserError(
             f"{path} was made with another {' and '.join(changed)} than {config.run.data} has; "

@@ -1,0 +1,127 @@
+"""Checkpoints: written behind training, kept or removed by rule, never trusted without their sums."""
+
+import hashlib
+import json
+import pickle
+import shutil
+import signal
+
+import pytest
+from conftest import TINY, train
+from test_faults import LONG, start, wait_for
+from test_train import SEVENTEEN, assert_close, cut_back, final, losses, refused, run
+
+from pipeline import checkpoint
+from pipeline.config import UserError
+
+
+@pytest.fixture(scope="module")
+def finished(shards, tmp_path_factory):
+    """17 pairs, with checkpoints at 0, 3, ..., 15, 17."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    run(shards, out, *SEVENTEEN, "--keep", "9")
+    return out
+
+
+def names(out):
+    return [int(path.name.split("-")[1]) for path in sorted((out / "checkpoints").glob("pairs-*"))]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change_one_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "cut": lambda path: cut(path / "optimizer.safetensors"),
+    "changed": lambda path: change_one_byte(path / "networks.safetensors"),
+    "history changed": lambda path: change_one_byte(path / "history-00000.safetensors"),
+    "empty": lambda path: (path / "state.json").write_text(""),
+    "without a file": lambda path: (path / "history-00000.safetensors").unlink(),
+    "without a manifest": lambda path: (path / "manifest.json").unlink(),
+    "manifest cut": lambda path: cut(path / "manifest.json"),
+    "manifest of another kind": lambda path: (path / "manifest.json").write_text("[1]"),
+    "nothing in it": lambda path: [file.unlink() for file in path.iterdir()],
+}
+
+
+@pytest.mark.fault(12, 13)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(finished, tmp_path, damage):
+    out = shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    DAMAGES[damage](out / "checkpoints" / "pairs-000000000017")
+    told = []
+    assert checkpoint.newest(out, told.append).name == "pairs-000000000015"
+    assert len(told) == 1 and "pairs-000000000017 is damaged" in told[0]
+    for path in (out / "checkpoints").glob("pairs-*"):
+        if path.name != "pairs-000000000017":
+            DAMAGES[damage](path)
+    with pytest.raises(UserError, match=f"all {len(names(out))} checkpoints are damaged"):
+        checkpoint.newest(out)
+
+
+def test_the_best_the_milestones_and_what_the_user_wants_are_kept(shards, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    cut_back(out, 9)
+    (out / "checkpoints" / "pairs-000000000003" / "keep").touch()
+    run(shards, out, *SEVENTEEN, "--keep", "1", "--keep-every", "6", "--evaluate-every", "2")
+    values = {}
+    for path in (out / "eval").glob("*.json"):
+        record = json.loads(path.read_text())
+        values[record["pairs"]] = (record["a_to_b"] + record["b_to_a"]) / 2
+    lowest = min(values, key=values.get)
+    best = (out / "checkpoints" / "best").resolve()
+    assert best.name == f"pairs-{lowest:012d}" and checkpoint.damage(best) is None
+    assert json.loads((best / "state.json").read_text())["best"]["value"] == values[lowest]
+    assert set(names(out)) == {3, 12, 17, lowest}  # by hand, milestone, newest, best
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(shards, tmp_path):
+    out, plain = tmp_path / "run", tmp_path / "plain"
+    long = [*LONG, "--checkpoint-every", "150", "--keep", "9"]
+    run(shards, plain, *long)
+    process = start(shards, out, *long, fault="slow-save 1.5")  # three files
+    wait_for(process, r"^ +154/352 pairs")
+    assert names(out) == [0] and list((out / "checkpoints").glob(".pairs-000000000150.*.tmp"))
+    process.send_signal(signal.SIGTERM)  # it writes both to their ends
+    wait_for(process, "stopped by SIGTERM")
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert names(out)[:2] == [0, 150] and len(names(out)) == 3
+    records = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+    waited = {record["pairs"]: record["save_seconds"] for record in records}
+    assert waited[2] >= 4.5 and waited[152] < 2.25
+    run(shards, out, *long)
+    assert losses(out) == losses(plain)
+    assert_close(final(out), final(plain), 0)
+
+
+class Evil:
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return type(self.canary).touch, (self.canary,)
+
+
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("name", ["networks.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_pickle_in_a_checkpoint_is_never_run(shards, finished, tmp_path, name):
+    """Even where the manifest vouches for it."""
+    out, canary = shutil.copytree(finished, tmp_path / "run", symlinks=True), tmp_path / "canary"
+    cut_back(out, 9)
+    newest = out / "checkpoints" / "pairs-000000000009"
+    content = pickle.dumps(Evil(canary))
+    for file in (name, "custom_checkpoint_0.pkl", "random_states_0.pkl"):
+        (newest / file).write_bytes(content)
+    manifest = json.loads((newest / "manifest.json").read_text())
+    manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    refused(train(*TINY, "--data", shards, "--out", out, *SEVENTEEN, "--sample-images", "1"), "")
+    assert not canary.exists()
+    pickle.loads(content)
+    assert canary.exists()  # it would have been

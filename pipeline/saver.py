@@ -177,7 +177,11 @@ def write(folder: Path, files: dict[str, dict[str, Tensor]], state: str | None, 
         if state is not None:
             write_durably(folder / STATE, state)
             names.append(STATE)
-        result.set_result({name: checkpoint.describe(folder / name) for name in names})
+        described = {name: checkpoint.describe(folder / name) for name in names}
+        for name in files:
+            if name.startswith("history-"):
+                described[name]["history"] = list(files[name])
+        result.set_result(described)
     except BaseException as error:
         result.set_exception(error)
 

@@ -1,6 +1,6 @@
 """pipeline/train.py with one fault in it: ZORSE_FAULT="KIND [ARGUMENTS]" python tests/faulty.py [options of train.py].
 
-    pace SECONDS          every step takes so much longer
+    pace SECONDS [FILE]   every step takes so much longer, while FILE exists
     raise RANK STEP       that rank raises in its step of that number, counted from 0 in each process
     hang RANK STEP        it sleeps for ever
     kill RANK STEP        it kills itself with signal 9
@@ -47,7 +47,8 @@ def in_a_step(kind: str, arguments: list[str]) -> None:
         nonlocal calls
         calls += 1
         if kind == "pace":
-            time.sleep(float(arguments[0]))
+            if all(Path(file).exists() for file in arguments[1:]):
+                time.sleep(float(arguments[0]))
         elif [RANK, calls - 1] == [int(argument) for argument in arguments] and first_time():
             if kind == "raise":
                 raise RuntimeError("this fault was asked for")

@@ -1,140 +1,183 @@
-"""launch/train.sbatch on a real Slurm of two nodes: requeue, preemption, time limit, scancel, killed rank, mistake."""
+"""launch/train.sbatch on a real Slurm: time limits, preemption, requeue, scancel, failed ranks, mistakes, the guard."""
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY
-from test_train import assert_close, final, losses, run
+import slurm_tools
+from slurm_tools import Job, running
 
 pytestmark = pytest.mark.slow
-MISSING = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if shutil.which(name) is None]
-LONG = [  # 2200 pairs
-    "--batch", "2", "--history", "2", "--epochs", "100", "--decay-epochs", "100", "--checkpoint-every", "400",
-]  # fmt: skip
-CLUSTER = Path(__file__).with_name("slurm_cluster.sh")
+whole = slurm_tools.whole
 
 
 @pytest.fixture(scope="module")
 def slurm():
-    """A cluster of two nodes on this machine, and the environment in which its commands work."""
-    if MISSING:
-        pytest.skip(f"{', '.join(MISSING)} not installed (Debian: slurmctld slurmd slurm-client munge)")
-    if os.geteuid() != 0:
-        pytest.skip("slurmd needs root")
-    folder = Path(tempfile.mkdtemp(prefix="zorse-slurm-"))  # munge wants folders that others may read
-    folder.chmod(0o755)
-    subprocess.run([CLUSTER, "up", folder, "2"], check=True)
-    yield {
-        **os.environ,
-        "SLURM_CONF": str(folder / "slurm.conf"),
-        "CPU_RANKS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONUNBUFFERED": "1",
-        "BIN": str(Path(sys.executable).parent),
-    }
-    subprocess.run([CLUSTER, "down", folder], check=True)
-    shutil.rmtree(folder)
+    """Nodes n1 and n2 for a test each, n3 and n4 for what takes minutes meanwhile."""
+    with running(4) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
-def whole(shards, tmp_path_factory):
-    """The same run on two ranks, undisturbed and without Slurm."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    run(shards, out, *LONG, ranks=2)
-    return out
+def job(slurm, shards, tmp_path_factory):
+    """job(...) submits one to n1 and n2."""
+
+    def submit(*sbatch, **how):
+        return Job(slurm, tmp_path_factory.mktemp("job"), "--nodelist=n[1-2]", *sbatch, data=shards, **how)
+
+    return submit
 
 
-class Job:
-    def __init__(self, slurm, data, folder, *sbatch, options=LONG):
-        self.env, self.out, self.log = slurm, folder / "run", folder / "log"
-        train = [*TINY, "--sample-images", "1", "--status-every", "1", "--data", data, "--out", self.out, *options]
-        shutil.copytree(ROOT / "pipeline", folder / "pipeline")  # the journal goes where the job was submitted
-        submit = ["sbatch", "--parsable", "--gres=none", "--nodes=2", "--time=10", f"--output={self.log}", *sbatch]
-        self.id = self.slurm(*submit, ROOT / "launch" / "train.sbatch", *train, cwd=folder)
-        self.journal = folder / f"zorse-{self.id}.journal"
-
-    def slurm(self, *command, cwd=None):
-        command = [str(part) for part in command]
-        return subprocess.run(command, env=self.env, cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
-
-    def text(self):
-        return self.log.read_text() if self.log.exists() else ""
-
-    def state(self):
-        return re.search(r"JobState=(\w+)", self.slurm("scontrol", "show", "job", self.id))[1]
-
-    def wait(self, condition, seconds=150):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"{self.state()}\n{self.text()}"
-            time.sleep(0.2)
-
-    def wait_for_pairs(self, pairs):
-        self.wait(lambda: any(int(n) >= pairs for n in re.findall(r"^ *(\d+)/2200 pairs", self.text(), re.M)))
-
-    def wait_until_over(self):
-        self.wait(lambda: self.state() in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"))
-        return self.state()
+# Slurm looks at time limits every 30 s, and so warns up to 30 s early: 45 to 75 s after the start. Two minutes are the
+# time that a start has here to come to its first step.
+SHORT = ["--partition=high", "--time=2", "--signal=B:USR1@45"]
 
 
-def assert_same_as(whole, job):
-    assert job.wait_until_over() == "COMPLETED", job.text()
-    assert losses(job.out) == losses(whole)
-    assert_close(final(job.out), final(whole), 0)
+@pytest.fixture(scope="module", autouse=True)
+def time_limited(slurm, shards, tmp_path_factory):
+    """At this pace, all of the run would take five minutes: four starts."""
+    folder = tmp_path_factory.mktemp("limited")
+    return Job(slurm, folder, "--nodelist=n[3-4]", *SHORT, data=shards, pace=3)
 
 
-def test_requeue_comes_back_and_goes_on(slurm, shards, whole, tmp_path):
-    job = Job(slurm, shards, tmp_path)
-    job.wait_for_pairs(500)
-    job.slurm("scontrol", "requeue", job.id)
-    assert_same_as(whole, job)
-    assert "restart 1" in job.text() and re.search(r"^stopped [5-9]\d\d$", job.journal.read_text(), re.M)
+@pytest.fixture(scope="module", autouse=True)
+def deaf(slurm, tmp_path_factory):
+    """A trainer that does not hear of its time limit, as if it were still starting; its second start has an end."""
+    stub = 'trap "" USR1 TERM; [[ $SLURM_RESTART_COUNT ]] && echo finished 2 >>"$ZORSE_JOURNAL" && exit; sleep 200'
+    return Job(slurm, tmp_path_factory.mktemp("deaf"), "--nodelist=n3", *SHORT, accelerate=stub, nodes=1)
 
 
-def test_preempted_by_a_more_urgent_job(slurm, shards, whole, tmp_path):
-    job = Job(slurm, shards, tmp_path)
-    job.wait_for_pairs(500)
-    urgent = ["sbatch", "--parsable", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap"]
-    job.slurm(*urgent, "sleep 3")
-    assert_same_as(whole, job)
-    assert "restart 1" in job.text() and "stopped" in job.journal.read_text()
+@pytest.mark.fault(5)
+def test_requeue_comes_back_and_goes_on(slurm, job, whole, record_property):
+    requeued = job()
+    requeued.wait_for_pairs(10)
+    slurm.run("scontrol", "requeue", requeued.id)
+    requeued.wait_for_recovery(record_property)
+    requeued.assert_same_as(whole)
+    events = requeued.journal()
+    assert re.fullmatch(r"launched started 0 stopped (\d+) launched started \1 finished 198", " ".join(events))
 
 
-def test_time_limit_saves_and_requeues(slurm, shards, whole, tmp_path):
-    job = Job(slurm, shards, tmp_path, "--time=1", "--signal=B:USR1@50")  # Slurm may be up to a minute early
-    assert_same_as(whole, job)
-    assert "got USR1" in job.text() and "restart 1" in job.text()
+@pytest.mark.fault(4)
+def test_preempted_by_a_more_urgent_job(slurm, job, whole, record_property):
+    preempted = job()
+    preempted.wait_for_pairs(10)
+    urgent = ["sbatch", "--parsable", "--partition=high", "--nodelist=n[1-2]", "--exclusive", "--output=/dev/null"]
+    slurm.run(*urgent, "--wrap", "sleep 1")
+    preempted.wait_for_recovery(record_property)
+    preempted.assert_same_as(whole)
+    assert "restart 1" in preempted.text() and re.search(
+        r" stopped (\d+) launched started \1 ", " ".join(preempted.journal())
+    )
 
 
-def test_cancelled_stays_cancelled(slurm, shards, tmp_path):
-    job = Job(slurm, shards, tmp_path)
-    job.wait_for_pairs(500)
-    job.slurm("scancel", job.id)
-    assert job.wait_until_over() == "CANCELLED"
-    time.sleep(8)  # a requeue would take 5
-    assert job.state() == "CANCELLED"
-    assert re.search(r"^stopped [5-9]\d\d$", job.journal.read_text(), re.M)  # saved all the same
+@pytest.mark.fault(4)
+def test_preempted_while_starting(slurm, job):
+    """Slurm tells the step alone, and the trainer does not listen yet: the batch script tells it again."""
+    stub = """trap "" USR1 TERM
+        [[ $SLURM_RESTART_COUNT ]] && echo finished 2 >>"$ZORSE_JOURNAL" && exit
+        echo started 0 >>"$ZORSE_JOURNAL"; sleep 5
+        trap 'echo stopped 1 >>"$ZORSE_JOURNAL"; exit' USR1; for i in {1..200}; do sleep 0.1; done"""
+    preempted = job(accelerate=stub)  # on both nodes
+    preempted.wait(lambda: preempted.journal().count("started 0") == 2)
+    slurm.run("sbatch", "--partition=high", "--nodelist=n1", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+    assert preempted.wait_until_over() == "COMPLETED"
+    assert "stopped 1" in preempted.journal() and "finished 2" in preempted.journal()
 
 
-def test_a_killed_rank_is_started_again_in_the_allocation(slurm, shards, whole, tmp_path):
-    job = Job(slurm, shards, tmp_path)
-    job.wait_for_pairs(500)
-    subprocess.run(["pkill", "-9", "-n", "-f", f"train.py .*--out {job.out}"], check=True)
-    assert_same_as(whole, job)
-    assert "starting again in this allocation" in job.text() and "restart 1" not in job.text()
-    assert job.journal.read_text().split() == ["started", "0", "started", "400", "finished", "2200"]
+@pytest.mark.fault(3)
+def test_a_warning_while_python_starts_is_not_lost(slurm, job, whole, record_property):
+    warned = job()
+    warned.wait(lambda: warned.starts() == 1)
+    slurm.run("scancel", "--batch", "--signal=USR1", warned.id)  # as Slurm does before the time limit
+    warned.wait_for_recovery(record_property)
+    warned.assert_same_as(whole)
+    stopped = int(re.search(r"stopped (\d+)", " ".join(warned.journal()))[1])
+    assert stopped < 40  # after a few of its 99 steps
+    assert "got USR1" in warned.text() and "restart 1" in warned.text()
 
 
-def test_a_mistake_is_not_started_again(slurm, shards, tmp_path):
-    job = Job(slurm, shards, tmp_path, options=[*LONG, "--lr", "-1"])
-    assert job.wait_until_over() == "FAILED"
-    assert "error: --lr -1.0" in job.text() and "another start would not mend" in job.text()
-    assert job.text().count("processes on 2 nodes") == 1
+@pytest.mark.fault(5)
+def test_cancelled_stays_cancelled(slurm, job):
+    cancelled = job()
+    cancelled.wait_for_pairs(10)
+    slurm.run("scancel", cancelled.id)
+    assert cancelled.wait_until_over() == "CANCELLED"
+    cancelled.wait(lambda: not slurm.run("squeue", "-h", "-j", cancelled.id))
+    time.sleep(2)
+    assert cancelled.state() == "CANCELLED" and cancelled.starts() == 1
+    assert re.fullmatch(r"stopped \d+", cancelled.journal()[-1])  # saved all the same
+
+
+@pytest.mark.fault(1)
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("fault", ["kill", "raise"])
+def test_a_failed_rank_is_started_again_in_the_allocation(job, whole, record_property, fault):
+    failed = job(fault=f"{fault} 1 30")
+    failed.wait(lambda: (failed.folder / "once").exists())
+    failed.wait_for_recovery(record_property)
+    failed.assert_same_as(whole)
+    text, events = failed.text(), " ".join(failed.journal())
+    assert "starting again in this allocation" in text and "restart 1" not in text
+    assert re.fullmatch(r"launched started 0 launched started (40|60) finished 198", events)
+    if fault == "raise":  # its traceback once, before what launchers say, and no other rank's complaint
+        assert text.index("rank 1 failed") < text.index("Traceback")
+        assert text.count("this fault was asked for") == 1 and "lost contact" not in text
+
+
+def guarded(job, stub):
+    """A job over, in which this stands for the trainer of rank 0."""
+    done = job(accelerate=f"((SLURM_NODEID)) && exit; {stub}")
+    done.wait_until_over()
+    return done
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("stub", ["exit 1", 'echo started 40 >>"$ZORSE_JOURNAL"; exit 1'], ids=["before", "after"])
+def test_three_starts_that_fail_at_once_end_the_job(job, stub):
+    failed = guarded(job, stub)
+    assert failed.state() == "FAILED" and failed.starts() == 3
+    assert "3 starts in a row have seen no new pair" in failed.text()
+
+
+def test_starts_that_each_bring_new_pairs_go_on(job):
+    stub = """n=$(grep -c launched "$ZORSE_JOURNAL")
+        ((n == 6)) && echo finished 6 >>"$ZORSE_JOURNAL" && exit
+        echo started $((n / 2)) >>"$ZORSE_JOURNAL"; exit 1"""
+    going = guarded(job, stub)
+    assert going.state() == "COMPLETED" and going.starts() == 6
+
+
+@pytest.mark.fault(3)
+def test_three_requeues_without_a_new_pair_end_the_job(job):
+    stub = """trap 'echo stopped 0 >>"$ZORSE_JOURNAL"; exit 1' USR1; echo started 0 >>"$ZORSE_JOURNAL"
+        scancel --batch --signal=USR1 "$SLURM_JOB_ID"
+        for i in {1..200}; do sleep 0.1; done"""
+    failed = guarded(job, stub)
+    assert failed.state() == "FAILED" and failed.starts() == 3 and "restart 2" in failed.text()
+    assert "3 starts in a row have seen no new pair" in failed.text()
+
+
+@pytest.mark.fault(9)
+def test_a_mistake_is_not_started_again(job):
+    mistaken = job(options=["--lr", "-1"])
+    assert mistaken.wait_until_over() == "FAILED"
+    assert mistaken.starts() == 1 and "error: --lr -1.0" in mistaken.text()
+    assert "another start would not mend" in mistaken.text()
+
+
+@pytest.mark.fault(3)
+def test_a_time_limit_that_nobody_hears_of_is_requeued(deaf):
+    assert deaf.wait_until_over() == "COMPLETED", deaf.text()
+    assert "restart 1" in deaf.text() and deaf.starts() == 2
+
+
+@pytest.mark.fault(3)
+def test_time_limits_save_and_requeue(time_limited, whole):
+    """Begun at the top of this file."""
+    time_limited.wait(lambda: " ".join(time_limited.journal()).count("stopped") >= 3, 400)
+    time_limited.slow.unlink()
+    time_limited.assert_same_as(whole)
+    assert time_limited.text().count("got USR1") >= 3 and "restart 3" in time_limited.text()
+    reached = [int(event.split()[1]) for event in time_limited.journal() if event.startswith("stopped")]
+    assert reached == sorted(set(reached)) and reached[0] > 0 and reached[-1] < 198

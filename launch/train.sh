@@ -2,8 +2,9 @@
 # Train on this machine and start again by itself when a process fails: launch/train.sh [options of pipeline/train.py]
 #
 # It uses all GPUs; with CPU_RANKS=N in the environment, N processes on CPUs. TERM, USR1, HUP and a first Ctrl-C save
-# and end the run, a second Ctrl-C ends it at once; the same command goes on. A run that is to outlive its terminal
-# wants tmux, or nohup launch/train.sh ... >train.log 2>&1 &. A systemd service wants KillMode=mixed, TimeoutStopSec=150.
+# and end the run, a second Ctrl-C ends it at once; the same command goes on. A run that is to outlive its
+# terminal wants tmux, or nohup launch/train.sh ... >train.log 2>&1 &. A systemd service wants KillMode=mixed and
+# TimeoutStopSec=150.
 #
 # Several machines that share a file system, each with its number as NODE_RANK, all with the same new journal:
 #   NODES=2 NODE_RANK=0 MASTER_ADDR=the-first-machine ZORSE_JOURNAL=/shared/run-1.journal launch/train.sh ...

@@ -29,10 +29,11 @@ from torch import Tensor, nn
 
 from pipeline.config import Config, UserError
 from pipeline.history import ImageHistory
-from pipeline.rundir import changes, from_dict, fsync
+from pipeline.rundir import changes, differences, from_dict, fsync
 
 NETWORKS, OPTIMIZER, STATE, MANIFEST = "networks.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 KEEP, BEST = "keep", "best"
+OF_ONE_START = ("out", "workers", "accumulate", "allow_change", "dry_run")  # stated elsewhere, or nowhere
 PARTS = {"pairs_seen", "lanes", "constants", "how", "best", "window", "config"}  # of state.json
 
 
@@ -95,8 +96,11 @@ def read_manifest(path: Path) -> dict[str, dict]:
     return json.loads((path / MANIFEST).read_text())
 
 
-def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[str]]:
-    """state.json, and the options that have changed since. Raises UserError for changes that are not allowed."""
+def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[str], list[str]]:
+    """state.json, and the options that have changed since: those that define what is learned, and the others.
+
+    Raises UserError for changes that are not allowed.
+    """
     try:
         state = json.loads((path / STATE).read_text())
         before = from_dict(state["config"])
@@ -107,13 +111,13 @@ def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[
         raise UserError(
             f"{path / STATE}: not the state of a run of this version ({problem}); give another --out"
         ) from None
-    changed_options = changes(before, config)
-    if changed := [name for name in constants if state["constants"].get(name) != constants[name]]:
+    changed, safe = changes(before, config), differences(before, config, ("run",))
+    if other := [name for name in constants if state["constants"].get(name) != constants[name]]:
         raise UserError(
-            f"{path} was made with another {' and '.join(changed)} than {config.run.data} has; "
+            f"{path} was made with another {' and '.join(other)} than {config.run.data} has; "
             "give the same shards, or another --out"
         )
-    return state, changed_options
+    return state, changed, [line for name, line in safe.items() if name not in OF_ONE_START]
 
 
 def read_networks(path: Path, prefix: str = "") -> dict[str, Tensor]:

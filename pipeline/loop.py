@@ -64,12 +64,14 @@ def train(config: Config) -> int:
     how = {"processes": share.world_size, "accumulate": run.accumulate, "workers": run.workers}
     pairs_seen, best, resumed = 0, None, checkpoint.newest_for_all(out, accelerator, screen.note)
     if resumed:
-        state, changed = checkpoint.read_state(resumed, config, constants)
+        state, changed, safe = checkpoint.read_state(resumed, config, constants)
         checkpoint.restore(resumed, model, adam, history)
         pairs_seen, lanes, best = state["pairs_seen"], state["lanes"], state["best"]
         if state["how"] != how:
             told = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
             screen.note(f"computed in another way than before, on the same samples: {', '.join(told)}")
+        if safe:
+            screen.note(f"changed, with no effect on what is learned: {', '.join(safe)}")
         if changed:
             screen.note(f"changed from pair {pairs_seen} on: {', '.join(changed)}")
             window.start = pairs_seen

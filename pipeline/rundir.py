@@ -56,10 +56,7 @@ def changes(before: Config, after: Config) -> list[str]:
 
     Raises UserError unless each of them can change within a run and --allow-change names it.
     """
-    found = {}
-    for group in LEARNED:
-        old, new = dataclasses.asdict(getattr(before, group)), dataclasses.asdict(getattr(after, group))
-        found |= {name: f"{flag(name)} {old[name]} -> {new[name]}" for name in old if old[name] != new[name]}
+    found = differences(before, after, LEARNED)
     fixed = [line for name, line in found.items() if name in FIXED]
     if fixed:
         raise UserError(
@@ -74,6 +71,15 @@ def changes(before: Config, after: Config) -> list[str]:
             f"or add --allow-change {' '.join(asked)} to go on with them changed"
         )
     return list(found.values())
+
+
+def differences(before: Config, after: Config, groups: tuple[str, ...]) -> dict[str, str]:
+    """What differs, by option: {"lr": "--lr 0.0002 -> 0.001", ...}."""
+    found = {}
+    for group in groups:
+        old, new = dataclasses.asdict(getattr(before, group)), dataclasses.asdict(getattr(after, group))
+        found |= {name: f"{flag(name)} {old[name]} -> {new[name]}" for name in old if old[name] != new[name]}
+    return found
 
 
 def to_json(config: Config) -> str:

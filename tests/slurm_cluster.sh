@@ -121,7 +121,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,sched_min_interval=100000,bf_interval=1,batch_sched_delay=0
-KillWait=30
+KillWait=$([[ $hosts == shared ]] && echo 30 || echo 5) # a save has so long; a rank cut off cannot save
 CompleteWait=0
 MinJobAge=3600
 MessageTimeout=5

@@ -122,7 +122,7 @@ def test_a_failed_rank_is_started_again_in_the_allocation(job, whole, record_pro
     assert re.fullmatch(r"launched started 0 launched started (40|60) finished 198", events)
     if fault == "raise":  # its traceback once, before what launchers say, and no other rank's complaint
         assert text.index("rank 1 failed") < text.index("Traceback")
-        assert text.count("this fault was asked for") == 1 and "lost contact" not in text
+        assert text.count("RuntimeError: this fault was asked for") == 1 and "lost contact" not in text
 
 
 def guarded(job, stub):

@@ -9,6 +9,7 @@ from writers import Writers
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault(6)]
 whole = slurm_tools.whole
+CUT = 1  # the rank whose node loses its network
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +47,12 @@ def test_a_killed_node_is_replaced(slurm, shards, whole, tmp_path, record_proper
 
 
 def test_a_node_without_network_is_replaced_and_writes_no_more(slurm, shards, whole, tmp_path, record_property):
-    """The node of rank 0 and of the batch script; the file system it keeps."""
+    """Its network is that of Slurm and of gloo; the file system it keeps."""
     job = Job(slurm, tmp_path, data=shards)
     job.wait_for_pairs(30)
-    cut, _ = nodes_of(job)
-    writers, old = Writers(tmp_path), {int(process) for process in processes_on(cut)}
-    job.wait(lambda: any(process in old for process, _ in writers.written))  # the watch sees it
+    cut = nodes_of(job)[CUT]
+    writers, old = Writers(job.out), {int(process) for process in processes_on(cut)}
+    job.wait(lambda: writers.written)
     cable = ["ip", "-n", "zorse-net", "link", "set", f"cable-{cut}"]
     subprocess.run([*cable, "down"], check=True)
     job.wait_for_recovery(record_property)
@@ -63,5 +64,6 @@ def test_a_node_without_network_is_replaced_and_writes_no_more(slurm, shards, wh
     assert len(processes_on(cut)) > 1
     subprocess.run([*cable, "up"], check=True)
     job.wait(lambda: len(processes_on(cut)) == 1)
-    assert not [path for process, path in writers.written[before:] if process in old]
+    late = {path for process, path in writers.written[before:] if process in old}
+    assert late <= {str(job.out / "failure.txt")}  # where it says that it lost contact
     job.assert_same_as(whole)

@@ -1,12 +1,11 @@
 """launch/shard.sbatch on a real Slurm: what is requeued goes on and writes the same bytes, what is wrong ends."""
 
 import re
-import subprocess
 import time
 
 import pytest
 from conftest import ROOT, draw, shard
-from test_slurm import slurm  # noqa: F401, a fixture
+from slurm_tools import OVER, running
 
 pytestmark = pytest.mark.slow
 SLOW = """
@@ -24,18 +23,20 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture(scope="module")
+def slurm():
+    with running(1) as cluster:
+        yield cluster
+
+
 class Job:
-    def __init__(self, slurm, folder, *options):  # noqa: F811
+    def __init__(self, slurm, folder, *options):
         (folder / "data_prep").mkdir()
         (folder / "data_prep" / "shard.py").write_text(SLOW)
-        self.env, self.log = slurm, folder / "log"
+        self.slurm, self.log = slurm, folder / "log"
         script = ROOT / "launch" / "shard.sbatch"
         how = ["sbatch", "--parsable", "--cpus-per-task=3", "--time=10", f"--output={self.log}"]
-        self.id = self.slurm(*how, script, "--shard-size", "2", *options, cwd=folder)
-
-    def slurm(self, *command, cwd=None):
-        command = [str(part) for part in command]
-        return subprocess.run(command, env=self.env, cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
+        self.id = slurm.run(*how, script, "--shard-size", "2", *options, cwd=folder)
 
     def wait(self, condition, seconds=120):
         deadline = time.monotonic() + seconds
@@ -44,10 +45,10 @@ class Job:
             time.sleep(0.1)
 
     def state(self):
-        return re.search(r"JobState=(\w+)", self.slurm("scontrol", "show", "job", self.id))[1]
+        return re.search(r"JobState=(\w+)", self.slurm.run("scontrol", "show", "job", self.id))[1]
 
     def wait_until_over(self):
-        self.wait(lambda: self.state() in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"))
+        self.wait(lambda: self.state() in OVER)
         return self.state()
 
 
@@ -55,19 +56,19 @@ def tars(out):
     return {path.name: path.read_bytes() for path in out.glob("*.tar")}
 
 
-def test_what_is_requeued_goes_on_and_writes_the_same_bytes(slurm, tmp_path):  # noqa: F811
+def test_what_is_requeued_goes_on_and_writes_the_same_bytes(slurm, tmp_path):
     for number, name in enumerate(("trainA", "trainB")):
         draw(tmp_path / "images" / name, 24, seed=number)
     shard(tmp_path / "images", tmp_path / "whole", "--shard-size", "2")
     out = tmp_path / "out"
     job = Job(slurm, tmp_path, "--source", tmp_path / "images", "--out", out)
     job.wait(lambda: len(tars(out)) >= 3)
-    job.slurm("scancel", "--batch", "--signal=USR1", job.id)  # as Slurm does before the time limit
+    slurm.run("scancel", "--batch", "--signal=USR1", job.id)  # as Slurm does before the time limit
     job.wait(lambda: "restart 1" in job.log.read_text())
     before = len(tars(out))
     assert 3 <= before < 24
     job.wait(lambda: len(tars(out)) >= before + 3)
-    job.slurm("scontrol", "requeue", job.id)  # as Slurm does on preemption
+    slurm.run("scontrol", "requeue", job.id)  # as Slurm does on preemption
     assert job.wait_until_over() == "COMPLETED", job.log.read_text()
     text = job.log.read_text()
     assert "restart 2: 3 workers" in text
@@ -75,8 +76,8 @@ def test_what_is_requeued_goes_on_and_writes_the_same_bytes(slurm, tmp_path):  #
     assert tars(out) == tars(tmp_path / "whole")
 
 
-def test_a_mistake_is_not_requeued(slurm, tmp_path):  # noqa: F811
+def test_a_mistake_is_not_requeued(slurm, tmp_path):
     job = Job(slurm, tmp_path, "--source", tmp_path / "nowhere")
     assert job.wait_until_over() == "FAILED"
     assert "error: " in job.log.read_text() and "ended with exit code 2" in job.log.read_text()
-    assert "ExitCode=2:0" in job.slurm("scontrol", "show", "job", job.id)
+    assert "ExitCode=2:0" in slurm.run("scontrol", "show", "job", job.id)

@@ -124,7 +124,7 @@ SchedulerParameters=sched_interval=1,sched_min_interval=100000,bf_interval=1,bat
 KillWait=$([[ $hosts == shared ]] && echo 30 || echo 5) # a save has so long; a rank cut off cannot save
 CompleteWait=0
 MinJobAge=3600
-MessageTimeout=5
+MessageTimeout=10
 SlurmdTimeout=15
 ReturnToService=2
 PreemptType=preempt/partition_prio

@@ -9,7 +9,7 @@ from conftest import ROOT
 from slurm_tools import Job, running
 
 pytestmark = pytest.mark.slow
-NODES = int(os.environ.get("SLURM_TEST_NODES", "64"))  # 1024 take 2 minutes and 12 GB on 2 cores
+NODES = int(os.environ.get("SLURM_TEST_NODES", "64"))  # 256 take 20 s more
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 #!/bin/bash
 # A real Slurm on this machine for tests: slurm_cluster.sh up|down DIR [NODES [HOSTS]]. Needs root and Debian's packages
-# slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge. No systemd, no cgroups; nodes n1, n2, ... of 16 CPUs and 8
-# GPUs, which are copies of /dev/null.
+# slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge. No systemd, no cgroups; nodes n1, n2, ... of 16 CPUs and
+# 8 GPUs, which are copies of /dev/null.
 #
-# HOSTS is "shared", where all nodes are this host, or "apart", where each is a host with a name and a network of its own,
-# in network namespaces zorse-n1, zorse-n2, ...; then clients run inside of zorse-net, where their cables end.
+# HOSTS is "shared", where all nodes are this host, or "apart", where each is a host with a name and a network of its
+# own, in network namespaces zorse-n1, zorse-n2, ...; then clients run inside of zorse-net, where their cables end.
 # SLURM_TEST_PORT moves the cluster to other ports; SLURM_TEST_CRED_EXPIRE: a thousand nodes take more than 5 seconds.
 set -euo pipefail
 action=$1 dir=$(realpath -m "$2") nodes=${3:-2} hosts=${4:-shared} port=${SLURM_TEST_PORT:-16800}

@@ -49,7 +49,8 @@ for ((i = 0; i < 8; i++)); do mknod "$dir/dev/gpu$i" c 1 3; done
 define_nodes() {
   local i what="CPUs=16 CoresPerSocket=16 RealMemory=64000 Gres=gpu:8 State=UNKNOWN"
   if [[ $hosts == shared ]]; then
-    echo "NodeName=n[1-$nodes] NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] $what"
+    what="Port=[$((port + 1))-$((port + nodes))] $what"
+    echo "NodeName=n[1-$nodes] NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 $what"
   else
     for ((i = 1; i <= nodes; i++)); do echo "NodeName=n$i NodeAddr=10.77.0.$i Port=$((port + 1)) $what"; done
   fi

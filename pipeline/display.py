@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,11 +19,33 @@ from pipeline.order import Share
 from pipeline.schedule import total_pairs
 
 
+class Patient:
+    """Standard output that a run outlives: what a closed terminal or pipe cannot take is dropped."""
+
+    def __init__(self):
+        self.file = sys.stdout  # that of now: rich puts itself in its place
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.file.flush()
+
+    def isatty(self) -> bool:
+        return self.file.isatty()
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+
 class Display:
     """Progress for a person: a live bar on a terminal, one plain line per status elsewhere. Silent but on rank 0."""
 
     def __init__(self, total_pairs: int, enabled: bool):
-        self.console = Console(quiet=not enabled, highlight=False, soft_wrap=True)
+        self.console = Console(file=Patient(), quiet=not enabled, highlight=False, soft_wrap=True)
         self.total = total_pairs
         self.bar = None
         if enabled and self.console.is_terminal:

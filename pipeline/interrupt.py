@@ -87,7 +87,8 @@ class Watchdog:
             time.sleep(min(1.0, self.seconds / 4))
 
 
-def ignore_signals(worker: int) -> None:
-    """For data workers, which get the signals of their process group: their trainer says when they end."""
+def ignore_signals(worker: int = 0) -> None:
+    """For data workers, which get the signals of their process group: their trainer says when they end. And for a
+    trainer that is leaving."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -15,7 +15,7 @@ from pipeline.config import Config, OneRankError, UserError
 from pipeline.data import open_shards, pair_batches, to_network
 from pipeline.evaluate import Evaluation
 from pipeline.history import ImageHistory
-from pipeline.interrupt import StopRequest, Watchdog
+from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
 from pipeline.ownership import Ownership
 from pipeline.rundir import journal, resolve, run_directory, start_run_directory
 from pipeline.saver import Saver
@@ -178,6 +178,7 @@ def train(config: Config) -> int:
             before, pairs_seen = pairs_seen, pairs_seen + batch
             watch.pairs += batch
             screen.advance(pairs_seen)
+    ignore_signals()  # one that comes again would kill this process while Python ends
     if main and stop and not done:
         screen.note(f"stopped by {signal.Signals(stop).name} at {pairs_seen} pairs; the same command goes on")
     elif main:

@@ -64,26 +64,38 @@ class Ownership:
             raise UserError(f"{self.path.parent} was taken over {by} while this process seemed dead; it ends unsaved")
 
     def _take_lock(self, out: Path) -> bool:
-        """Whether the file system has locks. Waits a little for a holder that is ending: the data workers of a killed
-        trainer take seconds to notice, and until then they hold what it held."""
+        """Whether nobody else has the lock; False where the file system has none, and where an earlier start of this
+        job holds it on a node that Slurm has lost. Waits a little for a holder that is ending: the data workers of a
+        killed trainer take seconds to notice, and until then they hold what it held.
+        """
         deadline = time.monotonic() + LOCK_PATIENCE
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
             except BlockingIOError:
-                if time.monotonic() > deadline:
-                    by = describe(read(self.path))
+                owner = read(self.path) or {}
+                if time.monotonic() < deadline:
+                    time.sleep(0.5)
+                elif self._replaces(owner):
+                    return False  # it cannot be ended from here, but it writes no more once it sees the new owner
+                else:
+                    by = describe(owner)
                     raise UserError(f"{out} is being trained by {by}; end that, or give another --out") from None
-                time.sleep(0.5)
             except OSError:
                 return False
 
     def _surely_dead(self, owner: dict, locked: bool) -> bool:
         """Whether an owner needs no watching: an earlier start of this job, or of this machine without its lock."""
-        same = {name for name in ("host", "boot", "job") if owner.get(name) == self.me[name]}
-        earlier_start = "job" in same and owner.get("job") and owner.get("restart", 0) <= self.me["restart"]
-        return earlier_start or (locked and {"host", "boot"} <= same)
+        here = all(owner.get(name) == self.me[name] for name in ("host", "boot"))
+        return self._replaces(owner) or (locked and (here or self._same_job(owner)))
+
+    def _same_job(self, owner: dict) -> bool:
+        return self.me["job"] is not None and owner.get("job") == self.me["job"]
+
+    def _replaces(self, owner: dict) -> bool:
+        """Slurm has ended that start of this job before it began this one, or has lost its node."""
+        return self._same_job(owner) and owner.get("restart", 0) < self.me["restart"]
 
     def _renew(self) -> None:
         while True:

@@ -19,6 +19,10 @@ def main() -> None:
         from pipeline.loop import train  # only now: mistakes are told before the seconds that torch takes to load
 
         sys.exit(train(config))
+    except SystemExit as end:
+        if end.code == 2:  # of options that could not be read; the reason has been printed
+            journal("mistake")
+        raise
     except UserError as error:
         told = f"error: {error}\n"
         if rank == 0 or (isinstance(error, OneRankError) and failure.first(out, told)):

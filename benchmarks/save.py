@@ -1,0 +1,91 @@
+"""What a checkpoint costs a run: python benchmarks/save.py [--batch 1 16] [--folder DIR].
+
+The paper's networks at 256 pixels on one process, histories full. For each batch: the size of a checkpoint; how long
+the step after it waits when it is written behind training; how long when it is waited for; and how long reading and
+checking it takes on resume. Seconds, median of the rounds.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import checkpoint
+from pipeline.config import Losses, Networks
+from pipeline.history import ImageHistory
+from pipeline.ownership import Ownership
+from pipeline.saver import Saver
+from pipeline.step import CycleGANStep
+
+SIZE = 256
+
+
+def full_history(batch: int, device: torch.device) -> dict[str, ImageHistory]:
+    history = {
+        name: ImageHistory(range(batch), Losses().history, SIZE, domain=number, seed=0, device=device)
+        for number, name in enumerate("ab")
+    }
+    for images in history.values():
+        for slot in range(batch):
+            images.load(slot, torch.rand(Losses().history, 3, SIZE, SIZE))
+    return history
+
+
+def timed(part) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    part()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where to write; by default the folder for temporary files")
+    options = parser.parse_args()
+    accelerator = Accelerator()
+    model = CycleGANStep(Networks(generator_blocks=9), Losses(), 0).to(accelerator.device)
+    adam = torch.optim.Adam(model.parameters(), fused=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    adam.step()
+
+    table = Table(title=f"a checkpoint of the paper's networks, {accelerator.device.type}, seconds")
+    for name in ("batch", "MB", "the run waits", "until it is whole", "if waited for", "resume"):
+        table.add_column(name, justify="right")
+    for batch in options.batch:
+        history = full_history(batch, accelerator.device)
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            out = Path(folder) / "run"
+            saver = Saver(out, accelerator, Ownership(out), print, keep=1, keep_every=None, newest=-1)
+            behind, whole, waited, resume = [], [], [], []
+            for number in range(2 * options.rounds):
+                state, wait = {"pairs_seen": number}, bool(number % 2)
+                took = timed(lambda: saver.save(state, model, adam, history, best=False, wait=wait))  # noqa: B023
+                if wait:
+                    waited.append(took)
+                else:
+                    behind.append(took)
+                    whole.append(took + timed(lambda: saver.poll(wait=True)))  # noqa: B023
+            for _ in range(options.rounds):
+                resume.append(
+                    timed(lambda: checkpoint.restore(checkpoint.newest(out), model, adam, history))  # noqa: B023
+                )
+            size = sum(file.stat().st_size for file in checkpoint.newest(out).iterdir()) / 1e6
+            shutil.rmtree(out)
+        row = [f"{statistics.median(times):.2f}" for times in (behind, whole, waited, resume)]
+        table.add_row(str(batch), f"{size:.0f}", *row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

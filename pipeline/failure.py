@@ -4,6 +4,8 @@ import time
 import traceback
 from pathlib import Path
 
+from pipeline.ownership import superseded
+
 FILE = "failure.txt"
 WAIT = 3.0  # seconds that a rank which only lost contact waits for the one that knows why
 _started = time.time()
@@ -30,6 +32,8 @@ def first(out: Path | None, text: str) -> bool:
     """Whether no rank of this start has failed before; then keeps `text` in the run directory."""
     if out is None or not out.is_dir():
         return True
+    if superseded(out):
+        return False
     file = out / FILE
     try:
         if file.exists() and not _told(file):

@@ -122,6 +122,13 @@ def read(path: Path) -> dict | None:
         return {}
 
 
+def superseded(out: Path) -> bool:
+    """Whether a later start of this Slurm job owns a run directory: this process runs on a node that Slurm has lost."""
+    owner, job = read(out / "owner.json") or {}, os.environ.get("SLURM_JOB_ID")
+    restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    return job is not None and owner.get("job") == job and owner.get("restart", 0) > restart
+
+
 def renewed(path: Path, seconds: float) -> bool:
     """Whether a file's time changes within so many seconds. One that goes away was given up by its owner."""
     times, deadline = set(), time.monotonic() + seconds

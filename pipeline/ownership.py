@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.config import UserError
@@ -48,7 +49,7 @@ class Ownership:
             raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
         locked = self._take_lock(out)
         owner = read(self.path)
-        if owner and not self._surely_dead(owner, locked):
+        if owner and not owner.get("ended") and not self._surely_dead(owner, locked):
             note(f"{out} belongs to {describe(owner)}; watching for {SILENCE:g} s whether it lives")
             if renewed(self.path, SILENCE):
                 raise UserError(f"{out} is being trained by {describe(owner)}; end that, or give another --out")
@@ -100,16 +101,15 @@ class Ownership:
     def _renew(self) -> None:
         while True:
             time.sleep(HEARTBEAT)
-            try:
+            with suppress(OSError):  # a file system away for a while; check() has the say
                 if read(self.path) != self.me:
                     return
                 os.utime(self.path)
-            except OSError:
-                pass  # a file system away for a while; check() has the say
 
     def _release(self) -> None:
         if os.getpid() == self.me["process"] and read(self.path) == self.me:
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                write_durably(self.path, json.dumps(self.me | {"ended": True}) + "\n")
 
 
 def read(path: Path) -> dict | None:

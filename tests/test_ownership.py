@@ -31,13 +31,13 @@ def elsewhere(out, **changes):
 
 
 @pytest.mark.fault(22)
-def test_a_second_owner_is_refused_and_the_first_one_leaves_nothing(tmp_path):
+def test_a_second_owner_is_refused_and_the_first_one_says_when_it_has_ended(tmp_path):
     first = Ownership(tmp_path / "run")
     with pytest.raises(UserError, match=f"is being trained by process {os.getpid()} on "):
         Ownership(tmp_path / "run")
     first.check()
     first._release()
-    assert not (tmp_path / "run" / "owner.json").exists()
+    assert ownership.read(tmp_path / "run" / "owner.json")["ended"]
 
 
 @pytest.mark.fault(22)
@@ -74,7 +74,9 @@ def test_a_dead_owner_on_another_machine_is_succeeded_after_a_while(tmp_path):
 
 
 @pytest.mark.fault(22)
-@pytest.mark.parametrize("owner", [{"job": "31", "restart": 0}, {"job": "31", "restart": 1}, "same machine"])
+@pytest.mark.parametrize(
+    "owner", [{"job": "31", "restart": 0}, {"job": "31", "restart": 1}, {"ended": True}, "same machine"]
+)
 def test_a_predecessor_needs_no_watching(tmp_path, monkeypatch, owner):
     """An earlier start of the same job, which Slurm has ended; or of this machine, where the lock would show it."""
     monkeypatch.setenv("SLURM_JOB_ID", "31")
@@ -86,6 +88,28 @@ def test_a_predecessor_needs_no_watching(tmp_path, monkeypatch, owner):
     notes = []
     Ownership(tmp_path, notes.append).check()
     assert not notes
+
+
+@pytest.mark.fault(6, 22)
+def test_an_earlier_start_that_lives_on_a_lost_node_is_replaced(tmp_path, monkeypatch):
+    """It holds the lock, and does not know. Not so an earlier job."""
+    monkeypatch.setenv("SLURM_JOB_ID", "31")
+    first = Ownership(tmp_path)
+    assert not ownership.superseded(tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    second = Ownership(tmp_path)
+    second.check()
+    with pytest.raises(UserError, match="was taken over"):
+        first.check()
+    first._release()
+    second.check()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert ownership.superseded(tmp_path)
+    second._release()
+    assert ownership.superseded(tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "32")
+    with pytest.raises(UserError, match="is being trained by"):
+        Ownership(tmp_path)
 
 
 @pytest.mark.fault(22)

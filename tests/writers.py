@@ -6,7 +6,7 @@ import struct
 import threading
 from pathlib import Path
 
-FAN_MODIFY, FAN_CLOSE_WRITE = 0x2, 0x8
+FAN_MODIFY = 0x2
 FAN_MARK_ADD, FAN_MARK_FILESYSTEM = 0x1, 0x100
 EVENT = struct.Struct("=IBBHQii")  # length, version, reserved, length of metadata, what, file descriptor, process
 
@@ -18,7 +18,7 @@ class Writers:
         self.folder, self.written = str(folder.resolve()), []
         libc = ctypes.CDLL(None, use_errno=True)
         self.notices = libc.fanotify_init(0, os.O_RDONLY | os.O_LARGEFILE)
-        flags, kinds = FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_MODIFY | FAN_CLOSE_WRITE
+        flags, kinds = FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_MODIFY
         mark = (ctypes.c_int(self.notices), ctypes.c_uint(flags), ctypes.c_uint64(kinds), ctypes.c_int(-100))
         if self.notices < 0 or libc.fanotify_mark(*mark, self.folder.encode()) < 0:
             raise OSError(ctypes.get_errno(), "fanotify: " + os.strerror(ctypes.get_errno()))

@@ -14,6 +14,8 @@ from conftest import ROOT, TINY
 from test_faults import nobody_left, processes_of, wait_for
 from test_train import assert_close, final, losses, run
 
+from pipeline import checkpoint
+
 SHORT = [  # 88 pairs in 44 steps
     "--batch", "2", "--history", "2", "--epochs", "4", "--decay-epochs", "4", "--checkpoint-every", "20",
 ]  # fmt: skip
@@ -104,6 +106,18 @@ def test_a_signal_saves_and_the_same_command_goes_on(shards, whole, tmp_path):
     wait_for(launch.process, f"at {stopped} of 88 pairs")
     assert launch.wait()[0] == 0
     assert_same(launch.out, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(3)
+def test_a_save_may_take_longer_than_a_launcher_waits(shards, tmp_path):
+    """torchrun's own 30 s until it kills what it told to end are too few for 36."""
+    launch = Launch(tmp_path, shards, *SHORT, "--hang-after", "60", ZORSE_FAULT="slow-save 12", once=False)
+    launch.wait_for_pairs(2)
+    launch.process.terminate()
+    code, output = launch.wait()
+    stopped = int(re.search(r"\] stopped (\d+)", output)[1])
+    assert code == 143 and checkpoint.damage(launch.out / "checkpoints" / f"pairs-{stopped:012d}") is None, output
 
 
 def signal_the_group(launch, number):

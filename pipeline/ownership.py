@@ -113,13 +113,14 @@ class Ownership:
 
 
 def read(path: Path) -> dict | None:
-    """Who owns; None for nobody."""
+    """Who owns; None for nobody, nothing in it for a file of another kind."""
     try:
-        return json.loads(path.read_text())
+        owner = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
+    return owner if isinstance(owner, dict) else {}
 
 
 def superseded(out: Path) -> bool:

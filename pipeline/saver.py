@@ -133,6 +133,8 @@ class Saver:
                 problem = attempt(lambda: self._commit({name: file for part in answers for name, file in part.items()}))
             if problem:
                 shutil.rmtree(self._temporary, ignore_errors=True)
+            elif trouble := attempt(self._tidy):
+                self.warn(f"warning: {self.folder} could not be tidied up: {trouble}")
         problem = broadcast_object_list([problem])[0]
         self._writing = None
         if not problem:
@@ -154,16 +156,19 @@ class Saver:
         fsync(self._temporary)
         self._temporary.rename(self._final)
         fsync(self.folder)
+
+    def _tidy(self) -> None:
+        """Let `best` name the new checkpoint, if it is, and remove those that are not kept."""
         if self._best:
             link, best = self.folder / f".{BEST}.tmp", self.folder / BEST
             if best.is_dir() and not best.is_symlink():  # in a copy of a run that was made of what links point to
                 shutil.rmtree(best)
             link.symlink_to(self._final.name)
             link.rename(best)
-        # Out of the way at once, and removed while training goes on.
         best = (self.folder / BEST).resolve().name
         for old in checkpoint.all_of(self.folder.parent)[self.keep :]:
             if old.name != best and not (old / KEEP).exists():
+                # Out of the way at once, and removed while training goes on.
                 removed = old.rename(old.with_name(f".{old.name}.removed"))
                 threading.Thread(target=shutil.rmtree, args=(removed, True), daemon=True).start()
 

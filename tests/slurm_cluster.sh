@@ -9,16 +9,16 @@
 set -euo pipefail
 action=$1 dir=$(realpath -m "$2") nodes=${3:-2} hosts=${4:-shared} port=${SLURM_TEST_PORT:-16800}
 conf=$dir/slurm.conf
+patience=$((10 + nodes / 10)) # seconds; two cores are slow to answer for a thousand nodes
 
 ended() { [[ $(cut -d' ' -f3 "/proc/$1/stat" 2>/dev/null || echo Z) == Z ]]; } # a zombie has ended
 
-stop() { # by pid files, politely and then not
+stop() { # by pid files; nothing that is theirs is wanted any more
   local pids=() pid
   for file in "$@"; do pids+=("$(cat "$file" 2>/dev/null)") || true; done
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
   for pid in "${pids[@]}"; do
-    for _ in {1..100}; do ended "$pid" && continue 2; sleep 0.05; done
-    kill -9 "$pid" 2>/dev/null || true
+    until ended "$pid"; do sleep 0.05; done
   done
 }
 
@@ -125,8 +125,8 @@ SchedulerParameters=sched_interval=1,sched_min_interval=100000,bf_interval=1,bat
 KillWait=$([[ $hosts == shared ]] && echo 30 || echo 5) # a save has so long; a rank cut off cannot save
 CompleteWait=0
 MinJobAge=3600
-MessageTimeout=10
-SlurmdTimeout=15
+MessageTimeout=$((patience < 100 ? patience : 100))
+SlurmdTimeout=$((nodes > 100 ? 300 : 15))
 ReturnToService=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE

@@ -103,7 +103,9 @@ def whole_on_two(shards, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)], ids=lambda x: str(x)
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow)],
+    ids=lambda x: str(x),
 )
 @pytest.mark.fault(3)
 def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(shards, whole, tmp_path, recovery, number, code):
@@ -164,7 +166,7 @@ def test_a_killed_rank_ends_the_others(shards, whole_on_two, tmp_path, recovery)
 
 
 @pytest.mark.fault(8)
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_rank_that_raises_is_shown_once(shards, whole_on_two, tmp_path, recovery, rank):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, ranks=2, fault=f"raise {rank} 70")
@@ -245,7 +247,7 @@ def test_ctrl_c_twice_ends_at_once(shards, tmp_path):
 
 @pytest.mark.fault(1)
 @pytest.mark.parametrize(
-    ("seed", "kills"), [(0, 4), *[pytest.param(seed, 8, marks=pytest.mark.slow) for seed in (1, 2)]]
+    ("seed", "kills"), [(0, 3), *[pytest.param(seed, 8, marks=pytest.mark.slow) for seed in (1, 2)]]
 )
 def test_kill_9_at_random_moments(shards, whole, tmp_path, recovery, record_property, seed, kills):
     """Whatever the moment, checkpoints being written included, the run that goes on is the same run."""
@@ -273,7 +275,7 @@ SIX = [
 
 
 @pytest.mark.fault(2)
-@pytest.mark.parametrize(("first", "stride"), [(4, 12), pytest.param(0, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("first", "stride"), [(4, 24), pytest.param(0, 1, marks=pytest.mark.slow)])
 def test_kill_9_at_file_events(shards, tmp_path, record_property, first, stride):
     """Right before a file is opened for writing, renamed, removed: what is there is whole, and the run goes on."""
     program = [sys.executable, ROOT / "tests" / "every_event.py", tmp_path, first, stride]

@@ -83,6 +83,7 @@ def assert_same(out, whole):
     assert_close(final(out), final(whole), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1)
 def test_a_killed_rank_is_started_again(shards, whole, tmp_path, record_property):
     launch = Launch(tmp_path, shards, *SHORT, ZORSE_FAULT="kill 1 30")

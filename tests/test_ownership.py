@@ -6,9 +6,7 @@ import threading
 import time
 
 import pytest
-from conftest import TINY, train
 from test_faults import LONG, nobody_left, start, wait_for
-from test_train import refused
 
 from pipeline import ownership
 from pipeline.config import UserError
@@ -125,11 +123,3 @@ def test_one_that_was_taken_for_dead_writes_no_more(shards, tmp_path):
     assert ownership.read(out / "owner.json") == owner
     # At most one more checkpoint, which was on its way.
     assert len({path.name for path in (out / "checkpoints").glob("pairs-*")} - saved) <= 1
-
-
-@pytest.mark.fault(11)
-def test_a_directory_that_cannot_be_written(shards, tmp_path):
-    (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run"):
-        refused(train(*TINY, "--data", shards, "--out", out), str(out), "--out")
-    assert train(*TINY, "--data", shards, "--out", tmp_path / "not" / "there", "--dry-run").returncode == 0

@@ -174,6 +174,7 @@ def test_a_damaged_checkpoint_never_costs_the_whole_ones(shards, tmp_path):
     assert kept == ["pairs-000000000017"] and checkpoint.damage(out / "checkpoints" / kept[0]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.fault(22)
 def test_two_trainers_never_share_a_run(shards, tmp_path):
     out = tmp_path / "run"
@@ -272,10 +273,11 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(shards, tmp_path):
         (["--epochs", "1e308"], ["--epochs", "below"]),
         (["--data", "nowhere"], ["nowhere/manifest.json", "data_prep/shard.py"]),
         (["--out", ROOT / "README.md"], ["README.md", "--out"]),
+        (["--out", ROOT / "README.md" / "run"], ["README.md/run", "--out"]),
         (["--out", "/proc/run"], ["/proc/run", "--out"]),
     ],
 )
-@pytest.mark.fault(20)
+@pytest.mark.fault(11, 20)
 def test_bad_options_in_one_line(shards, options, words):
     refused(train(*TINY, "--data", shards, *options), *words)
 

@@ -86,7 +86,7 @@ def damage(path: Path, first: int = 0, stride: int = 1) -> str | None:
             if describe(path / name) != {key: expected[key] for key in ("bytes", "sha256")}:
                 return f"{name} is not what was written"
     except OSError as error:
-        return f"{Path(error.filename).name} cannot be read"
+        return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
     except (ValueError, AttributeError, KeyError, TypeError):
         return f"{MANIFEST} cannot be read"
     return None
@@ -143,7 +143,7 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, hist
 
 def all_of(run: Path) -> list[Path]:
     """Checkpoints, newest first, whole or not."""
-    return sorted((run / "checkpoints").glob("pairs-*"), reverse=True)
+    return sorted((run / "checkpoints").glob("pairs-" + 12 * "[0-9]"), reverse=True)
 
 
 def adam_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -27,12 +27,16 @@ class Patient:
 
     def write(self, text: str) -> int:
         with suppress(OSError):
-            self.file.write(text)
+            self.file.write(text.encode(self.encoding, "replace").decode(self.encoding))
         return len(text)
 
     def flush(self) -> None:
         with suppress(OSError):
             self.file.flush()
+
+    @property
+    def encoding(self) -> str:
+        return self.file.encoding or "utf-8"
 
     def isatty(self) -> bool:
         return self.file.isatty()

@@ -50,7 +50,7 @@ def first(out: Path | None, text: str) -> bool:
 def _told(file: Path) -> bool:
     """Whether the file stems from this start. A second for clocks that differ."""
     try:
-        return file.stat().st_mtime > _started - 1
+        return _started - 1 < file.stat().st_mtime < time.time() + 1
     except OSError:
         return False
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor
 
 from pipeline import checkpoint, display, monitor, order, pictures
@@ -79,8 +79,8 @@ def train(config: Config) -> int:
             window.load(state["window"])
     if pairs_seen >= end:
         if main:
-            display.print_summary(screen.console, out, pairs_seen)
             journal(f"finished {pairs_seen}")
+            display.print_summary(screen.console, out, pairs_seen)
         return 0
     if main:
         start_run_directory(config, resumed)
@@ -138,7 +138,7 @@ def train(config: Config) -> int:
                 improved = False
                 if due["evaluate"] and evaluation:
                     watchdog.progress("evaluation", pairs_seen)
-                    result = evaluation(translate)
+                    result = broadcast_object_list([evaluation(translate)])[0]  # and one decision below
                     record.evaluation(pairs_seen, result)
                     value = (result["a_to_b"] + result["b_to_a"]) / 2
                     if improved := best is None or value < best["value"]:
@@ -156,6 +156,8 @@ def train(config: Config) -> int:
                     else:
                         saver.poll()
                 watch.resume()
+            elif saver.writing and pairs_seen // batch % 16 == 0:  # so that a written one is soon there
+                saver.poll()
             if done or stop:
                 break
 
@@ -179,12 +181,12 @@ def train(config: Config) -> int:
             watch.pairs += batch
             screen.advance(pairs_seen)
     ignore_signals()  # one that comes again would kill this process while Python ends
+    if main:
+        journal(f"{'finished' if done else 'stopped'} {pairs_seen}")
     if main and stop and not done:
         screen.note(f"stopped by {signal.Signals(stop).name} at {pairs_seen} pairs; the same command goes on")
     elif main:
         display.print_summary(screen.console, out, pairs_seen)
-    if main:
-        journal(f"{'finished' if done else 'stopped'} {pairs_seen}")
     accelerator.end_training()
     return 0 if done else 128 + stop
 

@@ -61,8 +61,12 @@ class Ownership:
         """Raise UserError where another process has taken the run directory over."""
         owner = read(self.path)
         if owner != self.me:
-            by = f"by {describe(owner)}" if owner else "away"
-            raise UserError(f"{self.path.parent} was taken over {by} while this process seemed dead; it ends unsaved")
+            if owner is None:
+                raise UserError(f"{self.path} was removed while this process trained; it ends unsaved")
+            by = describe(owner)
+            raise UserError(
+                f"{self.path.parent} was taken over by {by} while this process seemed dead; it ends unsaved"
+            )
 
     def _take_lock(self, out: Path) -> bool:
         """Whether nobody else has the lock; False where the file system has none, and where an earlier start of this
@@ -89,14 +93,12 @@ class Ownership:
     def _surely_dead(self, owner: dict, locked: bool) -> bool:
         """Whether an owner needs no watching: an earlier start of this job, or of this machine without its lock."""
         here = all(owner.get(name) == self.me[name] for name in ("host", "boot"))
-        return self._replaces(owner) or (locked and (here or self._same_job(owner)))
-
-    def _same_job(self, owner: dict) -> bool:
-        return self.me["job"] is not None and owner.get("job") == self.me["job"]
+        return self._replaces(owner) or (locked and here)
 
     def _replaces(self, owner: dict) -> bool:
         """Slurm has ended that start of this job before it began this one, or has lost its node."""
-        return self._same_job(owner) and owner.get("restart", 0) < self.me["restart"]
+        same_job = self.me["job"] is not None and owner.get("job") == self.me["job"]
+        return same_job and owner.get("restart", 0) < self.me["restart"]
 
     def _renew(self) -> None:
         while True:
@@ -107,8 +109,8 @@ class Ownership:
                 os.utime(self.path)
 
     def _release(self) -> None:
-        if os.getpid() == self.me["process"] and read(self.path) == self.me:
-            with suppress(OSError):
+        with suppress(OSError):
+            if os.getpid() == self.me["process"] and read(self.path) == self.me:
                 write_durably(self.path, json.dumps(self.me | {"ended": True}) + "\n")
 
 
@@ -125,8 +127,11 @@ def read(path: Path) -> dict | None:
 
 def superseded(out: Path) -> bool:
     """Whether a later start of this Slurm job owns a run directory: this process runs on a node that Slurm has lost."""
-    owner, job = read(out / "owner.json") or {}, os.environ.get("SLURM_JOB_ID")
-    restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    job, restart = os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    try:
+        owner = read(out / "owner.json") or {}
+    except OSError:
+        return False
     return job is not None and owner.get("job") == job and owner.get("restart", 0) > restart
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
 
 from pipeline.config import FIXED, LEARNED, Config, Images, Losses, Networks, Optimization, Run, UserError, flag
@@ -132,8 +133,11 @@ def journal(event: str) -> None:
     """Tell the batch script, if one asked by naming a file in ZORSE_JOURNAL; exit codes do not reach it whole."""
     path = os.environ.get("ZORSE_JOURNAL")
     if path:
-        with Path(path).open("a") as file:
-            file.write(event + "\n")
+        try:
+            with Path(path).open("a") as file:
+                file.write(event + "\n")
+        except OSError as error:
+            print(f"warning: {path} cannot be written ({error.strerror}): {event}", file=sys.stderr)
 
 
 def fsync(path: Path) -> None:

@@ -55,6 +55,11 @@ class Saver:
             for left in self.folder.glob(".*"):  # of a killed one
                 left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
 
+    @property
+    def writing(self) -> bool:
+        """Whether a checkpoint is being written, or waits for `poll`. The same on all ranks."""
+        return self._writing is not None
+
     def save(
         self,
         state: dict,
@@ -163,6 +168,7 @@ class Saver:
             link, best = self.folder / f".{BEST}.tmp", self.folder / BEST
             if best.is_dir() and not best.is_symlink():  # in a copy of a run that was made of what links point to
                 shutil.rmtree(best)
+            link.unlink(missing_ok=True)
             link.symlink_to(self._final.name)
             link.rename(best)
         best = (self.folder / BEST).resolve().name

@@ -66,11 +66,11 @@ def main() -> None:
         history = full_history(batch, accelerator.device)
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             out = Path(folder) / "run"
-            saver = Saver(out, accelerator, Ownership(out), print, keep=1, keep_every=None, newest=-1)
+            saver = Saver(out, accelerator, Ownership(out), print, keep=1, keep_every=None, resumed=None)
             behind, whole, waited, resume = [], [], [], []
             for number in range(2 * options.rounds):
                 state, wait = {"pairs_seen": number}, bool(number % 2)
-                took = timed(lambda: saver.save(state, model, adam, history, best=False, wait=wait))  # noqa: B023
+                took = timed(lambda: saver.save(state, model, adam, history, best=None, wait=wait))  # noqa: B023
                 if wait:
                     waited.append(took)
                 else:

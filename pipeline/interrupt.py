@@ -15,6 +15,8 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from pipeline.ownership import LOCK_PATIENCE, SILENCE
+
 # Slurm's warning before a time limit, its preemption and Kubernetes' eviction, a person's Ctrl-C.
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # set by accelerate launch and torchrun
@@ -60,19 +62,20 @@ class StopRequest:
 class Watchdog:
     """Ends this process when no `progress` was made for some time, after writing what each of its threads was doing.
 
-    seconds: the longest a step may take. What else happens, such as a save or the first step, may take four times that.
+    seconds: the longest a step may take. What else happens, such as a save or the first step, may take four times that,
+    and the start as much more as an owner of the run directory is waited for.
     """
 
     HUNG = 3  # the exit code
 
     def __init__(self, rank: int, seconds: float):
         self.rank, self.seconds = rank, seconds
-        self.progress("start", 0)
+        self.progress("start", 0, LOCK_PATIENCE + SILENCE)
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def progress(self, section: str, pair: int) -> None:
-        """Say what begins now: "step", or anything else."""
-        allowed = self.seconds if section == "step" else 4 * self.seconds
+    def progress(self, section: str, pair: int, extra: float = 0.0) -> None:
+        """Say what begins now: "step", or anything else, which may take `extra` seconds more."""
+        allowed = self.seconds if section == "step" else 4 * self.seconds + extra
         self._now = section, pair, allowed, time.monotonic() + allowed
 
     def _watch(self) -> None:

@@ -62,11 +62,11 @@ def train(config: Config) -> int:
     # What a checkpoint must agree with for its position in the data to mean the same images.
     constants, lanes = {"order": order.VERSION, "data": shards.fingerprint}, batch
     how = {"processes": share.world_size, "accumulate": run.accumulate, "workers": run.workers}
-    pairs_seen, best, resumed = 0, None, checkpoint.newest_for_all(out, accelerator, screen.note)
+    pairs_seen, state, resumed = 0, None, checkpoint.newest_for_all(out, accelerator, screen.note)
     if resumed:
         state, changed, safe = checkpoint.read_state(resumed, config, constants)
         checkpoint.restore(resumed, model, adam, history)
-        pairs_seen, lanes, best = state["pairs_seen"], state["lanes"], state["best"]
+        pairs_seen, lanes = state["pairs_seen"], state["lanes"]
         if state["how"] != how:
             told = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
             screen.note(f"computed in another way than before, on the same samples: {', '.join(told)}")
@@ -88,7 +88,7 @@ def train(config: Config) -> int:
 
     parallel, optimizer = accelerator.prepare(model, adam)
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": pairs_seen + 1}})
-    record = monitor.Recorder(out, pairs_seen, accelerator.log, enabled=main)
+    record = monitor.Recorder(out, pairs_seen, accelerator.log, screen.note, enabled=main)
     reals = pictures.test_pictures(shards, run.sample_images, size) if main else None
     evaluation = None
     if shards.test_a and shards.test_b:
@@ -107,7 +107,7 @@ def train(config: Config) -> int:
     start = pairs_seen
     request, watch = StopRequest(accelerator.num_processes), monitor.Stopwatch()
     before = pairs_seen if resumed else -1
-    saver = Saver(out, accelerator, owner, screen.note, keep=run.keep, keep_every=run.keep_every, newest=before)
+    saver = Saver(out, accelerator, owner, screen.note, keep=run.keep, keep_every=run.keep_every, resumed=state)
     if main:
         journal(f"started {pairs_seen}")
     with screen:
@@ -134,25 +134,26 @@ def train(config: Config) -> int:
                     record.status(status)
                     screen.status(status)
                 if due["sample"] and main:
-                    pictures.save_grid(out, pairs_seen, reals, translate)
-                improved = False
+                    with record.attempt("the sample grid"):
+                        pictures.save_grid(out, pairs_seen, reals, translate)
+                best = None
                 if due["evaluate"] and evaluation:
                     watchdog.progress("evaluation", pairs_seen)
                     result = broadcast_object_list([evaluation(translate)])[0]  # and one decision below
                     record.evaluation(pairs_seen, result)
                     value = (result["a_to_b"] + result["b_to_a"]) / 2
-                    if improved := best is None or value < best["value"]:
-                        best = {"pairs": pairs_seen, "metric": result["metric"], "value": value}
+                    distance = {"pairs": pairs_seen, "metric": result["metric"], "value": value}
+                    best = distance if saver.improves(distance) else None
 
                 # Last, so that a checkpoint stands for everything up to this pair.
                 watchdog.progress("save", pairs_seen)
                 with watch.saving_state():
-                    if due["checkpoint"] or stop or improved:
+                    if due["checkpoint"] or stop or best:
                         state = {"pairs_seen": pairs_seen, "lanes": lanes, "constants": constants, "how": how}
-                        state |= {"best": best, "window": window.state(), "config": dataclasses.asdict(config)}
+                        state |= {"window": window.state(), "config": dataclasses.asdict(config)}
                         # The first one, before any step, shows that one can be written.
                         must = done or stop or saver.newest < 0
-                        saver.save(state, model, adam, history, best=improved, wait=must)
+                        saver.save(state, model, adam, history, best=best, wait=must)
                     else:
                         saver.poll()
                 watch.resume()

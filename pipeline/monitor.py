@@ -1,7 +1,9 @@
 """What a run measures of itself, and its records: stats.jsonl, eval/*.json, the trackers."""
 
+import errno
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import UserError
-from pipeline.rundir import write_durably
+from pipeline.rundir import records_after, write_durably
 
 
 class LossWindow:
@@ -124,25 +126,54 @@ def status(pairs_seen: int, epoch: int, lr: float, window: LossWindow, watch: St
 class Recorder:
     """stats.jsonl, eval/*.json and the trackers. Writes on rank 0 alone.
 
-    From stats.jsonl, lines after `pairs_seen` are removed: they stem from steps that a resume does again.
+    Records after `pairs_seen` are removed: they stem from steps that a resume does again. One that cannot be written,
+    as on a full disk, is told to `warn`, and is no reason to stop.
     """
 
-    def __init__(self, out: Path, pairs_seen: int, track: Callable[..., None], enabled: bool):
-        self.out, self.track, self.enabled = out, track, enabled
-        self.stats = out / "stats.jsonl"
+    def __init__(
+        self, out: Path, pairs_seen: int, track: Callable[..., None], warn: Callable[[str], None], enabled: bool
+    ):
+        self.out, self.track, self.warn, self.enabled = out, track, warn, enabled
+        self.stats, self._unwritten = out / "stats.jsonl", ""
         if enabled and self.stats.exists():
             lines = self.stats.read_text(errors="replace").splitlines(keepends=True)
             write_durably(self.stats, "".join(line for line in lines if _pairs(line) <= pairs_seen))
+        for path in records_after(out, pairs_seen) if enabled else ():
+            path.unlink()
 
     def status(self, record: dict) -> None:
-        self.track(record, step=record["pairs"])
         if self.enabled:
-            with self.stats.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            self._unwritten += json.dumps(record) + "\n"
+            with self.attempt("stats.jsonl (these lines come with the next one)"):
+                append(self.stats, self._unwritten)
+                self._unwritten = ""
+        with self.attempt("TensorBoard's line"):
+            self.track(record, step=record["pairs"])
 
     def evaluation(self, pairs_seen: int, result: dict) -> None:
-        self.track({f"{result['metric']}/{way}": result[way] for way in ("a_to_b", "b_to_a")}, step=pairs_seen)
         if self.enabled:
-            (self.out / "eval").mkdir(exist_ok=True)
-            path = self.out / "eval" / f"{pairs_seen:09d}.json"
-            write_durably(path, json.dumps({"pairs": pairs_seen, **result}, indent=2) + "\n")
+            with self.attempt("the evaluation"):
+                (self.out / "eval").mkdir(exist_ok=True)
+                path = self.out / "eval" / f"{pairs_seen:09d}.json"
+                write_durably(path, json.dumps({"pairs": pairs_seen, **result}, indent=2) + "\n")
+        with self.attempt("TensorBoard's line"):
+            self.track({f"{result['metric']}/{way}": result[way] for way in ("a_to_b", "b_to_a")}, step=pairs_seen)
+
+    @contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.warn(f"warning: {what} could not be written, training goes on: {error}")
+
+
+def append(path: Path, text: str) -> None:
+    """All of it, or nothing and OSError."""
+    with path.open("ab", buffering=0) as file:
+        end, data = file.tell(), text.encode()
+        try:
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(end)
+            raise

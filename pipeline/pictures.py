@@ -1,5 +1,6 @@
 """The sample grid: what the networks do to the same test images, from the first pair of a run to its last."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pipeline.data import Shards, to_pixels, whole_images
+from pipeline.rundir import write_durably
 
 
 def test_pictures(shards: Shards, count: int, size: int) -> tuple[Tensor, Tensor]:
@@ -31,7 +33,9 @@ def save_grid(
         "b to a to b": to_pixels(translate("a_to_b", fake_a)),
     }
     (out / "samples").mkdir(exist_ok=True)
-    sample_grid(columns).save(out / "samples" / f"{pairs_seen:09d}.png")
+    png = io.BytesIO()
+    sample_grid(columns).save(png, "png")
+    write_durably(out / "samples" / f"{pairs_seen:09d}.png", png.getvalue())
 
 
 def sample_grid(pictures: dict[str, Tensor]) -> Image.Image:

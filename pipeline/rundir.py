@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.config import FIXED, LEARNED, Config, Images, Losses, Networks, Optimization, Run, UserError, flag
@@ -110,22 +111,33 @@ def read(path: Path) -> Config | None:
 def start_run_directory(config: Config, resumed: Path | None) -> None:
     """Record the configuration. resumed: the checkpoint that the run goes on from.
 
-    Raises UserError where there are statistics but no checkpoint: it was lost.
+    Raises UserError where there are records of training but no checkpoint: it was lost.
     """
-    if not resumed and (config.run.out / "stats.jsonl").exists():
+    if not resumed and ((config.run.out / "stats.jsonl").exists() or records_after(config.run.out, 0)):
         raise UserError(
-            f"{config.run.out} has statistics but no checkpoint; "
+            f"{config.run.out} has records of a run but no checkpoint; "
             "restore its checkpoints, give another --out, or remove it"
         )
     write_durably(config.run.out / "config.json", to_json(config) + "\n")
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Replace a file's content at once, and have it on disk on return."""
+def records_after(out: Path, pairs_seen: int) -> list[Path]:
+    """Evaluations and sample grids of later pairs."""
+    files = [*(out / "eval").glob("[0-9]*.json"), *(out / "samples").glob("[0-9]*.png")]
+    return [path for path in files if path.stem.isdecimal() and int(path.stem) > pairs_seen]
+
+
+def write_durably(path: Path, content: str | bytes) -> None:
+    """Replace a file's content at once, and have it on disk on return. Where it cannot be written, nothing changes."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    fsync(temporary)
-    temporary.rename(path)
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        fsync(temporary)
+        temporary.rename(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
     fsync(path.parent)
 
 

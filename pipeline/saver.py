@@ -31,7 +31,8 @@ class Saver:
     """The checkpoints of a run. All methods are called by all ranks, between the same two steps.
 
     keep: the newest so many are kept, and besides them the best and those with a file named `keep` in them, which
-    the first one in every `keep_every` pairs gets. newest: pairs of the newest checkpoint, -1 for none.
+    the first one in every `keep_every` pairs gets. resumed: state.json of the newest checkpoint, None for none.
+    best: {"pairs", "metric", "value"} of the checkpoint of the lowest distance, once that is on disk; None before.
     """
 
     def __init__(
@@ -43,17 +44,22 @@ class Saver:
         *,
         keep: int,
         keep_every: int | None,
-        newest: int,
+        resumed: dict | None,
     ):
         self.folder, self.accelerator, self.owner, self.warn = out / "checkpoints", accelerator, owner, warn
-        self.keep, self.keep_every, self.newest = keep, keep_every, newest
+        self.keep, self.keep_every = keep, keep_every
+        self.newest, best = (resumed["pairs_seen"], resumed["best"]) if resumed else (-1, None)
         self._writing: Future[dict[str, dict]] | None = None
-        token = [owner.me["token"] if owner else None]
-        # Named after its owner, so that one that was taken for dead cannot write into the files of its successor.
-        self._suffix = f".{broadcast_object_list(token)[0]}.tmp"
         if accelerator.is_main_process:
             for left in self.folder.glob(".*"):  # of a killed one
                 left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
+            if best and not self._path(best["pairs"]).is_dir():  # removed, or damaged and set aside
+                best = None
+            if best:  # a kill may have come before the link
+                self._link_best(best["pairs"])
+        token, self.best = broadcast_object_list([owner.me["token"] if owner else None, best])
+        # Named after its owner, so that one that was taken for dead cannot write into the files of its successor.
+        self._suffix = f".{token}.tmp"
 
     @property
     def writing(self) -> bool:
@@ -67,10 +73,11 @@ class Saver:
         adam: torch.optim.Optimizer,
         history: dict[str, ImageHistory],
         *,
-        best: bool,
+        best: dict | None,
         wait: bool,
     ) -> None:
-        """Write checkpoints/pairs-N, N = state["pairs_seen"], once the one before is done. best: let `best` name it.
+        """Write checkpoints/pairs-N, N = state["pairs_seen"], once the one before is done. best: its distance, if that
+        `improves`; `best` then names it.
 
         Raises UserError where the state is not finite, and, with `wait`, when the checkpoint cannot be written; without
         it, that is warned of, and the earlier checkpoints are as they were.
@@ -81,6 +88,11 @@ class Saver:
             self._start(state, model, adam, history, best)
         if wait and (problem := self._finish(wait=True)):
             raise UserError(f"no checkpoint could be written at pair {pairs}: {problem}")
+
+    def improves(self, distance: dict) -> bool:
+        """Whether {"pairs", "metric", "value"} is lower than that of the best checkpoint, or the first."""
+        self.poll(wait=True)
+        return self.best is None or distance["value"] < self.best["value"]
 
     def poll(self, wait: bool = False) -> None:
         """Commit the checkpoint that is being written, if all ranks have written it; wait: when they have."""
@@ -93,12 +105,12 @@ class Saver:
         model: nn.Module,
         adam: torch.optim.Optimizer,
         history: dict[str, ImageHistory],
-        best: bool,
+        best: dict | None,
     ) -> None:
         pairs, rank = state["pairs_seen"], self.accelerator.process_index
         milestone = bool(self.keep_every) and pairs // self.keep_every > max(self.newest, 0) // self.keep_every
-        self._pairs, self._best, self._milestone = pairs, best, milestone
-        self._final = self.folder / f"pairs-{pairs:012d}"
+        self._pairs, self._best, self._milestone = pairs, best or self.best, milestone
+        self._final = self._path(pairs)
         self._temporary = self.folder / f".{self._final.name}{self._suffix}"
         self._writing = Future()
 
@@ -119,7 +131,8 @@ class Saver:
 
         mine = {f"history-{rank:05d}.safetensors": slots} | (tensors if self.accelerator.is_main_process else {})
         mine = {file: snapshot(content) for file, content in mine.items()}
-        text = json.dumps(state, indent=2, default=str) if self.accelerator.is_main_process else None
+        state = json.dumps(state | {"best": self._best}, indent=2, default=str)
+        text = state if self.accelerator.is_main_process else None
         # A daemon: a process that ends at once does not wait for it.
         threading.Thread(target=write, args=(self._temporary, mine, text, self._writing), daemon=True).start()
 
@@ -143,8 +156,11 @@ class Saver:
         problem = broadcast_object_list([problem])[0]
         self._writing = None
         if not problem:
-            self.newest = self._pairs
+            self.newest, self.best = self._pairs, self._best
         return problem
+
+    def _path(self, pairs: int) -> Path:
+        return self.folder / f"pairs-{pairs:012d}"
 
     def _begin(self, needed: int) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -164,19 +180,22 @@ class Saver:
 
     def _tidy(self) -> None:
         """Let `best` name the new checkpoint, if it is, and remove those that are not kept."""
-        if self._best:
-            link, best = self.folder / f".{BEST}.tmp", self.folder / BEST
-            if best.is_dir() and not best.is_symlink():  # in a copy of a run that was made of what links point to
-                shutil.rmtree(best)
-            link.unlink(missing_ok=True)
-            link.symlink_to(self._final.name)
-            link.rename(best)
+        if self._best and self._best["pairs"] == self._pairs:
+            self._link_best(self._pairs)
         best = (self.folder / BEST).resolve().name
         for old in checkpoint.all_of(self.folder.parent)[self.keep :]:
             if old.name != best and not (old / KEEP).exists():
                 # Out of the way at once, and removed while training goes on.
                 removed = old.rename(old.with_name(f".{old.name}.removed"))
                 threading.Thread(target=shutil.rmtree, args=(removed, True), daemon=True).start()
+
+    def _link_best(self, pairs: int) -> None:
+        link, best = self.folder / f".{BEST}.tmp", self.folder / BEST
+        if best.is_dir() and not best.is_symlink():  # in a copy of a run that was made of what links point to
+            shutil.rmtree(best)
+        link.unlink(missing_ok=True)
+        link.symlink_to(self._path(pairs).name)
+        link.rename(best)
 
 
 def write(folder: Path, files: dict[str, dict[str, Tensor]], state: str | None, result: Future) -> None:

@@ -5,14 +5,19 @@ import json
 import pickle
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
+import torch
+from accelerate import Accelerator
 from conftest import TINY, train
 from test_faults import LONG, start, wait_for
 from test_train import SEVENTEEN, assert_close, cut_back, final, losses, refused, run
 
 from pipeline import checkpoint
 from pipeline.config import UserError
+from pipeline.ownership import Ownership
+from pipeline.saver import Saver
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,54 @@ def test_the_best_the_milestones_and_what_the_user_wants_are_kept(shards, finish
     assert best.name == f"pairs-{lowest:012d}" and checkpoint.damage(best) is None
     assert json.loads((best / "state.json").read_text())["best"]["value"] == values[lowest]
     assert set(names(out)) == {3, 12, 17, lowest}  # by hand, milestone, newest, best
+
+
+@pytest.fixture
+def saver_of(tmp_path):
+    """Makes a Saver of a small network, and saves a pair with a distance by it."""
+    accelerator, owner = Accelerator(cpu=True), Ownership(tmp_path)
+    model = torch.nn.Linear(4, 4)
+    adam, told = torch.optim.Adam(model.parameters()), []
+
+    def make(resumed=None):
+        saver = Saver(tmp_path, accelerator, owner, told.append, keep=9, keep_every=None, resumed=resumed)
+
+        def save(pairs, value):
+            best = {"pairs": pairs, "metric": "m", "value": value}
+            best = best if saver.improves(best) else None
+            saver.save({"pairs_seen": pairs}, model, adam, {}, best=best, wait=False)
+            saver.poll(wait=True)
+            return json.loads((tmp_path / "checkpoints" / "best" / "state.json").read_text())
+
+        return saver, save, told
+
+    return make
+
+
+def test_a_checkpoint_that_could_not_be_written_is_not_the_best(saver_of, tmp_path, monkeypatch):
+    _, save, told = saver_of()
+    assert save(10, 3.0)["best"]["pairs"] == 10
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        assert save(20, 1.0)["pairs_seen"] == 10 and "no checkpoint at pair 20" in told[0]
+    assert save(30, 2.0)["best"]["pairs"] == 30  # better than the best one that there is
+    assert save(40, 2.5)["pairs_seen"] == 30
+    assert json.loads((tmp_path / "checkpoints/pairs-000000000040/state.json").read_text())["best"]["pairs"] == 30
+
+
+def test_a_resume_makes_best_right(saver_of, tmp_path):
+    """A kill may come between a checkpoint and the link to it; and the best may be removed, or found damaged."""
+    _, save, _ = saver_of()
+    save(10, 3.0)
+    state = save(20, 2.0)
+    link = tmp_path / "checkpoints" / "best"
+    link.unlink()
+    link.symlink_to("pairs-000000000010")
+    saver, _, _ = saver_of(state)
+    assert link.resolve().name == "pairs-000000000020" and saver.best["value"] == 2.0
+    (tmp_path / "checkpoints" / "pairs-000000000020").rename(tmp_path / "checkpoints" / "damaged-pairs-000000000020")
+    _, save, _ = saver_of(state)
+    assert save(30, 9.0)["pairs_seen"] == 30
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(shards, tmp_path):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from conftest import ROOT, TINY, command
+from PIL import Image
 from test_train import assert_close, final, losses, run
 
 # 176 steps of 2 pairs; a checkpoint at the beginning, then every 40 pairs.
@@ -301,7 +302,7 @@ def small_disk(tmp_path):
 @pytest.mark.fault(10)
 def test_a_full_disk_costs_no_checkpoint_and_training_goes_on(shards, whole, small_disk):
     out, filler = small_disk / "run", small_disk / "filler"
-    options = [*LONG, "--checkpoint-every", "8", "--sample-every", "99999", "--keep", "2"]
+    options = [*LONG, "--checkpoint-every", "8", "--sample-every", "8", "--keep", "2"]
     process = start(shards, out, *options)
     wait_for(process, r"^ +3\d/352 pairs")
     with filler.open("wb", buffering=0) as file:
@@ -311,12 +312,16 @@ def test_a_full_disk_costs_no_checkpoint_and_training_goes_on(shards, whole, sma
         except OSError:
             pass
     before = sorted(path.name for path in (out / "checkpoints").glob("pairs-*"))
+    wait_for(process, "warning: the sample grid could not be written, training goes on")
     wait_for(process, "warning: no checkpoint at pair .* training goes on")
     assert set(before) & {path.name for path in (out / "checkpoints").glob("pairs-*")}
     filler.unlink()
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert_close(final(out), final(whole), 0)
+    assert losses(out) == losses(whole)
+    for picture in (out / "samples").iterdir():
+        Image.open(picture).load()
 
 
 @pytest.mark.fault(10)

@@ -1,12 +1,17 @@
 """What a run says of itself: losses over a window, non-finite ones, the lines of stats.jsonl, the learning rate."""
 
+import errno
 import json
+import os
+import resource
+import signal
 
 import pytest
 import torch
 
+from pipeline import monitor
 from pipeline.config import Optimization, UserError
-from pipeline.monitor import LossWindow, Recorder
+from pipeline.monitor import LossWindow, Recorder, append
 from pipeline.schedule import learning_rate, total_pairs
 
 
@@ -45,11 +50,15 @@ def test_non_finite_loss_stops_with_its_pair_and_name(value):
         window.collect(lambda x: x)
 
 
-def test_lines_after_the_resumed_pair_are_removed(tmp_path):
+def test_records_after_the_resumed_pair_are_removed(tmp_path):
     stats = tmp_path / "stats.jsonl"
     stats.write_text('{"pairs": 10}\n{"pairs": 20}\n{"pairs": 30}\n{"pai')
+    for name in ("eval/000000020.json", "eval/000000030.json", "samples/000000020.png", "samples/000000030.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     tracked = []
-    record = Recorder(tmp_path, 20, lambda values, step: tracked.append(step), enabled=True)
+    record = Recorder(tmp_path, 20, lambda values, step: tracked.append(step), print, enabled=True)
+    assert [path.stem for path in sorted(tmp_path.glob("*/*"))] == ["000000020", "000000020"]
     record.status({"pairs": 30, "new": True})
     assert [json.loads(line) for line in stats.read_text().splitlines()] == [
         {"pairs": 10},
@@ -57,6 +66,39 @@ def test_lines_after_the_resumed_pair_are_removed(tmp_path):
         {"pairs": 30, "new": True},
     ]
     assert tracked == [30]
+
+
+def test_a_line_that_could_not_be_written_comes_with_the_next(tmp_path, monkeypatch):
+    told, tracked = [], []
+    record = Recorder(tmp_path, 0, lambda values, step: tracked.append(step), told.append, enabled=True)
+    record.status({"pairs": 10})
+    with monkeypatch.context() as patch:
+        patch.setattr(monitor, "append", half_an_append)
+        record.status({"pairs": 20})
+    record.status({"pairs": 30})
+    lines = (tmp_path / "stats.jsonl").read_text().splitlines()
+    assert [json.loads(line)["pairs"] for line in lines] == tracked == [10, 20, 30]
+    assert len(told) == 1 and "No space left on device" in told[0]
+
+
+def half_an_append(path, text):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_an_append_is_whole_or_nothing(tmp_path):
+    path = tmp_path / "lines"
+    append(path, "first\n")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9, limit[1]))
+    try:
+        with pytest.raises(OSError, match="lines"):
+            append(path, "second\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    append(path, "third\n")
+    assert path.read_text() == "first\nthird\n"
 
 
 def test_learning_rate_is_constant_and_then_falls_to_zero():

@@ -158,6 +158,8 @@ def test_a_finished_run_is_left_alone_and_a_damaged_checkpoint_is_passed_over(sh
     stats = (out / "stats.jsonl").read_bytes()
     refused(train(*TINY, "--data", shards, "--out", out, *SEVENTEEN), "no checkpoint", "--out")
     assert (out / "stats.jsonl").read_bytes() == stats
+    (out / "stats.jsonl").unlink()
+    refused(train(*TINY, "--data", shards, "--out", out, *SEVENTEEN), "no checkpoint", "--out")
 
 
 @pytest.mark.fault(12)

@@ -1,7 +1,10 @@
 """launch/train.sbatch on a real Slurm: time limits, preemption, requeue, scancel, failed ranks, mistakes, the guard."""
 
+import os
 import re
+import signal
 import time
+from pathlib import Path
 
 import pytest
 import slurm_tools
@@ -123,6 +126,23 @@ def test_a_failed_rank_is_started_again_in_the_allocation(job, whole, record_pro
     if fault == "raise":  # its traceback once, before what launchers say, and no other rank's complaint
         assert text.index("rank 1 failed") < text.index("Traceback")
         assert text.count("RuntimeError: this fault was asked for") == 1 and "lost contact" not in text
+
+
+def test_a_node_too_late_for_its_credential_is_asked_again(slurm, job):
+    """Where a node takes longer to answer than credentials live, the step ends; so does one of a thousand nodes."""
+    folder = Path(slurm["SLURM_CONF"]).parent
+    slurmd = int((folder / "run" / "slurmd-n2.pid").read_text())
+    stub = """(($(grep -c launched "$ZORSE_JOURNAL") == 1)) && sleep 100
+        ((SLURM_NODEID)) || echo finished 2 >>"$ZORSE_JOURNAL" """
+    os.kill(slurmd, signal.SIGSTOP)
+    try:
+        late = job(accelerate=stub)
+        late.wait(lambda: late.starts() == 1)
+        time.sleep(8)  # credentials live for 5
+    finally:
+        os.kill(slurmd, signal.SIGCONT)
+    assert late.wait_until_over() == "COMPLETED", late.text()
+    assert "credential expired" in late.text() and late.starts() == 2 and "restart 1" not in late.text()
 
 
 def guarded(job, stub):

@@ -1,6 +1,7 @@
 """From shards to batches: the manifest, reading a sample by its number, decoding, cropping, and the stream of a rank.
 
-Batches are uint8 [n, 3, H, W] on the host; the trainer moves them to its device and scales them there.
+Batches are integers [n, C, H, W] on the host; the trainer moves them to its device and scales them there. The mode of
+a domain says what they are: "rgb" (C = 3), "grey" (1) and "rgba" (4) are uint8, "grey16" (1) is int32 of 0 to 65535.
 """
 
 import io
@@ -24,6 +25,8 @@ from pipeline.config import Images, OneRankError, TransientError, UserError
 from pipeline.interrupt import ignore_signals
 from pipeline.order import AUGMENT, DOMAIN_A, DOMAIN_B, DomainOrder, Share, key
 
+CHANNELS = {"rgb": 3, "grey": 1, "rgba": 4, "grey16": 1}  # by mode
+FULL = {torch.uint8: 255, torch.int32: 65535}  # the highest value
 TAR_BLOCK = 512  # bytes; a tar member is a header of one block, then the data filled up to whole blocks
 
 
@@ -33,8 +36,9 @@ class Split:
     counts: samples per shard. A Split is cheap to pickle: files are opened when they are read, per process.
     """
 
-    def __init__(self, name: str, shards: list[tuple[Path, int]]):
-        self.name, self.paths, self.counts = name, [path for path, _ in shards], [count for _, count in shards]
+    def __init__(self, name: str, shards: list[tuple[Path, int]], mode: str = "rgb"):
+        self.name, self.mode = name, mode
+        self.paths, self.counts = [path for path, _ in shards], [count for _, count in shards]
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
 
     def __len__(self) -> int:
@@ -72,6 +76,7 @@ class Shards:
 
     root: Path
     fingerprint: str
+    modes: dict[str, str]  # of domains "a" and "b"
     train_a: Split
     train_b: Split
     test_a: Split | None
@@ -101,13 +106,19 @@ def open_shards(root: Path) -> Shards:
             raise UserError(
                 f"{root}/manifest.json: format {manifest['format']} {manifest['version']} is not known here"
             )
-        splits = {name: _open_split(root, name, split) for name, split in manifest["splits"].items()}
+        modes = {domain: manifest["modes"][domain] for domain in ("a", "b")}
+        if not set(modes.values()) <= CHANNELS.keys():
+            raise UserError(f"{root}/manifest.json: of modes {modes} not all are known here")
+        splits = {
+            name: _open_split(root, name, split, modes[name[-1].lower()]) for name, split in manifest["splits"].items()
+        }
         for name in ("trainA", "trainB"):
             if not splits.get(name):
                 raise UserError(f"{root}: {name} has no images; both domains need at least one")
         return Shards(
             root,
             manifest["fingerprint"],
+            modes,
             splits["trainA"],
             splits["trainB"],
             splits.get("testA") or None,
@@ -117,7 +128,7 @@ def open_shards(root: Path) -> Shards:
         raise UserError(f"{root}/manifest.json: is not a manifest of shards; make the shards again") from None
 
 
-def _open_split(root: Path, name: str, split: dict) -> Split:
+def _open_split(root: Path, name: str, split: dict, mode: str) -> Split:
     shards = []
     for shard in split["shards"]:
         path, count = root / shard["name"], shard["samples"]
@@ -132,20 +143,40 @@ def _open_split(root: Path, name: str, split: dict) -> Split:
                     f"{file}: has {found} bytes, the manifest says {size}; copy it again, or make the shards again"
                 )
         shards.append((path, count))
-    return Split(name, shards)
+    return Split(name, shards, mode)
 
 
-def decode(data: bytes, size: int) -> Tensor:
-    """An encoded image as uint8 [3, size, size], resized bicubically with antialiasing; grey becomes RGB."""
+def decode(data: bytes, size: int, mode: str = "rgb") -> Tensor:
+    """An encoded image as [C, size, size] of a mode, resized bicubically with antialiasing."""
     with Image.open(io.BytesIO(data)) as opened:
-        image = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
+        image = pixels_of(opened, mode)
     if image.shape[1:] == (size, size):
         return image
-    return resize(image, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    image = resize(image, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return image.clamp_(0, FULL[image.dtype])  # which torch does by itself for uint8 alone
+
+
+def pixels_of(image: Image.Image, mode: str) -> Tensor:
+    """[C, H, W] of a mode; an image of another kind is converted."""
+    deep = image.mode.startswith("I")  # 16 bits, which Pillow's own conversion would cut at 255
+    if mode == "grey16":
+        grey = np.asarray(image).astype(np.int32) if deep else np.asarray(image.convert("L")).astype(np.int32) * 257
+        return torch.from_numpy(grey)[None]
+    if deep:
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    pixels = torch.from_numpy(np.array(image.convert({"rgb": "RGB", "grey": "L", "rgba": "RGBA"}[mode])))
+    return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
+
+
+def image_of(pixels: Tensor, mode: str) -> Image.Image:
+    """The inverse of `pixels_of`."""
+    if mode == "grey16":
+        return Image.fromarray(pixels[0].numpy().astype(np.uint16))
+    return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 def augment(image: Tensor, crop_size: int, flip: bool, bits: int) -> Tensor:
-    """A crop of uint8 [3, H, W] and a mirroring, chosen by 64 random bits. uint8 [3, crop_size, crop_size]."""
+    """A crop of [C, H, W] and a mirroring, chosen by 64 random bits. [C, crop_size, crop_size]."""
     top = (bits & 0xFFFFFF) % (image.shape[1] - crop_size + 1)
     left = (bits >> 24 & 0xFFFFFF) % (image.shape[2] - crop_size + 1)
     image = image[:, top : top + crop_size, left : left + crop_size]
@@ -170,7 +201,7 @@ class PairPositions(IterableDataset):
 
 
 class ReadPairs:
-    """Second stage: positions to {"positions": [n], "a": uint8 [n, 3, H, W], "b": the same}."""
+    """Second stage: positions to {"positions": [n], "a": [n, C, H, W], "b": the same}."""
 
     def __init__(self, shards: Shards, images: Images, seed: int, lanes: int):
         self.images, self.seed, self.lanes = images, seed, lanes
@@ -192,7 +223,7 @@ class ReadPairs:
 
 def _decode_sample(split: Split, sample: int, size: int) -> Tensor:
     try:
-        return decode(split.read(sample), size)
+        return decode(split.read(sample), size, split.mode)
     except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
         raise OneRankError(
             f"{split.name} sample {sample}: its image is damaged; copy the shards again, or make them again"
@@ -217,15 +248,27 @@ def pair_batches(
 
 
 def whole_images(split: Split, samples: Iterable[int], size: int) -> Tensor:
-    """Images of a split by their numbers, resized but not cropped: uint8 [n, 3, size, size]."""
+    """Images of a split by their numbers, resized but not cropped: [n, C, size, size]."""
     return torch.stack([_decode_sample(split, sample, size) for sample in samples])
 
 
 def to_network(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """uint8 [n, 3, H, W] to [-1, 1] on the device; the bytes travel, and are scaled there."""
-    return images.to(device, non_blocking=True).to(dtype).div_(127.5).sub_(1)
+    """Pixels [n, C, H, W] to [-1, 1] on the device; the integers travel, and are scaled there."""
+    return images.to(device, non_blocking=True).to(dtype).div_(FULL[images.dtype] / 2).sub_(1)
 
 
-def to_pixels(images: Tensor) -> Tensor:
-    """[-1, 1] to uint8 on the host, rounded to the nearest."""
-    return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)
+def to_pixels(images: Tensor, mode: str = "rgb") -> Tensor:
+    """[-1, 1] to the pixels of a mode, on the host, rounded to the nearest."""
+    kind = torch.int32 if mode == "grey16" else torch.uint8
+    full = FULL[kind]
+    return images.detach().float().add(1).mul(full / 2).round().clamp(0, full).to("cpu", kind)
+
+
+def to_rgb(pixels: Tensor) -> Tensor:
+    """Pixels of any mode [n, C, H, W] for the eye: uint8 [n, 3, H, W]; what is transparent lies on white."""
+    if pixels.dtype != torch.uint8:
+        pixels = (pixels / 257).round().to(torch.uint8)
+    if pixels.shape[1] == 4:
+        opaque = pixels[:, 3:] / 255
+        pixels = (pixels[:, :3] * opaque + 255 * (1 - opaque)).round().to(torch.uint8)
+    return pixels.expand(-1, 3, -1, -1)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_prep.images import read_rgb
 from pipeline import checkpoint
-from pipeline.translate import load_generator, translate
+from pipeline.translate import Translator
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +32,20 @@ def noise(width, height, mode="RGB"):
 
 @pytest.mark.parametrize("size", [(64, 64), (61, 47), (33, 90), (5, 3), (1, 1), (16, 200)])
 def test_any_size_keeps_its_size(model, size):
-    assert translate(load_generator(model, "a2b"), noise(*size)).size == size
+    assert Translator(model, "a2b")(noise(*size)).size == size
 
 
 def test_a_multiple_of_four_is_the_generator_itself(model):
-    generator = load_generator(model, "b2a")
+    translator = Translator(model, "b2a")
     image = noise(32, 48)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
-    expected = ((generator(pixels)[0] + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0)
-    assert np.array_equal(np.asarray(translate(generator, image)), expected.byte().numpy())
+    expected = ((translator.generator(pixels)[0] + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0)
+    assert np.array_equal(np.asarray(translator(image)), expected.byte().numpy())
 
 
 def test_directions_are_the_two_generators(model):
     image = noise(32, 32)
-    one, other = (np.asarray(translate(load_generator(model, way), image)) for way in ("a2b", "b2a"))
+    one, other = (np.asarray(Translator(model, way)(image)) for way in ("a2b", "b2a"))
     assert not np.array_equal(one, other)
 
 

@@ -8,6 +8,7 @@ rounds alternate in random order, and a ratio is the median over rounds of the q
 
 import argparse
 import io
+import os
 import random
 import statistics
 import time
@@ -17,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import webdataset as wds
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
-from pipeline.data import augment, decode
+from pipeline.data import augment, decode, open_shards
 from pipeline.order import BLOCK, DomainOrder, key
 
 CONSOLE = Console()
@@ -97,6 +99,40 @@ def by_pillow(data: bytes) -> np.ndarray:
     return np.asarray(image.resize((286, 286), Image.Resampling.BICUBIC)).astype(int)
 
 
+def compare_reading(options: argparse.Namespace) -> None:
+    """Every sample of trainA once; the same images in a folder were sharded."""
+    split = open_shards(options.data).train_a
+    tars = [str(path) for path in split.paths]
+    files = [path for path in sorted((options.images / "trainA").iterdir()) if path.is_file()]
+    order = DomainOrder(split.counts, seed=0, domain=0, lanes=1)
+
+    def webdataset(shuffle: int = 0) -> None:
+        count = sum(len(sample["jpg"]) > 0 for sample in wds.WebDataset(tars, shardshuffle=False).shuffle(shuffle))
+        assert count == len(split)
+
+    parts = {
+        "webdataset, in turn": webdataset,
+        "webdataset, shuffle(1000)": lambda: webdataset(1000),
+        "files, shuffled": lambda: [path.read_bytes() for path in random.sample(files, len(files))],
+        "ours, in the order of training": lambda: [split.read(order(i)[1]) for i in range(len(split))],
+    }
+    show(f"{len(split)} samples, from memory, CPU time", rounds(parts, options.rounds), len(split))
+
+    def cold(part: Callable[[], object]) -> Callable[[], None]:
+        return lambda: (forget(tars), forget(files), part())
+
+    seconds = rounds({name: cold(part) for name, part in parts.items()}, options.rounds, time.perf_counter)
+    show(f"{len(split)} samples, not in this system's memory, by the clock", seconds, len(split))
+
+
+def forget(paths: list) -> None:
+    """Have the system give up what it holds of these files in memory."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
 def measure_order(options: argparse.Namespace) -> None:
     """A domain of N samples in shards of 10,000, one of `ranks` ranks, one pair a step."""
     n, ranks = options.samples, options.ranks
@@ -138,6 +174,10 @@ def main() -> None:
     part.add_argument("--images", type=Path, required=True, help="a folder of JPEG files")
     part.add_argument("--count", type=int, default=100)
     part.set_defaults(run=compare_decoding)
+    part = parts.add_parser("read")
+    part.add_argument("--data", type=Path, required=True, help="shards")
+    part.add_argument("--images", type=Path, required=True, help="the folder with trainA that they were made of")
+    part.set_defaults(run=compare_reading)
     part = parts.add_parser("order")
     part.add_argument("--samples", type=int, default=10**8)
     part.add_argument("--ranks", type=int, default=1024)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from PIL import Image
 from pictures import PHOTO, encode
+from PIL import Image
 
 from data_prep import PrepError
 from data_prep.shards import Policy, make_plan

@@ -9,6 +9,7 @@ from pathlib import Path
 from data_prep import PrepError, TooManyCorrupt
 from data_prep.atomic import write_json
 from data_prep.images import POLICY
+from data_prep.pixels import full_level
 from data_prep.shards import FORMAT, VERSION, Plan, committed
 from data_prep.sources import Source
 
@@ -21,7 +22,10 @@ def finalize(out: Path, source: Source, plan: Plan, created: str, max_corrupt: f
         if record is None:
             raise PrepError(f"{out / shard.name}.tar is missing or broken; run the same command again")
         records[shard.split].append(record)
-    splits = {split: _split_entry(found, source.dropped[split]) for split, found in records.items()}
+    splits = {
+        split: _split_entry(found, source.dropped[split], full_level(plan.policy.mode(split)))
+        for split, found in records.items()
+    }
     _check(splits, sum(len(items) for items in source.items.values()), max_corrupt)
     manifest = {
         "format": FORMAT,
@@ -31,6 +35,7 @@ def finalize(out: Path, source: Source, plan: Plan, created: str, max_corrupt: f
         "tool": {package: version(package) for package in ("zorse", "pillow", "webdataset")},
         "source": {"kind": source.kind, "uri": source.uri, "revision": source.revision},
         "policy": {**asdict(plan.policy), "images": POLICY},
+        "modes": {"a": plan.policy.mode_a, "b": plan.policy.mode_b},
         "plan_sha256": plan.sha256,
         "fingerprint": _fingerprint([(split, entry["fingerprint"]) for split, entry in splits.items()]),
         "splits": splits,
@@ -39,8 +44,8 @@ def finalize(out: Path, source: Source, plan: Plan, created: str, max_corrupt: f
     return manifest
 
 
-def _split_entry(records: list[dict], dropped: dict) -> dict:
-    """One split of the manifest from its shards' records, in order; empty shards do not appear."""
+def _split_entry(records: list[dict], dropped: dict, white: int) -> dict:
+    """One split of the manifest from its shards' records, in order; empty shards do not appear. white: its level."""
     records_kept = [record for record in records if record["samples"]]
     names = ("name", "samples", "bytes", "sha256", "index_sha256")
     shards = [{name: record[name] for name in names} for record in records_kept]
@@ -52,7 +57,7 @@ def _split_entry(records: list[dict], dropped: dict) -> dict:
         "converted": dict(sorted(sum((Counter(record["converted"]) for record in records), Counter()).items())),
         "dropped": dropped,
         "quarantined": [bad for record in records for bad in record["quarantined"]],
-        "statistics": _statistics(records_kept),
+        "statistics": _statistics(records_kept, white),
     }
 
 
@@ -60,8 +65,8 @@ def _fingerprint(rows: list[tuple]) -> str:
     return hashlib.sha256("".join(f"{a} {b}\n" for a, b in rows).encode()).hexdigest()
 
 
-def _statistics(records: list[dict]) -> dict:
-    """Widths and heights in pixels; mean and standard deviation of r, g, b over all pixels, in [0, 1]."""
+def _statistics(records: list[dict], white: int) -> dict:
+    """Widths and heights in pixels; mean and standard deviation per channel over all pixels, in [0, 1]."""
     if not records:
         return {}
     samples = sum(record["samples"] for record in records)
@@ -75,12 +80,12 @@ def _statistics(records: list[dict]) -> dict:
     }
     pixels = sum(record["pixels"]["count"] for record in records)
     mean, std = [], []
-    for channel in range(3):
+    for channel in range(len(records[0]["pixels"]["sum"])):
         first = sum(record["pixels"]["sum"][channel] for record in records)
         second = sum(record["pixels"]["square_sum"][channel] for record in records)
-        mean.append(round(first / pixels / 255, 6))
-        std.append(round((pixels * second - first**2) ** 0.5 / pixels / 255, 6))
-    return {**statistics, "rgb_mean": mean, "rgb_std": std}
+        mean.append(round(first / pixels / white, 6))
+        std.append(round((pixels * second - first**2) ** 0.5 / pixels / white, 6))
+    return {**statistics, "pixel_mean": mean, "pixel_std": std}
 
 
 def _check(splits: dict, inputs: int, max_corrupt: float) -> None:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from data_prep import PrepError
 from data_prep.manifest import finalize
+from data_prep.pixels import Mode
 from data_prep.shards import Policy, begin, committed, make_plan, outdated
 from data_prep.sources import open_source
 from data_prep.workers import cpu_count, write_shards
@@ -43,6 +44,12 @@ class Options:
     """Larger images are reduced to this on their longest side, in pixels."""
     min_side: int = 16
     """Images with a shorter side, in pixels, count as unusable."""
+    lossless: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """What must be converted becomes a PNG, not a JPEG of quality 95, and good PNGs are copied like good JPEGs."""
+    mode_a: Mode = "rgb"
+    """Pixels of domain a: 8-bit colour; 8-bit grey; 8-bit colour with alpha, as PNG; 16-bit grey, as PNG."""
+    mode_b: Mode = "rgb"
+    """Pixels of domain b."""
     max_corrupt: float = 0.01
     """Share of unusable images above which nothing is finished; fewer are left out and listed in the manifest."""
     workers: int = cpu_count()
@@ -56,7 +63,8 @@ def run(options: Options) -> None:
     _check(options)
     started = time.monotonic()
     source = open_source(options.name, options.source)
-    plan = make_plan(source, Policy(options.max_side, options.min_side, options.shard_size))
+    numbers = options.max_side, options.min_side, options.shard_size
+    plan = make_plan(source, Policy(*numbers, options.lossless, options.mode_a, options.mode_b))
     out = options.out or Path("shards", source.name)
     created = begin(out, plan, source, options.restart)
     missing = [shard for shard in plan.shards if committed(out, shard) is None or outdated(out, shard)]

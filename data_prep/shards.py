@@ -20,7 +20,8 @@ import numpy as np
 
 from data_prep import PrepError
 from data_prep.atomic import load_json, remove_stale, sync, temporary_for, write_bytes, write_json
-from data_prep.images import POLICY, BadImage, Prepared, prepare
+from data_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
+from data_prep.pixels import Mode
 from data_prep.sources import SPLITS, Item, Source, read
 
 FORMAT = "zorse-shards"
@@ -35,6 +36,17 @@ class Policy:
     max_side: int  # pixels
     min_side: int  # pixels
     shard_size: int  # samples; 0: a 64th of a split, within 64 and 10000
+    lossless: bool = False
+    mode_a: Mode = "rgb"
+    mode_b: Mode = "rgb"
+
+    @property
+    def images(self) -> ImagePolicy:
+        return ImagePolicy(self.max_side, self.min_side, self.lossless)
+
+    def mode(self, split: str) -> Mode:
+        """Which pixels the images of a split have."""
+        return self.mode_a if split.endswith("A") else self.mode_b
 
 
 @dataclass(frozen=True)
@@ -171,12 +183,12 @@ def _write_tar(file, shard: Shard, policy: Policy, count) -> tuple[list[int], li
     writer = webdataset.TarWriter(file, mtime=0, user="zorse", group="zorse", encoder=False)
     for number, item in enumerate(shard.items, shard.first):
         try:
-            image = prepare(read(item), policy.max_side, policy.min_side)
+            image = prepare(read(item), policy.images, policy.mode(shard.split))
         except BadImage as bad:
             quarantined.append({"file": f"{item.split}/{item.name}", "reason": str(bad)})
         else:
             offsets.append(writer.tarstream.offset)
-            writer.write({"__key__": f"{shard.split}-{number:08d}", "jpg": image.data})
+            writer.write({"__key__": f"{shard.split}-{number:08d}", image.extension: image.data})
             images.append(image._replace(data=b""))
         count(item.size)
     offsets.append(writer.tarstream.offset)
@@ -185,13 +197,13 @@ def _write_tar(file, shard: Shard, policy: Policy, count) -> tuple[list[int], li
 
 
 def _totals(images: list[Prepared]) -> dict:
-    """`pixels` in 8-bit levels per channel, `width` and `height` in pixels; the latter two only where images are."""
+    """`pixels` in stored levels per channel, `width` and `height` in pixels; the latter two only where images are."""
     record = {
         "converted": dict(sorted(Counter(name for image in images for name in image.conversions).items())),
         "pixels": {
             "count": sum(image.size[0] * image.size[1] for image in images),
-            "sum": [sum(image.rgb_sum[channel] for image in images) for channel in range(3)],
-            "square_sum": [sum(image.rgb_square_sum[channel] for image in images) for channel in range(3)],
+            "sum": [sum(channel) for channel in zip(*(image.sums for image in images), strict=True)],
+            "square_sum": [sum(channel) for channel in zip(*(image.square_sums for image in images), strict=True)],
         },
     }
     for axis, name in enumerate(("width", "height")):

@@ -97,11 +97,10 @@ def _reasons(data: bytes) -> Iterator[None]:
         raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from None
 
 
-def read_rgb(data: bytes) -> Image.Image:
-    """An image file as the networks are to see it: upright, opaque, 8 bits, sRGB, mode RGB. Raises BadImage(reason)."""
+def read_as(data: bytes, mode: Mode) -> Image.Image:
+    """An image file as `prepare` would store it, but at its own size. Raises BadImage(reason)."""
     with _reasons(data):
-        image, _ = _normalised(_open(data), "rgb", lossless=False)
-        return image.convert("RGB")
+        return _normalised(_open(data), mode, lossless=False)[0]
 
 
 def _open(data: bytes) -> Image.Image:

@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT, TINY, command, train
 from PIL import Image
 
-from data_prep.images import read_rgb
+from data_prep.images import read_as
 from pipeline import checkpoint
 from pipeline.translate import Translator
 
@@ -62,8 +62,8 @@ def test_folder_keeps_names_and_tree(model, tmp_path):
     deep.save(source / "deep.png")
     done = cli(model, source, source / "out", "--direction", "a2b")
     assert done.returncode == 0 and "4 of 4" in cli(model, source, source / "out", "--direction", "a2b").stdout
-    assert read_rgb((source / "deep.png").read_bytes()).getextrema()[0] == (0, 255)  # scaled, not cut off
-    assert np.asarray(read_rgb((source / "alpha.PNG").read_bytes())).mean() > 160  # on white
+    assert read_as((source / "deep.png").read_bytes(), "rgb").getextrema() == (0, 255)  # scaled, not cut off
+    assert np.asarray(read_as((source / "alpha.PNG").read_bytes(), "rgb")).mean() > 160  # on white
     written = {str(path.relative_to(out)): Image.open(path).size for path in out.rglob("*.*")}
     assert written == {"x.png": (40, 30), "deeper/grey.jpg": (30, 40), "alpha.PNG": (20, 20)}
 

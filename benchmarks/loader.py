@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
-from pipeline.data import augment, decode, open_shards
+from pipeline.data import open_shards
 from pipeline.order import BLOCK, DomainOrder, key
+from pipeline.pixels import augment, decode
 
 CONSOLE = Console()
 

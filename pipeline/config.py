@@ -37,6 +37,14 @@ class Images:
     """pixels; then a random square of this size is cut out: what the networks see. A multiple of 4"""
     flip: bool = True
     """mirror half of the images left to right"""
+    flip_a: Literal["on", "off"] = "on"
+    """off: never those of domain a, for what a mirror would change, such as digits"""
+    flip_b: Literal["on", "off"] = "on"
+    """off: never those of domain b"""
+
+    def mirrored(self, domain: str) -> bool:
+        """Whether images of a domain, "a" or "b", are mirrored half of the time."""
+        return self.flip and getattr(self, f"flip_{domain}") == "on"
 
 
 @dataclass(frozen=True)
@@ -89,14 +97,24 @@ class Optimization:
 class Run:
     """Where and how to compute; but for rounding, none of it changes what is learned."""
 
-    data: Path = Path("shards/horse2zebra")
-    """directory of shards that data_prep/shard.py made"""
+    data: str = "shards/horse2zebra"
+    """directory of shards that data_prep/shard.py made, or its URL: s3://, gs://, hf://, http:// and what else fsspec
+    reads, with the credentials that its driver finds"""
     out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """run directory; by default runs/ and the name of the data. Starting again on it resumes the run"""
     accumulate: int = 1
     """micro-steps per step: each process takes its share of the batch in so many parts, which saves memory"""
     workers: int = 2
     """processes per rank that read and decode images; 0 does it in the training process"""
+    verify_samples: bool = False
+    """hold each image against its checksum as it is read; one that differs counts as one that cannot be read"""
+    cache_dir: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """where blocks of shards at a URL are kept, on a disk of this node, for all its processes; by default a folder of
+    yours in the system's temporary directory"""
+    cache_gb: float = 10.0
+    """gigabytes that may be kept there; what was not used for longest goes first"""
+    read_timeout: float = 60.0
+    """seconds that one of five attempts to read from a URL may take"""
     status_every: int = 100
     """pairs between lines in the log and in stats.jsonl"""
     sample_every: int = 5000
@@ -146,7 +164,7 @@ PRESETS = {
         networks=Networks(generator_channels=24, generator_blocks=4, discriminator_channels=32, discriminator_layers=2),
         optimization=Optimization(epochs=2, decay_epochs=2.5, lr=5e-4),
         run=Run(
-            data=Path("runs/demo/shards"),
+            data="runs/demo/shards",
             out=Path("runs/demo"),
             workers=1,
             status_every=60,
@@ -199,6 +217,8 @@ def check(config: Config) -> None:
         "checkpoint_every": run.checkpoint_every,
         "keep": run.keep,
         "hang_after": run.hang_after,
+        "cache_gb": run.cache_gb,
+        "read_timeout": run.read_timeout,
     }
     if optimization.batch is not None:
         positive["batch"] = optimization.batch

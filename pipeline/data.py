@@ -1,82 +1,44 @@
-"""From shards to batches: the manifest, reading a sample by its number, decoding, cropping, and the stream of a rank.
+"""From shards to batches: opening a data set, reading its images, and the stream of a rank.
 
-Batches are integers [n, C, H, W] on the host; the trainer moves them to its device and scales them there. The mode of
-a domain says what they are: "rgb" (C = 3), "grey" (1) and "rgba" (4) are uint8, "grey16" (1) is int32 of 0 to 65535.
+Batches are integers [n, C, H, W] on the host (pixels.py); the trainer moves them to its device and scales them there.
 """
 
-import io
-import json
-import os
+import re
+import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
 import webdataset as wds
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
+from pipeline.cache import BlockCache
 from pipeline.config import Images, OneRankError, TransientError, UserError
 from pipeline.interrupt import ignore_signals
-from pipeline.order import AUGMENT, DOMAIN_A, DOMAIN_B, DomainOrder, Share, key
+from pipeline.manifest import check_files, checksums_of, index_of, read_manifest
+from pipeline.order import AUGMENT, BLOCK, DOMAIN_A, DOMAIN_B, SUBSTITUTE, DomainOrder, Share, key
+from pipeline.pixels import augment, decode
+from pipeline.reader import Ahead, File, Folder
+from pipeline.remote import Remote
+from pipeline.split import CorruptSample, Split
 
-CHANNELS = {"rgb": 3, "grey": 1, "rgba": 4, "grey16": 1}  # by mode
-FULL = {torch.uint8: 255, torch.int32: 65535}  # the highest value
-TAR_BLOCK = 512  # bytes; a tar member is a header of one block, then the data filled up to whole blocks
-
-
-class Split:
-    """The images of one split, e.g. trainA, read by number from the tars with one pread each.
-
-    counts: samples per shard. A Split is cheap to pickle: files are opened when they are read, per process.
-    """
-
-    def __init__(self, name: str, shards: list[tuple[Path, int]], mode: str = "rgb"):
-        self.name, self.mode = name, mode
-        self.paths, self.counts = [path for path, _ in shards], [count for _, count in shards]
-        self.starts = np.concatenate([[0], np.cumsum(self.counts)])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def read(self, sample: int) -> bytes:
-        """The encoded image of a sample. Raises OneRankError, naming the shard, where tar and index disagree."""
-        shard = int(np.searchsorted(self.starts, sample, side="right")) - 1
-        file, offsets = _open_shard(self.paths[shard])
-        at = sample - self.starts[shard]
-        start, end = int(offsets[at]), int(offsets[at + 1])
-        try:
-            member = os.pread(file.fileno(), end - start, start)
-            if len(member) != end - start or member[257:262] != b"ustar":
-                raise ValueError
-            size = int(member[124:135], 8)
-            if TAR_BLOCK + size > len(member):
-                raise ValueError
-        except (ValueError, OverflowError, MemoryError, OSError):  # also what an index full of nonsense asks for
-            raise OneRankError(
-                f"{self.paths[shard]}: sample {at} is not where its index says; make the shards again"
-            ) from None
-        return member[TAR_BLOCK : TAR_BLOCK + size]
-
-
-@lru_cache(256)
-def _open_shard(path: Path) -> tuple:
-    """An open tar and its offsets, int64 [samples + 1]; the least recently used of a process are closed."""
-    return path.open("rb", buffering=0), np.fromfile(path.with_name(path.name + ".idx"), dtype="<u8").astype(np.int64)
+AHEAD = 128  # pairs that a worker asks for before it reads them
+SUBSTITUTES = 8  # samples that may stand in for one that cannot be read, tried in turn
 
 
 @dataclass(frozen=True)
 class Shards:
     """A data set that data_prep/shard.py made. test_a and test_b are None where it has no test images."""
 
-    root: Path
+    root: str
     fingerprint: str
     modes: dict[str, str]  # of domains "a" and "b"
+    files: list[File]
     train_a: Split
     train_b: Split
     test_a: Split | None
@@ -87,100 +49,39 @@ class Shards:
         """pairs per epoch"""
         return max(len(self.train_a), len(self.train_b))
 
-
-def open_shards(root: Path) -> Shards:
-    """Read the manifest and check every file that it names against it, by size. Raises UserError in one line."""
-    try:
-        manifest = json.loads((root / "manifest.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        if root == Path("shards/horse2zebra"):
-            fix = "make it with: python data_prep/shard.py horse2zebra"
-        else:
-            fix = f"make it with: python data_prep/shard.py --source DIR --out {root}"
-        state = "not finished" if (root / "plan.json").exists() else "not found"
-        raise UserError(f"{root}/manifest.json: {state}; {fix}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{root}/manifest.json: cannot be read ({error}); make the shards again") from None
-    try:
-        if (manifest["format"], manifest["version"]) != ("zorse-shards", 1):
-            raise UserError(
-                f"{root}/manifest.json: format {manifest['format']} {manifest['version']} is not known here"
-            )
-        modes = {domain: manifest["modes"][domain] for domain in ("a", "b")}
-        if not set(modes.values()) <= CHANNELS.keys():
-            raise UserError(f"{root}/manifest.json: of modes {modes} not all are known here")
-        splits = {
-            name: _open_split(root, name, split, modes[name[-1].lower()]) for name, split in manifest["splits"].items()
-        }
-        for name in ("trainA", "trainB"):
-            if not splits.get(name):
-                raise UserError(f"{root}: {name} has no images; both domains need at least one")
-        return Shards(
-            root,
-            manifest["fingerprint"],
-            modes,
-            splits["trainA"],
-            splits["trainB"],
-            splits.get("testA") or None,
-            splits.get("testB") or None,
-        )
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{root}/manifest.json: is not a manifest of shards; make the shards again") from None
+    def check(self) -> None:
+        """Hold every file against the manifest, by its size. Raises UserError in one line."""
+        check_files(self.train_a.store, self.files)
 
 
-def _open_split(root: Path, name: str, split: dict, mode: str) -> Split:
-    shards = []
-    for shard in split["shards"]:
-        path, count = root / shard["name"], shard["samples"]
-        index = path.with_name(path.name + ".idx")
-        for file, size in ((path, shard["bytes"]), (index, 8 * (count + 1))):
-            try:
-                found = file.stat().st_size
-            except OSError:
-                raise UserError(f"{file}: is missing; copy it again, or run data_prep/shard.py again") from None
-            if found != size:
-                raise UserError(
-                    f"{file}: has {found} bytes, the manifest says {size}; copy it again, or make the shards again"
-                )
-        shards.append((path, count))
-    return Split(name, shards, mode)
+def open_shards(
+    data: str | Path, *, verify: bool = False, cache: BlockCache | None = None, timeout: float = 60.0
+) -> Shards:
+    """Read the manifest of a folder or a URL. Raises UserError in one line.
 
-
-def decode(data: bytes, size: int, mode: str = "rgb") -> Tensor:
-    """An encoded image as [C, size, size] of a mode, resized bicubically with antialiasing."""
-    with Image.open(io.BytesIO(data)) as opened:
-        image = pixels_of(opened, mode)
-    if image.shape[1:] == (size, size):
-        return image
-    image = resize(image, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return image.clamp_(0, FULL[image.dtype])  # which torch does by itself for uint8 alone
-
-
-def pixels_of(image: Image.Image, mode: str) -> Tensor:
-    """[C, H, W] of a mode; an image of another kind is converted."""
-    deep = image.mode.startswith("I")  # 16 bits, which Pillow's own conversion would cut at 255
-    if mode == "grey16":
-        grey = np.asarray(image).astype(np.int32) if deep else np.asarray(image.convert("L")).astype(np.int32) * 257
-        return torch.from_numpy(grey)[None]
-    if deep:
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    pixels = torch.from_numpy(np.array(image.convert({"rgb": "RGB", "grey": "L", "rgba": "RGBA"}[mode])))
-    return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
-
-
-def image_of(pixels: Tensor, mode: str) -> Image.Image:
-    """The inverse of `pixels_of`."""
-    if mode == "grey16":
-        return Image.fromarray(pixels[0].numpy().astype(np.uint16))
-    return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy())
-
-
-def augment(image: Tensor, crop_size: int, flip: bool, bits: int) -> Tensor:
-    """A crop of [C, H, W] and a mirroring, chosen by 64 random bits. [C, crop_size, crop_size]."""
-    top = (bits & 0xFFFFFF) % (image.shape[1] - crop_size + 1)
-    left = (bits >> 24 & 0xFFFFFF) % (image.shape[2] - crop_size + 1)
-    image = image[:, top : top + crop_size, left : left + crop_size]
-    return image.flip(2) if flip and bits >> 48 & 1 else image
+    verify: hold images against their checksums. cache, timeout: of a URL; seconds that an attempt may take.
+    """
+    remote = isinstance(data, str) and "://" in data
+    store = Remote(data, cache or BlockCache(), timeout) if remote else Folder(Path(data))
+    manifest = read_manifest(store)
+    if verify and not manifest.checksums:
+        raise UserError(f"{data}: --verify-samples needs shards with checksums; make the shards again")
+    if remote:
+        store = replace(store, generation=manifest.fingerprint)
+    files = []
+    for shards in manifest.splits.values():
+        for tar, count in shards:
+            files += [tar, index_of(tar, count)] + ([checksums_of(tar, count)] if manifest.checksums else [])
+    splits = {
+        name: Split(name, store, shards, manifest.modes[name[-1].lower()], verify)
+        for name, shards in manifest.splits.items()
+        if shards
+    }
+    for name in ("trainA", "trainB"):
+        if name not in splits:
+            raise UserError(f"{data}: {name} has no images; both domains need at least one")
+    of_tests = splits.get("testA"), splits.get("testB")
+    return Shards(str(data), manifest.fingerprint, manifest.modes, files, splits["trainA"], splits["trainB"], *of_tests)
 
 
 class PairPositions(IterableDataset):
@@ -201,33 +102,81 @@ class PairPositions(IterableDataset):
 
 
 class ReadPairs:
-    """Second stage: positions to {"positions": [n], "a": [n, C, H, W], "b": the same}."""
+    """Second stage: positions to {"positions": [n], "a": [n, C, H, W], "b": the same, "failed": [...]}.
+
+    failed: of each sample that could not be read, {"pair", "domain", "shard", "sample" (of the shard), "reason"}. What
+    stands in for it depends on the position alone.
+    """
 
     def __init__(self, shards: Shards, images: Images, seed: int, lanes: int):
         self.images, self.seed, self.lanes = images, seed, lanes
         self.splits = (("a", DOMAIN_A, shards.train_a), ("b", DOMAIN_B, shards.train_b))
 
     def __call__(self, stream: Iterator[list[int]]) -> Iterator[dict]:
-        # Made here, in the worker: its caches cannot be sent to a process that is spawned.
-        domains = [(*split, DomainOrder(split[2].counts, self.seed, split[1], self.lanes)) for split in self.splits]
+        # Made here, in the worker: its caches and threads cannot be sent to a process that is spawned.
+        orders = {name: DomainOrder(split.counts, self.seed, number, self.lanes) for name, number, split in self.splits}
+        ahead = Ahead()
+        try:
+            for positions, samples in self._expected(stream, orders, ahead):
+                batch = {"positions": positions, "failed": []}
+                for name, number, split in self.splits:
+                    images = []
+                    for position, sample in zip(positions, samples[name], strict=True):
+                        image, failed = self._image(split, number, position, sample)
+                        bits = key(self.seed, number, AUGMENT, position)
+                        images.append(augment(image, self.images.crop_size, self.images.mirrored(name), bits))
+                        batch["failed"] += [{"pair": position, "domain": name, **entry} for entry in failed]
+                    batch[name] = torch.stack(images)
+                yield batch
+        finally:
+            ahead.close()
+
+    def _expected(self, stream: Iterator[list[int]], orders: dict[str, DomainOrder], ahead: Ahead) -> Iterator[tuple]:
+        """Positions and their samples by domain, with those of the next AHEAD pairs already asked for."""
+        coming = deque()
         for positions in stream:
-            batch = {name: [] for name, *_ in domains}
-            for name, number, split, order in domains:
-                for position in positions:
-                    _, sample = order(position)
-                    image = _decode_sample(split, sample, self.images.load_size)
-                    bits = key(self.seed, number, AUGMENT, position)
-                    batch[name].append(augment(image, self.images.crop_size, self.images.flip, bits))
-            yield {"positions": positions, **{name: torch.stack(images) for name, images in batch.items()}}
+            samples = {name: [order(position)[1] for position in positions] for name, order in orders.items()}
+            for name, _, split in self.splits:
+                blocked = orders[name].blocked
+                for sample in samples[name]:
+                    shard, at = split.place(sample)
+                    ahead((name, shard, at // BLOCK if blocked else at), partial(split.expect, sample, blocked))
+            coming.append((positions, samples))
+            if (len(coming) - 1) * len(positions) >= AHEAD:
+                yield coming.popleft()
+        yield from coming
+
+    def _image(self, split: Split, number: int, position: int, sample: int) -> tuple[Tensor, list[dict]]:
+        others = (key(self.seed, number, SUBSTITUTE, position, attempt) % len(split) for attempt in range(SUBSTITUTES))
+        return first_readable(split, chain([sample], others), self.images.load_size)
 
 
-def _decode_sample(split: Split, sample: int, size: int) -> Tensor:
+def first_readable(split: Split, samples: Iterable[int], size: int) -> tuple[Tensor, list[dict]]:
+    """The first of some samples that can be read, [C, size, size], and what was wrong with those before it.
+
+    Raises OneRankError where none can.
+    """
+    failed = []
+    for sample in samples:
+        try:
+            return _decoded(split.read(sample), size, split.mode), failed
+        except CorruptSample as error:
+            shard, at = split.place(sample)
+            failed.append({"shard": split.tars[shard].name, "sample": at, "reason": str(error)})
+    raise OneRankError(
+        f"{split.name}: none of {len(failed)} samples can be read, the first of them sample {failed[0]['sample']} of "
+        f"{failed[0]['shard']} ({failed[0]['reason']}); copy the shards again, or make them again"
+    )
+
+
+def _decoded(data: bytes, size: int, mode: str) -> Tensor:
     try:
-        return decode(split.read(sample), size, split.mode)
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged files
-        raise OneRankError(
-            f"{split.name} sample {sample}: its image is damaged; copy the shards again, or make them again"
-        ) from None
+        return decode(data, size, mode)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make decoders raise almost anything
+        reason = " ".join(str(error).partition(" <_io")[0].split())[:200]  # without the address of a buffer
+        raise CorruptSample(f"{type(error).__name__}: {reason}") from None
 
 
 def pair_batches(
@@ -240,7 +189,8 @@ def pair_batches(
         yield from wds.WebLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pin, **ahead)
     except OneRankError as error:
         # From a worker process the message comes wrapped in its traceback; the last line is ours.
-        raise OneRankError(str(error).strip().splitlines()[-1].split("OneRankError: ")[-1]) from None
+        kind = TransientError if isinstance(error, TransientError) else OneRankError
+        raise kind(re.sub(r"^pipeline\.\w+\.\w+: ", "", str(error).strip().splitlines()[-1])) from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -248,27 +198,19 @@ def pair_batches(
 
 
 def whole_images(split: Split, samples: Iterable[int], size: int) -> Tensor:
-    """Images of a split by their numbers, resized but not cropped: [n, C, size, size]."""
-    return torch.stack([_decode_sample(split, sample, size) for sample in samples])
+    """Images of a split by their numbers, resized but not cropped: [n, C, size, size].
+
+    For one that cannot be read the next that can stands in, and says so on standard error.
+    """
+    images = []
+    for sample in samples:
+        image, failed = first_readable(split, ((sample + i) % len(split) for i in range(1 + SUBSTITUTES)), size)
+        for entry in failed:
+            _warn_once(f"{entry['shard']} sample {entry['sample']} cannot be read ({entry['reason']})")
+        images.append(image)
+    return torch.stack(images)
 
 
-def to_network(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Pixels [n, C, H, W] to [-1, 1] on the device; the integers travel, and are scaled there."""
-    return images.to(device, non_blocking=True).to(dtype).div_(FULL[images.dtype] / 2).sub_(1)
-
-
-def to_pixels(images: Tensor, mode: str = "rgb") -> Tensor:
-    """[-1, 1] to the pixels of a mode, on the host, rounded to the nearest."""
-    kind = torch.int32 if mode == "grey16" else torch.uint8
-    full = FULL[kind]
-    return images.detach().float().add(1).mul(full / 2).round().clamp(0, full).to("cpu", kind)
-
-
-def to_rgb(pixels: Tensor) -> Tensor:
-    """Pixels of any mode [n, C, H, W] for the eye: uint8 [n, 3, H, W]; what is transparent lies on white."""
-    if pixels.dtype != torch.uint8:
-        pixels = (pixels / 257).round().to(torch.uint8)
-    if pixels.shape[1] == 4:
-        opaque = pixels[:, 3:] / 255
-        pixels = (pixels[:, :3] * opaque + 255 * (1 - opaque)).round().to(torch.uint8)
-    return pixels.expand(-1, 3, -1, -1)
+@cache
+def _warn_once(what: str) -> None:
+    print(f"warning: {what}; the next one stands in for it in evaluations and sample grids", file=sys.stderr)

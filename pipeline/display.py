@@ -13,9 +13,10 @@ from rich.table import Table
 from torch import nn
 
 from pipeline.config import Config
-from pipeline.data import CHANNELS, Shards
+from pipeline.data import Shards
 from pipeline.networks import parameter_count
 from pipeline.order import Share
+from pipeline.pixels import CHANNELS
 from pipeline.schedule import total_pairs
 
 
@@ -108,7 +109,8 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
     channels = [CHANNELS[mode] for mode in shards.modes.values()]
     generator, discriminator = model.generators["a_to_b"], model.discriminators["of_a"]
     tests = " + ".join(str(len(split) if split else 0) for split in (shards.test_a, shards.test_b))
-    flipped = "mirrored half of the time" if config.images.flip else "never mirrored"
+    mirrored = [domain for domain in ("a", "b") if config.images.mirrored(domain)]
+    flipped = f"mirrored half of the time: {' and '.join(mirrored)}" if mirrored else "never mirrored"
     steps = -(-pairs // optimization.batch)
     rows = {
         "data": f"{shards.root}: {len(shards.train_a)} + {len(shards.train_b)} training images, {tests} test images",

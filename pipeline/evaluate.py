@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.data import Shards, Split, to_rgb, whole_images
+from pipeline.data import Shards, Split, whole_images
 from pipeline.order import Share, key
+from pipeline.pixels import to_rgb
 
 METRIC = "sliced_wasserstein"
 AT_MOST = 256  # images per domain

@@ -3,7 +3,9 @@
 import dataclasses
 import os
 import signal
+import sys
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -11,12 +13,15 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from torch import Tensor
 
 from pipeline import checkpoint, display, monitor, order, pictures
-from pipeline.config import Config, OneRankError, UserError
-from pipeline.data import CHANNELS, open_shards, pair_batches, to_network, to_pixels
+from pipeline.cache import BlockCache
+from pipeline.config import Config, OneRankError, Run, TransientError, UserError
+from pipeline.data import Shards, open_shards, pair_batches
 from pipeline.evaluate import Evaluation
 from pipeline.history import ImageHistory
 from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
 from pipeline.ownership import Ownership
+from pipeline.pixels import CHANNELS, to_network, to_pixels
+from pipeline.quarantine import Quarantine
 from pipeline.rundir import journal, resolve, run_directory, start_run_directory
 from pipeline.saver import Saver
 from pipeline.schedule import learning_rate, total_pairs
@@ -32,7 +37,7 @@ def train(config: Config) -> int:
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     device, main = accelerator.device, accelerator.is_main_process
-    shards = open_shards(config.run.data)
+    shards = open_together(config.run, accelerator)
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
     run, optimization, out = config.run, config.optimization, config.run.out
     batch, seed, dtype = optimization.batch, optimization.seed, getattr(torch, run.dtype)
@@ -105,6 +110,9 @@ def train(config: Config) -> int:
         pin=device.type == "cuda",
     )  # fmt: skip
 
+    samples = {"a": len(shards.train_a), "b": len(shards.train_b)}
+    quarantine = Quarantine(out, share.rank, samples, screen.note if main else partial(print, file=sys.stderr))
+
     def translate(way: str, pixels: Tensor) -> Tensor:
         with torch.no_grad(), accelerator.autocast():
             return to_pixels(model.generators[way](to_network(pixels, device, dtype)), shards.modes[way[-1]])
@@ -173,6 +181,7 @@ def train(config: Config) -> int:
             for micro_step in range(run.accumulate):
                 with watch.waiting_for_data():
                     pairs = next(batches)
+                quarantine.take(pairs)
                 a, b = (to_network(pairs[domain], device, dtype) for domain in ("a", "b"))
                 slots = share.positions(0, micro_step)
                 plans = {domain: images.plan(slots, pairs["positions"]) for domain, images in history.items()}
@@ -195,6 +204,24 @@ def train(config: Config) -> int:
         display.print_summary(screen.console, out, pairs_seen)
     accelerator.end_training()
     return 0 if done else 128 + stop
+
+
+def open_together(run: Run, accelerator: Accelerator) -> Shards:
+    """The shards as rank 0 finds them: of thousands of ranks, it alone reads the manifest and looks for every file."""
+    found = None
+    if accelerator.is_main_process:
+        cache = BlockCache(run.cache_dir, int(run.cache_gb * 1e9))
+        try:
+            found = open_shards(run.data, verify=run.verify_samples, cache=cache, timeout=run.read_timeout)
+            found.check()
+        except UserError as error:
+            found = error
+    found = broadcast_object_list([found])[0]
+    if not isinstance(found, UserError):
+        return found
+    if accelerator.is_main_process:
+        raise found
+    sys.exit(1 if isinstance(found, TransientError) else 2)  # rank 0 tells it
 
 
 def check_launch() -> None:

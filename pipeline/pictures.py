@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipeline.data import Shards, to_rgb, whole_images
+from pipeline.data import Shards, whole_images
+from pipeline.pixels import to_rgb
 from pipeline.rundir import write_durably
 
 

@@ -11,7 +11,10 @@ from pipeline.config import FIXED, LEARNED, Config, Images, Losses, Networks, Op
 
 
 def run_directory(config: Config) -> Path:
-    return config.run.out or Path("runs") / config.run.data.resolve().name
+    """--out, or runs/ and the last name in --data, which may be a URL."""
+    data = config.run.data
+    name = data.partition("?")[0].rstrip("/").rpartition("/")[2] if "://" in data else Path(data).resolve().name
+    return config.run.out or Path("runs") / name
 
 
 def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
@@ -91,7 +94,8 @@ def to_json(config: Config) -> str:
 def from_dict(values: dict) -> Config:
     """The inverse of to_json's dictionary. Raises TypeError or KeyError for one of another shape."""
     groups = {"images": Images, "networks": Networks, "losses": Losses, "optimization": Optimization}
-    run = {**values["run"], "data": Path(values["run"]["data"]), "out": Path(values["run"]["out"])}
+    paths = {name: Path(value) for name in ("out", "cache_dir") if (value := values["run"].get(name))}
+    run = {**values["run"], **paths}
     built = {name: group(**values[name]) for name, group in groups.items()}
     return Config(preset=values["preset"], run=Run(**run), **built)
 

@@ -12,22 +12,10 @@ import webdataset as wds
 from PIL import Image
 
 from pipeline.config import Images, UserError
-from pipeline.data import (
-    CHANNELS,
-    FULL,
-    ReadPairs,
-    _open_shard,
-    augment,
-    decode,
-    image_of,
-    open_shards,
-    pair_batches,
-    pixels_of,
-    to_network,
-    to_pixels,
-    to_rgb,
-)
+from pipeline.data import ReadPairs, open_shards, pair_batches
 from pipeline.order import Share
+from pipeline.pixels import CHANNELS, FULL, augment, decode, image_of, pixels_of, to_network, to_pixels, to_rgb
+from pipeline.split import _offsets
 
 IMAGES = Images(load_size=36, crop_size=32)
 
@@ -56,7 +44,7 @@ def assert_same(one, other):
 
 def test_samples_are_those_that_webdataset_reads(shards):
     split = open_shards(shards).train_b
-    urls = [str(path) for path in split.paths]
+    urls = [str(shards / tar.name) for tar in split.tars]
     plain = [sample["jpg"] for sample in wds.WebDataset(urls, shardshuffle=False)]
     assert len(plain) == len(split) == 11
     assert [split.read(number) for number in range(len(split))] == plain
@@ -186,7 +174,7 @@ def copy(shards, tmp_path):
 
 def refusal(path):
     with pytest.raises(UserError) as caught:
-        open_shards(path)
+        open_shards(path).check()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -214,7 +202,7 @@ def test_index_that_lies_is_refused_on_reading(shards, tmp_path):
     offsets = np.fromfile(index, dtype="<u8")
     for nonsense in (offsets + 512, offsets * 0, offsets + 2**63, offsets * 2**40, offsets[::-1].copy()):
         nonsense.tofile(index)
-        _open_shard.cache_clear()
+        _offsets.cache_clear()
         with pytest.raises(UserError, match="index"):
             open_shards(path).train_a.read(0)
 

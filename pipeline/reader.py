@@ -1,0 +1,172 @@
+"""Where the bytes of a data set come from: here a folder, in remote.py a remote store; and telling them what comes.
+
+Both have the same methods. They read ranges [start, end) of bytes of a file, and know of samples only that a `block`, a
+range around the one that is asked for, holds what is read with it. What fails and may pass is tried again after a
+pause; what still fails ends in TransientError, and what cannot pass in OneRankError, both in one line.
+"""
+
+import errno
+import os
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from queue import Full, Queue
+from typing import NamedTuple, TypeVar
+
+from pipeline.config import OneRankError, TransientError
+
+T = TypeVar("T")
+PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds, give or take half of it, after the first attempts that fail
+MAY_PASS = (errno.EIO, errno.ESTALE)  # of network file systems: a server that was away, a file replaced there
+MEND = "copy it again, or make the shards again"
+
+
+class Temporary(Exception):
+    """What an attempt failed of, where another may succeed."""
+
+
+class Missing(OneRankError):
+    """A file that is not there."""
+
+
+class File(NamedTuple):
+    """A file of a data set and its size by the manifest, in bytes."""
+
+    name: str
+    size: int
+
+
+def retried(what: str, attempt: Callable[[], T]) -> T:
+    """The result of the first attempt that does not raise Temporary. Raises TransientError, naming `what`."""
+    for pause in (*PAUSES, None):
+        try:
+            return attempt()
+        except Temporary as error:
+            if pause is None:
+                tries = len(PAUSES) + 1
+                raise TransientError(f"{what}: cannot be read ({error}), {tries} times in a row") from None
+            time.sleep(pause * random.uniform(0.5, 1.5))
+    raise AssertionError
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Shards on a local disk or a shared file system."""
+
+    root: Path
+
+    def where(self, name: str) -> str:
+        return str(self.root / name)
+
+    def whole(self, name: str) -> bytes:
+        """A small file. Raises Missing."""
+
+        def attempt() -> bytes:
+            try:
+                return (self.root / name).read_bytes()
+            except OSError as error:
+                raise _judged(self.where(name), error) from None
+
+        return retried(self.where(name), attempt)
+
+    def sizes(self, names: list[str]) -> dict[str, int]:
+        """The sizes of those files that are there, asked for 16 at a time, since each may take a trip."""
+
+        def size(name: str) -> int | None:
+            try:
+                return (self.root / name).stat().st_size
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise OneRankError(f"{self.where(name)}: cannot be read ({error.strerror}); {MEND}") from None
+
+        with ThreadPoolExecutor(16) as pool:
+            found = zip(names, pool.map(size, names), strict=True)
+            return {name: size for name, size in found if size is not None}
+
+    def check(self, file: File) -> None:
+        """Raise OneRankError unless the file is there at its size."""
+        retried(self.where(file.name), lambda: self._opened(file))
+
+    def read(self, file: File, start: int, end: int, block: tuple[int, int]) -> bytes:
+        def attempt() -> bytes:
+            try:
+                return os.pread(self._opened(file), end - start, start)
+            except OSError as error:
+                raise _judged(self.where(file.name), error) from None
+
+        return retried(self.where(file.name), attempt)
+
+    def expect(self, file: File, start: int, end: int, block: tuple[int, int]) -> None:
+        """Have the system read a range ahead. Any range will do that may be cached as one."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            with suppress(OSError, Temporary):
+                os.posix_fadvise(self._opened(file), start, end - start, os.POSIX_FADV_WILLNEED)
+
+    def _opened(self, file: File) -> int:
+        path = self.root / file.name
+        try:
+            descriptor, found = _open(path)
+        except OSError as error:
+            raise _judged(str(path), error) from None
+        if found != file.size:
+            raise OneRankError(f"{path}: has {found} bytes, the manifest says {file.size}; {MEND}")
+        return descriptor.fileno()
+
+
+@lru_cache(256)
+def _open(path: Path) -> tuple:
+    """An open file and its size; the least recently used of a process are closed."""
+    file = path.open("rb", buffering=0)
+    return file, os.fstat(file.fileno()).st_size
+
+
+def _judged(where: str, error: OSError) -> Exception:
+    if error.errno in MAY_PASS:
+        _open.cache_clear()  # a handle that went stale stays so
+        return Temporary(error.strerror)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return Missing(f"{where}: is missing; {MEND}")
+    return OneRankError(f"{where}: cannot be read ({error.strerror}); {MEND}")
+
+
+class Ahead:
+    """Threads that tell a store what is read soon, so that the reader need not wait for it.
+
+    Each `key` is told once, until 1024 others were. What does not fit into the queue is left out: the reader has
+    overtaken it.
+    """
+
+    def __init__(self, threads: int = 4):
+        self.jobs, self.recent = Queue(1024), OrderedDict()
+        self.threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+        for thread in self.threads:
+            thread.start()
+
+    def __call__(self, key: object, tell: Callable[[], None]) -> None:
+        if key in self.recent:
+            return
+        with suppress(Full):
+            self.jobs.put_nowait(tell)
+            self.recent[key] = True
+        if len(self.recent) > 1024:
+            self.recent.popitem(last=False)
+
+    def close(self) -> None:
+        """End the threads when they have done what they do."""
+        with self.jobs.mutex:
+            self.jobs.queue.clear()
+        for _ in self.threads:
+            self.jobs.put(None)
+
+    def _work(self) -> None:
+        while tell := self.jobs.get():
+            with suppress(OneRankError):  # who reads will meet it, too
+                tell()

@@ -13,7 +13,9 @@ import random
 import statistics
 import time
 import tracemalloc
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
-from pipeline.data import open_shards
+from pipeline.data import AHEAD, open_shards
 from pipeline.order import BLOCK, DomainOrder, key
 from pipeline.pixels import augment, decode
+from pipeline.reader import Ahead
 
 CONSOLE = Console()
 
@@ -103,19 +106,29 @@ def by_pillow(data: bytes) -> np.ndarray:
 def compare_reading(options: argparse.Namespace) -> None:
     """Every sample of trainA once; the same images in a folder were sharded."""
     split = open_shards(options.data).train_a
-    tars = [str(path) for path in split.paths]
+    tars = [str(options.data / tar.name) for tar in split.tars]
     files = [path for path in sorted((options.images / "trainA").iterdir()) if path.is_file()]
     order = DomainOrder(split.counts, seed=0, domain=0, lanes=1)
 
     def webdataset(shuffle: int = 0) -> None:
-        count = sum(len(sample["jpg"]) > 0 for sample in wds.WebDataset(tars, shardshuffle=False).shuffle(shuffle))
-        assert count == len(split)
+        deque((sample["jpg"] for sample in wds.WebDataset(tars, shardshuffle=False).shuffle(shuffle)), maxlen=1)
+
+    def ours(distance: int = 0) -> None:
+        """distance: how many samples before it is read one is asked for."""
+        samples = [order(i)[1] for i in range(len(split))]
+        ahead = Ahead()
+        for i, sample in enumerate(samples):
+            if distance and i + distance < len(samples):
+                ahead(i, partial(split.expect, samples[i + distance], False))
+            split.read(sample)
+        ahead.close()
 
     parts = {
         "webdataset, in turn": webdataset,
         "webdataset, shuffle(1000)": lambda: webdataset(1000),
-        "files, shuffled": lambda: [path.read_bytes() for path in random.sample(files, len(files))],
-        "ours, in the order of training": lambda: [split.read(order(i)[1]) for i in range(len(split))],
+        "files, shuffled": lambda: deque(map(Path.read_bytes, random.sample(files, len(files))), maxlen=1),
+        "ours, in the order of training": ours,
+        "ours, asked for 128 samples ahead": lambda: ours(AHEAD),
     }
     show(f"{len(split)} samples, from memory, CPU time", rounds(parts, options.rounds), len(split))
 

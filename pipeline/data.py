@@ -97,7 +97,7 @@ def open_shards(root: Path) -> Shards:
     except (OSError, ValueError) as error:
         raise UserError(f"{root}/manifest.json: cannot be read ({error}); make the shards again") from None
     try:
-        if (manifest["format"], manifest["version"]) != ("zorse-shards", 1):
+        if (manifest["format"], manifest["version"]) != ("zorse-shards", 2):
             raise UserError(
                 f"{root}/manifest.json: format {manifest['format']} {manifest['version']} is not known here"
             )

@@ -17,7 +17,7 @@ Show = Callable[[dict[str, int], int], None]
 def progress(what: str, totals: dict[str, int], before: dict[str, int] | None = None) -> Iterator[Show]:
     """Yields show(done, n_bytes), to be called as often as one likes.
 
-    totals: images by split, or {} where nobody knows yet. before: those done by an earlier run. done, n_bytes: what this
+    totals: images by split, or {} where nobody knows. before: those done by an earlier run. done, n_bytes: what this
     run has done, images by split and bytes.
     """
     before = before or dict.fromkeys(totals, 0)

@@ -15,15 +15,15 @@ from pathlib import Path, PurePosixPath
 
 from data_prep import PrepError
 from data_prep.atomic import load_json
-from data_prep.images import POLICY, BadImage, Prepared
+from data_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
 from data_prep.items import LARGEST, looks_like_image, none_dropped
 from data_prep.manifest import check_usable, split_entry, write_manifest
-from data_prep.plan import Policy
-from data_prep.shards import judge, totals, write_index
+from data_prep.shards import totals, write_index
 from data_prep.verify import BLOCK, FOREIGN
 from data_prep.workers import Task, run_all
 
 ANY_SIDE = 1 << 30  # pixels; nothing is reduced
+WHITE = 255
 
 
 def index_tars(
@@ -31,13 +31,13 @@ def index_tars(
 ) -> dict:
     """Index the tars of each split; returns the manifest. Raises PrepError, TooManyCorrupt."""
     tars = _find(folder, globs)
-    policy = Policy(max_side=ANY_SIDE, min_side=min_side, shard_size=0)
+    policy = ImagePolicy(max_side=ANY_SIDE, min_side=min_side)
     tasks = [Task(split, 0, index_tar, (folder, name, policy)) for split, names in tars.items() for name in names]
     records = run_all("indexing", tasks, workers)
     splits = {}
     for split in tars:
         found = [record for task, record in zip(tasks, records, strict=True) if task.split == split]
-        entry = split_entry(found)
+        entry = split_entry(found, WHITE)
         unconverted = sum((Counter(record["unconverted"]) for record in found), Counter())
         splits[split] = {
             "found": entry["samples"] + entry["quarantined"]["count"],
@@ -54,6 +54,7 @@ def index_tars(
         created=None,
         source={"kind": FOREIGN, "uri": str(folder.resolve()), "revision": None},
         policy={"min_side": min_side, "images": f"not converted, judged by: {POLICY}"},
+        modes={"a": "rgb", "b": "rgb"},
         plan_sha256=None,
         overlaps={},
         splits=splits,
@@ -89,7 +90,7 @@ def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str
     return found
 
 
-def index_tar(folder: Path, name: str, policy: Policy, count) -> dict:
+def index_tar(folder: Path, name: str, policy: ImagePolicy, count) -> dict:
     """Write NAME.idx and NAME.crc for a tar; returns the same record as of a shard that was made here."""
     offsets, sums, images, quarantined, end = [], [], [], [], 0
     with (folder / name).open("rb") as file:
@@ -97,7 +98,7 @@ def index_tar(folder: Path, name: str, policy: Policy, count) -> dict:
         for member in _first_images(folder / name):
             try:
                 data = _image_of(file.fileno(), member)
-                images.append(judge(data, policy)._replace(data=b""))
+                images.append(prepare(data, policy)._replace(data=b""))
             except BadImage as bad:
                 quarantined.append({"file": f"{name}/{member.name}", "reason": str(bad)})
             else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from data_prep import PrepError, TooManyCorrupt
 from data_prep.atomic import load_json, sync, temporary_for, write_json
 from data_prep.images import POLICY
+from data_prep.pixels import full_level
 from data_prep.plan import FORMAT, VERSION, Plan
 from data_prep.shards import committed
 
@@ -29,10 +30,10 @@ def finalize(out: Path, plan: Plan) -> dict:
         split: [load_json(out / f"{shard.name}.json") for shard in plan.shards if shard.split == split]
         for split in plan.splits
     }
-    splits = {
-        split: {"found": plan.splits[split]["found"], **split_entry(found), "dropped": plan.splits[split]["dropped"]}
-        for split, found in records.items()
-    }
+    splits = {}
+    for split, found in records.items():
+        planned, white = plan.splits[split], full_level(plan.policy.mode(split))
+        splits[split] = {"found": planned["found"], **split_entry(found, white), "dropped": planned["dropped"]}
     inputs = sum(entry["planned"] for entry in plan.splits.values())
     check_usable(splits, inputs, plan.max_corrupt, "repair or remove them and add --restart")
     source = {name: plan.source[name] for name in ("kind", "uri", "revision")}
@@ -45,6 +46,7 @@ def finalize(out: Path, plan: Plan) -> dict:
         created=plan.created,
         source=source,
         policy=policy,
+        modes={"a": plan.policy.mode_a, "b": plan.policy.mode_b},
         plan_sha256=plan.plan_sha256,
         overlaps=plan.overlaps,
         splits=splits,
@@ -75,8 +77,8 @@ def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts)
     return manifest
 
 
-def split_entry(records: list[dict]) -> dict:
-    """One split of the manifest from its shards' records, in order; empty shards do not appear."""
+def split_entry(records: list[dict], white: int) -> dict:
+    """One split of the manifest from its shards' records, in order; empty shards do not appear. white: its level."""
     records_kept = [record for record in records if record["samples"]]
     names = ("name", "samples", "bytes", "sha256", "index_sha256", "crc_sha256")
     shards = [{name: record[name] for name in names} for record in records_kept]
@@ -89,7 +91,7 @@ def split_entry(records: list[dict]) -> dict:
         "shards": shards,
         "converted": dict(sorted(sum((Counter(record["converted"]) for record in records), Counter()).items())),
         "quarantined": {"count": len(bad), "reasons": dict(reasons.most_common(FIRST)), "first": bad[:FIRST]},
-        "statistics": _statistics(records_kept),
+        "statistics": _statistics(records_kept, white),
     }
 
 
@@ -102,8 +104,8 @@ def fingerprint(rows: list[tuple]) -> str:
     return hashlib.sha256("".join(f"{a} {b}\n" for a, b in rows).encode()).hexdigest()
 
 
-def _statistics(records: list[dict]) -> dict:
-    """Widths and heights in pixels; mean and standard deviation of r, g, b over all pixels, in [0, 1]."""
+def _statistics(records: list[dict], white: int) -> dict:
+    """Widths and heights in pixels; mean and standard deviation per channel over all pixels, in [0, 1]."""
     if not records:
         return {}
     samples = sum(record["samples"] for record in records)
@@ -117,12 +119,12 @@ def _statistics(records: list[dict]) -> dict:
     }
     pixels = sum(record["pixels"]["count"] for record in records)
     mean, std = [], []
-    for channel in range(3):
+    for channel in range(len(records[0]["pixels"]["sum"])):
         first = sum(record["pixels"]["sum"][channel] for record in records)
         second = sum(record["pixels"]["square_sum"][channel] for record in records)
-        mean.append(round(first / pixels / 255, 6))
-        std.append(round((pixels * second - first**2) ** 0.5 / pixels / 255, 6))
-    return {**statistics, "rgb_mean": mean, "rgb_std": std}
+        mean.append(round(first / pixels / white, 6))
+        std.append(round((pixels * second - first**2) ** 0.5 / pixels / white, 6))
+    return {**statistics, "pixel_mean": mean, "pixel_std": std}
 
 
 def check_usable(splits: dict, inputs: int, max_corrupt: float, fix: str) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from data_prep import PrepError
 from data_prep.atomic import load_json, write_json
+from data_prep.images import ImagePolicy
 from data_prep.items import SPLITS, Item
+from data_prep.pixels import Mode
 
 FORMAT = "zorse-shards"
 VERSION = 2
@@ -27,6 +29,17 @@ class Policy:
     min_side: int  # pixels
     shard_size: int  # samples; 0: a 64th of a split, within 64 and 10000
     keep_repeats: bool = False
+    lossless: bool = False
+    mode_a: Mode = "rgb"
+    mode_b: Mode = "rgb"
+
+    @property
+    def images(self) -> ImagePolicy:
+        return ImagePolicy(self.max_side, self.min_side, self.lossless)
+
+    def mode(self, split: str) -> Mode:
+        """Which pixels the images of a split have."""
+        return self.mode_a if split.endswith("A") else self.mode_b
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def show_statistics(out: Path, manifest: dict) -> None:
     for split, entry in manifest["splits"].items():
         statistics = entry["statistics"]
         sides = [_range(statistics[side]) if statistics else "-" for side in ("width", "height")]
-        colours = [_triple(statistics[name]) if statistics else "-" for name in ("rgb_mean", "rgb_std")]
+        colours = [_triple(statistics[name]) if statistics else "-" for name in ("pixel_mean", "pixel_std")]
         table.add_row(split, *_sizes(entry), *sides, *colours)
     console = _console()
     console.print(table)

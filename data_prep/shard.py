@@ -34,6 +34,7 @@ import tyro
 from data_prep import PrepError
 from data_prep.foreign import index_tars
 from data_prep.manifest import finalize
+from data_prep.pixels import Mode
 from data_prep.plan import Plan, Policy, Shard, load_plan
 from data_prep.planning import Choices, make_plan
 from data_prep.report import printable, show_plan, show_result, show_statistics
@@ -68,6 +69,12 @@ class Options:
     """Larger images are reduced to this on their longest side, in pixels."""
     min_side: int = 16
     """Images with a shorter side, in pixels, count as unusable."""
+    lossless: Flag = False
+    """What must be converted becomes a PNG, not a JPEG of quality 95, and good PNGs are copied like good JPEGs."""
+    mode_a: Mode = "rgb"
+    """Pixels of domain a: 8-bit colour; 8-bit grey; 8-bit colour with alpha, as PNG; 16-bit grey, as PNG."""
+    mode_b: Mode = "rgb"
+    """Pixels of domain b."""
     keep_repeats: Flag = False
     """Keep all of several byte-identical images of a split, not only the first by name."""
     leak: Literal["warn", "fail"] = "warn"
@@ -228,7 +235,8 @@ def _plan(options: Options) -> tuple[Path, Plan]:
     )
     _check_share(options.max_corrupt)
     source = open_source(options.name, options.source, options.columns, options.configs)
-    policy = Policy(options.max_side, options.min_side, options.shard_size, options.keep_repeats)
+    names = ("max_side", "min_side", "shard_size", "keep_repeats", "lossless", "mode_a", "mode_b")
+    policy = Policy(**{name: getattr(options, name) for name in names})
     out = options.out or Path("shards", source.name)
     choices = Choices(
         max_corrupt=options.max_corrupt,

@@ -77,11 +77,6 @@ def write_index(tar: Path, offsets: list[int], sums: list[int]) -> tuple[str, st
     return index, crc
 
 
-def judge(data: bytes, policy: Policy) -> Prepared:
-    """The one place where the image policy meets a sample. Raises BadImage."""
-    return prepare(data, policy.max_side, policy.min_side)
-
-
 def _write_tar(
     file, out: Path, shard: Shard, policy: Policy, root: str, count
 ) -> tuple[list[int], list[int], list[Prepared], list[dict]]:
@@ -92,13 +87,13 @@ def _write_tar(
     writer = webdataset.TarWriter(file, mtime=0, user="zorse", group="zorse", encoder=False)
     for number, item in enumerate(planned_items(out, shard), shard.first):
         try:
-            image = judge(read_planned(root, item), policy)
+            image = prepare(read_planned(root, item), policy.images, policy.mode(shard.split))
         except (BadImage, Unreadable) as bad:
             quarantined.append({"file": f"{item.split}/{item.name}", "reason": str(bad)})
         else:
             offsets.append(writer.tarstream.offset)
             sums.append(zlib.crc32(image.data))
-            writer.write({"__key__": f"{shard.split}-{number:08d}", "jpg": image.data})
+            writer.write({"__key__": f"{shard.split}-{number:08d}", image.extension: image.data})
             images.append(image._replace(data=b""))
         count(item.size)
     offsets.append(writer.tarstream.offset)
@@ -107,13 +102,13 @@ def _write_tar(
 
 
 def totals(images: list[Prepared]) -> dict:
-    """`pixels` in 8-bit levels per channel, `width` and `height` in pixels; the latter two only where images are."""
+    """`pixels` in stored levels per channel, `width` and `height` in pixels; the latter two only where images are."""
     record = {
         "converted": dict(sorted(Counter(name for image in images for name in image.conversions).items())),
         "pixels": {
             "count": sum(image.size[0] * image.size[1] for image in images),
-            "sum": [sum(image.rgb_sum[channel] for image in images) for channel in range(3)],
-            "square_sum": [sum(image.rgb_square_sum[channel] for image in images) for channel in range(3)],
+            "sum": [sum(channel) for channel in zip(*(image.sums for image in images), strict=True)],
+            "square_sum": [sum(channel) for channel in zip(*(image.square_sums for image in images), strict=True)],
         },
     }
     for axis, name in enumerate(("width", "height")):

@@ -14,17 +14,20 @@ def write_json(path: Path, record: dict) -> None:
     write_bytes(path, json.dumps(record, indent=1).encode() + b"\n")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that, after a crash or a power cut, it is there whole or not at all."""
+def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write a file so that, after a crash and, if `durable`, after a power cut, it is there whole or not at all."""
     temporary = temporary_for(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
-            sync(file)
+            if durable:
+                sync(file)
     except BaseException:
         temporary.unlink(missing_ok=True)  # of a full disk it would take what room is left
         raise
     temporary.replace(path)
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -44,7 +47,10 @@ def temporary_for(path: Path) -> Path:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove what a killed process left of a file or folder: the process is gone, or for an hour wrote nothing."""
+    """Remove what killed processes left of a file or folder: the process is gone, or for an hour wrote nothing.
+
+    The path's last part may be a pattern.
+    """
     for temporary in path.parent.glob(f".{path.name}.*.tmp"):
         host, _, pid = temporary.name.removesuffix(".tmp").rpartition(".")
         gone = host.endswith(f".{socket.gethostname()}") and not _is_alive(int(pid))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_prep.atomic import temporary_for
+from data_prep.atomic import write_bytes
 from data_prep.items import Item, Source, Unreadable
 from data_prep.progress import progress
 from data_prep.sources import read
@@ -128,9 +128,7 @@ class Hashed:
         if len(hashes) != len(lines) or not all(len(found) in (0, 64) for found in hashes):
             parts = [lines[at : at + 16] for at in range(0, len(lines), 16)]
             hashes = list(itertools.chain(*self.threads.map(partial(_hash, self.root), parts)))
-            temporary = temporary_for(path)
-            temporary.write_text("\n".join(hashes))
-            temporary.replace(path)
+            write_bytes(path, "\n".join(hashes).encode(), durable=False)  # what a power cut tears is hashed again
         return [(_key(line), replace(_item(line), sha256=found)) for line, found in zip(lines, hashes, strict=True)]
 
 

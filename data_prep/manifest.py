@@ -9,8 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from data_prep import PrepError, TooManyCorrupt
-from data_prep.atomic import load_json, sync, temporary_for, write_json
+from data_prep.atomic import load_json, remove_stale, sync, temporary_for, write_json
 from data_prep.images import POLICY
+from data_prep.items import SPLITS
 from data_prep.pixels import full_level
 from data_prep.plan import FORMAT, VERSION, Plan
 from data_prep.shards import committed
@@ -55,6 +56,8 @@ def finalize(out: Path, plan: Plan) -> dict:
 
 def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts) -> dict:
     """Write quarantine.jsonl and then manifest.json, and return the latter."""
+    for name in ("manifest.json", "quarantine.jsonl", "plan.json", *(f"{split}-*" for split in SPLITS)):
+        remove_stale(out / name)
     path = out / "quarantine.jsonl"
     temporary = temporary_for(path)
     try:

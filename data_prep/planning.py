@@ -123,6 +123,7 @@ def _drafted(
             for split, count in found.items()
         }
         sha256, shards = _write_lines(hashed, repeats, policy, splits, work)
+    remove_stale(cache / "*.sha256")
     for path in cache.glob("*.sha256"):
         path.unlink(missing_ok=True)
     return Plan(

@@ -52,7 +52,8 @@ def _bars(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterator
 @contextmanager
 def _lines(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterator[Show]:
     total, left = sum(totals.values()), sum(totals.values()) - sum(before.values())
-    print(f"{what}: {left} of {total} images to do" if left != total else f"{what}: {total or ''} images", flush=True)
+    if total:
+        print(f"{what}: {left} of {total} images to do" if left != total else f"{what}: {total} images", flush=True)
     started = shown = time.monotonic()
 
     def show(done: dict[str, int], n_bytes: int) -> None:

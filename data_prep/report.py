@@ -61,15 +61,17 @@ def show_next(out: Path) -> None:
 def show_statistics(out: Path, manifest: dict) -> None:
     """What the manifest says of the images: counts, sizes, colours, conversions, and what is not among them and why."""
     table = _table(f"{manifest['name']} in {out}", ("found", "images", "shards", "MB"), ())
-    for heading in ("width", "height", "mean r g b", "std r g b"):
+    for heading in ("width", "height"):
         table.add_column(heading)
     for split, entry in manifest["splits"].items():
-        statistics = entry["statistics"]
-        sides = [_range(statistics[side]) if statistics else "-" for side in ("width", "height")]
-        colours = [_triple(statistics[name]) if statistics else "-" for name in ("pixel_mean", "pixel_std")]
-        table.add_row(split, *_sizes(entry), *sides, *colours)
+        sides = [_range(entry["statistics"][side]) if entry["samples"] else "-" for side in ("width", "height")]
+        table.add_row(split, *_sizes(entry), *sides)
     console = _console()
     console.print(table)
+    for split, entry in manifest["splits"].items():
+        if entry["samples"]:
+            mean, std = (_levels(entry["statistics"][name]) for name in ("pixel_mean", "pixel_std"))
+            console.print(f"{split} pixels, of 1: mean {mean}; standard deviation {std}")
     for split, entry in manifest["splits"].items():
         for what, counts in (("converted", entry["converted"]), ("left out", _left_out(entry))):
             if any(counts.values()):
@@ -110,7 +112,7 @@ def _range(side: dict) -> str:
     return f"{side['min']} to {side['max']}, mean {side['mean']:.0f}"
 
 
-def _triple(values: list[float]) -> str:
+def _levels(values: list[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
 
 

@@ -115,9 +115,9 @@ class WriteOptions:
 
     out: Out
     """Where the plan is."""
-    task: int | None = None
+    task: Annotated[int | None, tyro.conf.arg(metavar="I", help_behavior_hint="")] = None
     """Which share: 0 to --tasks less 1."""
-    tasks: int | None = None
+    tasks: Annotated[int | None, tyro.conf.arg(metavar="T", help_behavior_hint="")] = None
     """Into how many shares the shards are divided."""
     workers: int = cpu_count()
     """Processes."""
@@ -173,6 +173,8 @@ def check(options: VerifyOptions) -> int:
     samples = sum(entry["samples"] for entry in manifest["splits"].values())
     depth = "read to the last byte" if options.deep else "without reading the images; --deep reads them"
     print(f"{len(faults)} faults in {shards} shards of {samples} images, {depth}")
+    if faults and (options.out / "plan.json").exists():
+        print(f"to mend: remove the .json of each faulty tar, then run shard.py write {options.out} and finalize")
     return 1 if faults else 0
 
 
@@ -191,10 +193,8 @@ def statistics(options: StatsOptions) -> None:
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """Make tars of another program usable: writes .idx, .crc and manifest.json beside them, and changes no tar.
-
-    Of each sample the first image counts. Images are judged as by `plan`, but not converted.
-    """
+    """Make another program's tars usable: .idx, .crc and manifest.json are written beside them, no tar is changed. Of
+    each sample the first image counts. Images are judged as those of other sources are, but not converted."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
     """Where the tars lie."""

@@ -31,7 +31,7 @@ def open_source(
         return table_source(*_hub_name(name), *names)
     if not path.exists():
         raise PrepError(f"--source {path} does not exist; give {LAYOUT}")
-    is_table = path.is_dir() and not (path / "trainA").is_dir() and _holds_table(path)
+    is_table = path.is_dir() and _holds_table(path)
     if any(names) and not is_table:
         raise PrepError(f"--columns and --configs are for tables, and --source {path} is none; leave them out")
     if is_table:
@@ -40,7 +40,9 @@ def open_source(
 
 
 def _holds_table(path: Path) -> bool:
-    return (path / "dataset_dict.json").exists() or any(path.rglob("*.parquet"))
+    if (path / "dataset_dict.json").exists():  # as saved by `datasets`; its splits are folders
+        return True
+    return not (path / "trainA").is_dir() and any(path.rglob("*.parquet"))
 
 
 def _hub_name(name: str) -> tuple[str, str | None]:

@@ -101,10 +101,10 @@ def _views_of_configs(where: str, revision: str | None, configs: dict[str, str])
             if split in PHASES
         ]
     else:
-        found = _load(where, revision)
+        found = known if len(known) > 1 else _load(where, revision)
         missing = [name for name in configs.values() if name not in found]
         if missing:
-            names = ", ".join(sorted({*known, *found}))
+            names = ", ".join(sorted(found))
             raise PrepError(f"{where} has no configuration or split {missing[0]}, for --configs; it has {names}")
         tables = [(name, f"train{domain}", found[name]) for domain, name in configs.items()]
     views = []

@@ -12,6 +12,7 @@ from PIL import Image
 
 EOI = b"\xff\xd9"  # JPEG's end of image
 SOI_SIZE = 2
+IEND = b"IEND\xae\x42\x60\x82"  # PNG's end chunk and its checksum
 # In a scan, FF 00 stands for the byte FF, and FF D0 to FF D7 restart the decoder; all else after FF is a segment.
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 BIG_TIFF = (b"II+\0", b"MM\0+")
@@ -39,6 +40,8 @@ def _check_jpeg(data: bytes) -> None:
 def _check_png(data: bytes) -> None:
     """Every chunk's checksum, up to the end chunk; the decoder leaves those of the pixels out."""
     Image.open(io.BytesIO(data), formats=["PNG"]).verify()
+    if IEND not in data:  # verify() stops in front of this chunk's own checksum
+        raise OSError("the file is truncated: no end chunk")
 
 
 def _check_gif(data: bytes) -> None:

@@ -8,7 +8,6 @@ from collections import Counter
 import numpy as np
 import pytest
 from conftest import shard
-from PIL import Image, JpegImagePlugin
 from pictures import (
     PHOTO,
     RAMP,
@@ -26,6 +25,7 @@ from pictures import (
     with_hole,
     ycck,
 )
+from PIL import Image, JpegImagePlugin
 
 from data_prep.images import BadImage, ImagePolicy, Prepared, prepare
 
@@ -52,7 +52,9 @@ def converted_files() -> dict[str, tuple[bytes, list[str], np.ndarray]]:
     flag = {"icc_profile": swapped_profile()}
     one_level = chunk(b"tRNS", struct.pack(">H", int(RAMP[5, 5])))
     return {
-        **{f"turned {kind}": (turned(kind), [kind.lower(), "exif_rotated"], TURNED) for kind in ("PNG", "TIFF", "WEBP")},
+        **{
+            f"turned {kind}": (turned(kind), [kind.lower(), "exif_rotated"], TURNED) for kind in ("PNG", "TIFF", "WEBP")
+        },
         "turned JPEG": (turned("JPEG"), ["exif_rotated"], TURNED),
         "CMYK JPEG": (encode(Image.fromarray(PHOTO).convert("CMYK"), quality=95), ["cmyk"], PHOTO),
         "YCCK JPEG": (ycck(), ["cmyk"], PHOTO),
@@ -68,7 +70,7 @@ def converted_files() -> dict[str, tuple[bytes, list[str], np.ndarray]]:
         "16-bit RGB PNG": (deep_png(DEEP[..., :3]), ["png", "deep_colour"], rgb(RAMP)),
         "16-bit RGB PPM": (deep_ppm(DEEP[..., :3]), ["ppm", "deep_colour"], rgb(RAMP)),
         "16-bit RGB PNG with a hole": (
-            deep_png(PHOTO.astype(np.uint16) * 257, chunk(b"tRNS", struct.pack(">HHH", *(PHOTO[0, 0] * np.uint16(257))))),
+            deep_png(PHOTO * np.uint16(257), chunk(b"tRNS", (PHOTO[0, 0] * np.uint16(257)).astype(">u2").tobytes())),
             ["png", "deep_colour", "alpha"],
             LEFT_WHITE,
         ),
@@ -145,12 +147,8 @@ def test_conversion(name):
 def test_lossless_conversion(name):
     data, conversions, pixels = converted_files()[name]
     result = prepare(data, LOSSLESS)
-    if name == "PNG":
-        assert (result.data, result.conversions) == (data, [])
-        return
-    still_png = ["png"] if conversions[0] == "png" and name.startswith("turned") else []
-    still_png += ["png"] if name == "colour profile in a PNG" else []
-    assert result.extension == "png" and still_png + result.conversions == conversions
+    stays_png = name in ("PNG", "turned PNG", "animated PNG", "colour profile in a PNG")
+    assert result.extension == "png" and result.conversions == conversions[stays_png:]
     assert_near(decoded(result), pixels)
 
 
@@ -214,7 +212,7 @@ def test_rgba():
     assert result[:3] == (data, "png", [])
     assert np.array_equal(decoded(result), with_hole(100))
     opaque = np.dstack([PHOTO, np.full((40, 60), 255)])
-    grey_hole = np.dstack([GREY, GREY, GREY, np.where(GREY == GREY[0, 0], 0, 255)])
+    grey_hole = np.dstack([GREY, GREY, GREY, np.where(GREY[0, 0] == GREY, 0, 255)])
     swapped = with_hole(100)[..., [2, 1, 0, 3]]
     files = (
         (encode(PHOTO, quality=95), ["jpeg", "opaque"], opaque),
@@ -288,13 +286,14 @@ def truncated_kinds() -> dict[str, bytes]:
     smooth = np.asarray(Image.fromarray(RAMP[:5, :5].astype(np.uint8)).resize((64, 64), 3).convert("RGB")).copy()
     smooth[20:40, 20:40] = PHOTO[:20, 20:40]
     grey = smooth[..., 0]
+    assert animation("TIFF").endswith(bytes(4))  # the padding to 16 bytes, which nobody misses
     return {
         "JPEG": encode(smooth), "progressive JPEG": encode(smooth, progressive=True), "grey JPEG": encode(grey),
         "PNG": encode(smooth, "PNG"), "16-bit PNG": encode(RAMP, "PNG"), "APNG": animation("PNG"),
         "GIF": encode(smooth, "GIF"), "animated GIF": animation("GIF"),
         "BMP": encode(smooth, "BMP"), "PPM": encode(smooth, "PPM"), "16-bit PGM": encode(RAMP, "PPM"),
         "WebP": encode(smooth, "WEBP"), "lossless WebP": encode(smooth, "WEBP", lossless=True),
-        "animated WebP": animation("WEBP"), "TIFF": encode(smooth, "TIFF"), "many pages": animation("TIFF"),
+        "animated WebP": animation("WEBP"), "TIFF": encode(smooth, "TIFF"), "many pages": animation("TIFF")[:-4],
         "16-bit TIFF": encode(RAMP, "TIFF"), "big TIFF": encode(smooth, "TIFF", big_tiff=True),
         **{f"TIFF {how}": encode(smooth, "TIFF", compression=how)
            for how in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")},
@@ -309,11 +308,10 @@ def test_no_truncated_file_is_accepted(kind):
     whole = truncated_kinds()[kind]
     prepare(whole, POLICY)
     cuts = [*range(len(whole) - 1, len(whole) - 40, -1), *range(len(whole) - 40, 0, -max(1, len(whole) // 40))]
-    with_checksums = kind in ("PNG", "16-bit PNG", "APNG")
     for cut in cuts:
         with pytest.raises(BadImage):
             prepare(whole[:cut], POLICY)
-        if with_checksums or (kind == "JPEG" and cut < len(whole) - 1):
+        if "JPEG" in kind or "PNG" in kind:
             with pytest.raises(BadImage):
                 prepare(whole[:cut] + bytes(max(len(whole) - cut, 70_000)), POLICY)
 
@@ -356,8 +354,6 @@ def refused_files() -> dict[str, tuple[bytes, str]]:
 @pytest.mark.fault(15, 18)
 def test_bad_image_is_refused_with_its_reason(name, mode):
     data, reason = refused_files()[name]
-    if mode == "grey16" and name == "flipped.png":
-        pytest.skip("the same")
     with pytest.raises(BadImage, match=reason):
         prepare(data, POLICY, mode)
 
@@ -383,7 +379,9 @@ def test_manifest_counts_each_conversion_and_names_each_refusal(tmp_path):
     assert splits["trainA"]["samples"] == len(files) + 1
     assert splits["trainA"]["converted"] == Counter(name for _, names, _ in files.values() for name in names)
     assert splits["trainB"]["samples"] == 1
-    found = {entry["file"].removeprefix("trainB/"): entry["reason"] for entry in splits["trainB"]["quarantined"]}
+    found = {
+        entry["file"].removeprefix("trainB/"): entry["reason"] for entry in splits["trainB"]["quarantined"]["first"]
+    }
     assert found.keys() == refused.keys() and all(refused[name][1] in found[name] for name in refused)
 
 

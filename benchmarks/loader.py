@@ -168,7 +168,7 @@ def measure_order(options: argparse.Namespace) -> None:
     for position in scattered:
         order(position)
     anywhere = (time.perf_counter() - began) / len(scattered)
-    blocks = {sample // BLOCK for sample in samples}
+    blocks = set(np.searchsorted(order.block_starts, samples, side="right").tolist())
     table = Table(title=f"the order of {n:,} samples, {ranks} ranks of one pair a step", show_header=False)
     table.add_row("set-up", f"{made:.2f} s")
     table.add_row("first lookup, which makes the pass", f"{first:.2f} s")

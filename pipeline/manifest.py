@@ -19,12 +19,10 @@ MOST_SAMPLES = 1 << 32  # of a split
 
 @dataclass(frozen=True)
 class Manifest:
-    """splits: the tars and their samples, in order. modes: of the pixels of domains "a" and "b". checksums: whether
-    each tar has a .crc beside it."""
+    """splits: the tars and their samples, in order. modes: of the pixels of domains "a" and "b"."""
 
     fingerprint: str
     modes: dict[str, str]
-    checksums: bool
     splits: dict[str, list[tuple[File, int]]]
 
 
@@ -46,7 +44,7 @@ def read_manifest(store: Folder | Remote) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: cannot be read ({error}); make the shards again") from None
     try:
-        if manifest["format"] != "zorse-shards" or manifest["version"] not in (1, 2):
+        if manifest["format"] != "zorse-shards" or manifest["version"] != 2:
             raise UserError(f"{where}: format {manifest['format']} {manifest['version']} is not known here")
         if not isinstance(manifest["fingerprint"], str):
             raise TypeError
@@ -56,7 +54,7 @@ def read_manifest(store: Folder | Remote) -> Manifest:
         splits = {name: _split(where, name, split) for name, split in manifest["splits"].items()}
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{where}: is not a manifest of shards; make the shards again") from None
-    return Manifest(manifest["fingerprint"], modes, manifest["version"] == 2, splits)
+    return Manifest(manifest["fingerprint"], modes, splits)
 
 
 def _absent(store: Folder | Remote) -> str:

@@ -379,7 +379,9 @@ def test_manifest_counts_each_conversion_and_names_each_refusal(tmp_path):
     assert splits["trainA"]["samples"] == len(files) + 1
     assert splits["trainA"]["converted"] == Counter(name for _, names, _ in files.values() for name in names)
     assert splits["trainB"]["samples"] == 1
-    found = {entry["file"].removeprefix("trainB/"): entry["reason"] for entry in splits["trainB"]["quarantined"]}
+    found = {
+        entry["file"].removeprefix("trainB/"): entry["reason"] for entry in splits["trainB"]["quarantined"]["first"]
+    }
     assert found.keys() == refused.keys() and all(refused[name][1] in found[name] for name in refused)
 
 

@@ -1,7 +1,8 @@
-"""What an image costs on its way to the trainer: python benchmarks/loader.py decode|read|order [options].
+"""What an image costs on its way to the trainer: python benchmarks/loader.py decode|read|prepare|order [options].
 
 decode: JPEG bytes to a 256x256 crop, as CycleGAN code does it (Pillow, torchvision transforms, float32) beside ours
 (uint8), on one core. read: bytes of a sample from shards by ours and by plain webdataset, and from a folder of files.
+prepare: an image's way into a shard, by ours and by webdataset's writer.
 order: which sample stands at a position, in a domain of 10^8. Times are CPU time of the thread unless said otherwise;
 rounds alternate in random order, and a ratio is the median over rounds of the quotient within a round.
 """
@@ -11,10 +12,12 @@ import io
 import os
 import random
 import statistics
+import tempfile
 import time
 import tracemalloc
 from collections import deque
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +29,10 @@ from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
+from data_prep.folders import folder_source
+from data_prep.plan import Policy
+from data_prep.planning import Choices, make_plan
+from data_prep.shards import write_shard
 from pipeline.data import AHEAD, open_shards
 from pipeline.order import BLOCK, DomainOrder, key
 from pipeline.pixels import augment, decode
@@ -147,6 +154,37 @@ def forget(paths: list) -> None:
         os.close(descriptor)
 
 
+def compare_preparing(options: argparse.Namespace) -> None:
+    """One process, CPU time of all its threads. Ours also hashes, checks, converts colours and takes statistics."""
+    files = [path for split in ("trainA", "trainB") for path in sorted((options.images / split).iterdir())]
+    files = [path for path in files if path.suffix == ".jpg"]
+    policy = Policy(max_side=1024, min_side=16, shard_size=0)
+
+    def plain(decode_too: bool) -> None:
+        with tempfile.TemporaryDirectory() as out:
+            writer = wds.ShardWriter(f"{out}/%06d.tar", verbose=False)
+            for number, path in enumerate(files):
+                data = path.read_bytes()
+                if decode_too:
+                    Image.open(io.BytesIO(data)).load()
+                writer.write({"__key__": f"{number:08d}", "jpg": data})
+            writer.close()
+
+    def ours(written: bool) -> None:
+        with tempfile.TemporaryDirectory() as out, redirect_stdout(io.StringIO()):
+            plan = make_plan(folder_source(options.images), policy, Path(out), Choices(max_corrupt=0.01, threads=1))
+            for shard in plan.shards if written else ():
+                write_shard(Path(out), shard, policy, plan.source["root"])
+
+    parts = {
+        "webdataset.ShardWriter": lambda: plain(False),
+        "the same, and decodes each image": lambda: plain(True),
+        "ours, the plan alone": lambda: ours(False),
+        "ours": lambda: ours(True),
+    }
+    show(f"{len(files)} JPEG files to shards", rounds(parts, options.rounds, time.process_time), len(files))
+
+
 def measure_order(options: argparse.Namespace) -> None:
     """A domain of N samples in shards of 10,000, one of `ranks` ranks, one pair a step."""
     n, ranks = options.samples, options.ranks
@@ -192,6 +230,9 @@ def main() -> None:
     part.add_argument("--data", type=Path, required=True, help="shards")
     part.add_argument("--images", type=Path, required=True, help="the folder with trainA that they were made of")
     part.set_defaults(run=compare_reading)
+    part = parts.add_parser("prepare")
+    part.add_argument("--images", type=Path, required=True, help="a folder with trainA and trainB")
+    part.set_defaults(run=compare_preparing)
     part = parts.add_parser("order")
     part.add_argument("--samples", type=int, default=10**8)
     part.add_argument("--ranks", type=int, default=1024)

@@ -24,6 +24,7 @@ from prep_tools import (
     make_folder,
     manifest_of,
     noisy_jpeg,
+    prep,
     shard,
 )
 
@@ -247,7 +248,11 @@ def test_too_many_corrupt_images_stop_the_job(tmp_path):
     words = ("1 of 11 images", "trainB/z.jpg: not an image", "--restart", "--max-corrupt 0.091")
     assert_refused(shard(*arguments), *words, code=3)
     assert not (out / "manifest.json").exists()
+    assert_refused(prep("finalize", out), *words, code=3)
+    done(prep("finalize", out, "--max-corrupt", "0.091"))
+    (out / "manifest.json").unlink()
     done(shard(*arguments, "--max-corrupt", "0.091"))
+    done(prep("finalize", out))  # the plan knows it now
     for path in (source / "trainB").iterdir():
         path.write_bytes(b"")
     result = shard(*arguments, "--max-corrupt", "1", "--restart", "--keep-repeats")

@@ -244,7 +244,7 @@ def test_interrupted_job_goes_on_to_the_same_bytes(how, large, tmp_path):
 
 @pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_again_and_again(times, large, tmp_path, record_property):
-    """kill -9 of everything at random moments, of planning, writing, summing up. What comes through whole is damaged."""
+    """kill -9 of everything at random moments, of planning, writing, summing up. What comes through is damaged."""
     source, undisturbed = large
     out, rng, kills = tmp_path / "out", random.Random(times), 0
     arguments = ["--source", source, "--out", out, "--shard-size", "40"]

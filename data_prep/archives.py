@@ -7,7 +7,6 @@ import os
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -63,27 +62,41 @@ def _items(path: Path, members: Callable, dropped: dict[str, dict[str, int]]) ->
             yield Item(split, "/".join(parts[at + 1 :]), size, "", place, mtime_ns)
 
 
-def _tar_members(path: Path) -> Iterator[tuple]:
-    """(name, size, place, whether it is a plain file, its first bytes) of each member that is no folder."""
+def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
+    """The members of an uncompressed tar, without a list of them. Raises PrepError where it is none, or damaged."""
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # tarfile would keep them all
-                plain = member.isreg() and not member.issparse()
-                if not member.isdir():
-                    at = member.offset_data
-                    yield member.name, member.size, ["tar", at], plain, partial(read_tar, str(path), at, 12)
-    except tarfile.TarError as error:
-        raise PrepError(f"{path} is damaged ({error}); copy it again") from None
+                yield member
+            tar.fileobj.seek(tar.offset)
+            if any(tar.fileobj.read(512)):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError(f"no header at byte {tar.offset}")
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two of headers full of nonsense
+        raise PrepError(
+            f"{path} is no uncompressed tar, or is damaged ({error}); unpack it, or copy it again"
+        ) from None
+
+
+def is_plain(member: tarfile.TarInfo) -> bool:
+    """Whether its bytes lie in the tar in one piece."""
+    return member.isreg() and not member.issparse() and member.size >= 0
+
+
+def _tar_members(path: Path) -> Iterator[tuple]:
+    """(name, size, place, whether it is a plain file, its first bytes) of each member that is no folder."""
+    for member in tar_members(path):
+        if not member.isdir():
+            at = member.offset_data
+            yield member.name, member.size, ["tar", at], is_plain(member), partial(read_tar, str(path), at, 12)
 
 
 def _zip_members(path: Path) -> Iterator[tuple]:
     for number, member in enumerate(_zip(str(path)).infolist()):
         mode = member.external_attr >> 16  # 0 where the archive was not made on Unix
         plain = not member.flag_bits & 1 and stat.S_IFMT(mode) in (0, stat.S_IFREG)  # bit 0: encrypted
-        if not member.is_dir():
-            # Of a name with a NUL, zipfile shows only what stands before it.
-            name, place = member.orig_filename, ["zip", number]
+        name, place = member.orig_filename, ["zip", number]  # filename would end before a NUL
+        if not name.endswith("/"):
             yield name, member.file_size, place, plain, partial(_zip_head, str(path), number)
 
 
@@ -105,7 +118,9 @@ def read_zip(path: str, number: int, size: int) -> bytes:
         archive = _zip(path)
         with archive.open(archive.infolist()[number]) as file:
             return file.read(size)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, IndexError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged member makes zipfile and its decompressors raise nearly anything
         raise Unreadable(f"cannot be taken out of the archive: {error or type(error).__name__}") from None
 
 
@@ -118,5 +133,7 @@ def _opened(path: str) -> int:
 def _zip(path: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged directory makes zipfile raise nearly anything
         raise PrepError(f"{path} is damaged ({error}); copy it again") from None

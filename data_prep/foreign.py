@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from data_prep import PrepError
+from data_prep.archives import is_plain, tar_members
 from data_prep.atomic import load_json
 from data_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
 from data_prep.items import LARGEST, looks_like_image, none_dropped
@@ -126,23 +127,10 @@ def _unconverted(images: list[Prepared]) -> dict:
 
 def _first_images(path: Path) -> Iterator[tarfile.TarInfo]:
     """The first image member of each sample: of neighbours whose names agree up to the first dot of the last part."""
-    for _, sample in groupby(_files(path), lambda member: _key(member.name)):
+    for _, sample in groupby(filter(is_plain, tar_members(path)), lambda member: _key(member.name)):
         image = next((member for member in sample if looks_like_image(member.name, bytes)), None)
         if image:
             yield image
-
-
-def _files(path: Path) -> Iterator[tarfile.TarInfo]:
-    try:
-        with tarfile.open(path, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # tarfile would keep them all
-                if member.isreg() and not member.issparse():
-                    yield member
-    except tarfile.TarError as error:
-        raise PrepError(
-            f"{path} is no uncompressed tar, or a damaged one ({error}); unpack it, or copy it again"
-        ) from None
 
 
 def _key(name: str) -> str:

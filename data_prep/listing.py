@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.atomic import write_bytes
+from data_prep.display import progress
 from data_prep.items import Item, Source, Unreadable
-from data_prep.progress import progress
 from data_prep.sources import read
 
 BUCKETS = 256
@@ -72,16 +72,15 @@ class Listing:
 
 def list_source(source: Source, work: Path) -> Listing:
     """Go through a source. Images of one name, which an archive may hold, count as unsafe but for the first."""
-    buckets, counts, n_bytes = Buckets(work / "listing"), Counter(), 0
+    buckets, counts = Buckets(work / "listing"), Counter()
     with progress("listing", {}) as show:
         for item in source.items:
             key = hashlib.sha256(os.fsencode(f"{item.split}/{item.name}")).hexdigest()
             values = [item.split, item.name, item.size, item.path, item.place, item.mtime_ns]
             buckets.add(f"{key}\t{json.dumps(values)}")
             counts[item.split] += 1
-            n_bytes += item.size
             if counts.total() % 100 == 0:
-                show(counts, n_bytes)
+                show(counts, 0)  # nothing but names and sizes is read
     listing, digest, found = Listing(buckets, {}, ""), hashlib.sha256(), Counter()
     for number in range(BUCKETS):
         for line in listing.lines(number):

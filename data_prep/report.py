@@ -71,7 +71,7 @@ def show_statistics(out: Path, manifest: dict) -> None:
     for split, entry in manifest["splits"].items():
         if entry["samples"]:
             mean, std = (_levels(entry["statistics"][name]) for name in ("pixel_mean", "pixel_std"))
-            console.print(f"{split} pixels, of 1: mean {mean}; standard deviation {std}")
+            console.print(f"{split} levels, 0 to 1: mean {mean}; standard deviation {std}")
     for split, entry in manifest["splits"].items():
         for what, counts in (("converted", entry["converted"]), ("left out", _left_out(entry))):
             if any(counts.values()):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from data_prep import PrepError
 from data_prep.archives import archive_source, read_tar, read_zip
+from data_prep.arrow_tables import read_cell, table_source
 from data_prep.folders import folder_source, read_file
 from data_prep.items import LARGEST, LAYOUT, Item, Source, Unreadable
-from data_prep.tables import read_cell, table_source
 
 KNOWN = (
     *("horse2zebra", "summer2winter_yosemite", "apple2orange", "iphone2dslr_flower", "maps", "facades", "cityscapes"),

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from data_prep import PrepError
-from data_prep.progress import progress
+from data_prep.display import progress
 
 _counters = None  # in a worker: images and bytes done by all workers, two numbers per split, and last: stop
 

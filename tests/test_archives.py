@@ -1,7 +1,9 @@
 """Archives as sources: read in place, whatever they hold."""
 
+import contextlib
 import io
 import pickle
+import random
 import shutil
 import subprocess
 import tarfile
@@ -22,7 +24,9 @@ from prep_tools import (
     without_created,
 )
 
-from data_prep import archives, items
+from data_prep import PrepError, archives, items
+from data_prep.items import Unreadable
+from data_prep.sources import read
 
 
 def pack(folder: Path, archive: Path, leading: str = "") -> Path:
@@ -192,6 +196,58 @@ def test_reading_a_member_takes_no_more_than_was_asked_for(tmp_path):
     assert len(archives.read_zip(str(archive), 0, 1000)) == 1000
 
 
+def small_archives(folder: Path) -> list[Path]:
+    """Of each format one, with names that need its extensions."""
+    images = {f"train{domain}/{'é' * 70}{number}.jpg": bytes(300) for domain in "AB" for number in range(2)}
+    archives = []
+    for name, tar_format in (("pax", tarfile.PAX_FORMAT), ("gnu", tarfile.GNU_FORMAT), ("ustar", tarfile.USTAR_FORMAT)):
+        archives.append(folder / f"{name}.tar")
+        with tarfile.open(archives[-1], "w", format=tar_format) as tar:
+            for path, data in images.items():
+                member = tarfile.TarInfo(path if name != "ustar" else path.replace("é", "e"))
+                member.size, member.mtime = len(data), 1.5
+                tar.addfile(member, io.BytesIO(data))
+    archives.append(folder / "deflated.zip")
+    with zipfile.ZipFile(archives[-1], "w", zipfile.ZIP_DEFLATED) as packed:
+        for path, data in images.items():
+            packed.writestr(path, data)
+    return archives
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed; the checksums of changed tar headers are right again, so that their nonsense is believed."""
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 2, 8))):
+        data[rng.randrange(len(data))] = rng.choice((0, 255, 48, rng.randrange(256)))
+    for block in range(0, len(data) - 511, 512):
+        if data[block + 257 : block + 262] == b"ustar":
+            data[block + 148 : block + 156] = b" " * 8
+            data[block + 148 : block + 156] = b"%06o\0 " % sum(data[block : block + 512])
+    return bytes(data[: rng.randrange(len(data))] if rng.random() < 0.1 else data)
+
+
+@pytest.mark.fault(16)
+def test_damaged_archives_raise_nothing_but_our_own_errors(tmp_path, record_property):
+    rng, refused, tries = random.Random(0), 0, 300
+    for archive in small_archives(tmp_path):
+        whole = archive.read_bytes()
+        for number in range(tries):
+            path = tmp_path / f"{number}{archive.suffix}"
+            path.write_bytes(damaged(whole, rng))
+            try:
+                source = archives.archive_source(path)
+                for item in source.items:
+                    with contextlib.suppress(Unreadable):
+                        read(source.root, item)
+            except PrepError as error:
+                refused += 1
+                assert str(path) in str(error) or "no longer what the plan saw" in str(error)
+            archives._opened.cache_clear()
+            archives._zip.cache_clear()
+    record_property("tries", 4 * tries)
+    assert 50 < refused < 4 * tries
+
+
 @pytest.mark.parametrize(("kind", "program"), [("gz", "gunzip"), ("bz2", "bunzip2"), ("xz", "unxz")])
 def test_compressed_tar_is_refused_with_the_way_to_unpack_it(kind, program, tmp_path):
     archive = tmp_path / f"pets.tar.{kind}"
@@ -208,6 +264,10 @@ def test_mistakes_in_archives_get_one_line(tmp_path):
     for name, data in whole.items():
         (tmp_path / name).write_bytes(data[: len(data) // 2])
         assert_refused(shard("--source", tmp_path / name, "--out", out), name, "damaged", "copy it again")
+    torn = bytearray(whole["cut.tar"])
+    torn[torn.index(b"./trainB/1.jpg") + 5] ^= 1  # one member in the middle; nothing after it may get lost
+    (tmp_path / "torn.tar").write_bytes(torn)
+    assert_refused(shard("--source", tmp_path / "torn.tar", "--out", out), "torn.tar", "is damaged")
     twice = tmp_path / "twice.zip"
     pack(source, twice, "first/")
     with zipfile.ZipFile(twice, "a") as packed:

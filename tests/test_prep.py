@@ -24,6 +24,7 @@ from prep_tools import (
     make_folder,
     manifest_of,
     noisy_jpeg,
+    prep,
     shard,
 )
 
@@ -197,6 +198,20 @@ def test_repeats_are_dropped_and_leaks_are_told(tmp_path):
     assert counts_of(out) == counts_of(out, "found") == {"trainA": 6, "trainB": 4, "testA": 3, "testB": 2}
 
 
+def test_names_of_any_bytes(tmp_path):
+    """Names are the users': line breaks, no UTF-8, quotes; they reach the plan and the messages whole, on one line."""
+    source, out = make_folder(tmp_path / "in", {"trainA": 1, "trainB": 1}), tmp_path / "out"
+    names = [b"a\nb.jpg", b"\xff\xfe.jpg", b"'\"$(x).jpg", "é".encode() * 100 + b".jpg", b"\xffbad\n.jpg"]
+    for number, name in enumerate(names):
+        data = noisy_jpeg(50 + number)
+        (source / "trainA" / os.fsdecode(name)).write_bytes(data[:9] if b"bad" in name else data)
+    assert_refused(shard("--source", source, "--out", out), "trainA/\\udcffbad .jpg", code=3)
+    done(shard("--source", source, "--out", out, "--max-corrupt", "0.5"))
+    assert counts_of(out) == {"trainA": 5, "trainB": 1}
+    planned = {json.loads(line)["name"] for line in (out / "plan" / "trainA.jsonl").read_text().splitlines()}
+    assert planned == {"0.jpg", *map(os.fsdecode, names)}
+
+
 # --- mistakes ---
 
 
@@ -247,7 +262,11 @@ def test_too_many_corrupt_images_stop_the_job(tmp_path):
     words = ("1 of 11 images", "trainB/z.jpg: not an image", "--restart", "--max-corrupt 0.091")
     assert_refused(shard(*arguments), *words, code=3)
     assert not (out / "manifest.json").exists()
+    assert_refused(prep("finalize", out), *words, code=3)
+    done(prep("finalize", out, "--max-corrupt", "0.091"))
+    (out / "manifest.json").unlink()
     done(shard(*arguments, "--max-corrupt", "0.091"))
+    done(prep("finalize", out))  # the plan knows it now
     for path in (source / "trainB").iterdir():
         path.write_bytes(b"")
     result = shard(*arguments, "--max-corrupt", "1", "--restart", "--keep-repeats")

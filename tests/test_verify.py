@@ -140,7 +140,11 @@ def test_verify_tells_how_to_mend(out):
 
 def test_stats_shows_the_manifest(out):
     output = done(prep("stats", out))
-    for words in ("│ trainA │    10 │      9 │      3 │", "trainA left out: 1 repeat", "trainB pixels, of 1: mean 0."):
+    for words in (
+        "│ trainA │    10 │      9 │      3 │",
+        "trainA left out: 1 repeat",
+        "trainB levels, 0 to 1: mean 0.",
+    ):
         assert words in output, output
 
 

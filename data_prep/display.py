@@ -69,4 +69,6 @@ def _lines(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterato
 
 
 def _rates(images: int, n_bytes: int, seconds: float) -> str:
-    return f"{images / max(seconds, 1e-3):.0f} img/s {n_bytes / max(seconds, 1e-3) / 1e6:.1f} MB/s"
+    seconds = max(seconds, 1e-3)
+    megabytes = f" {n_bytes / seconds / 1e6:.1f} MB/s" if n_bytes else ""
+    return f"{images / seconds:.0f} img/s{megabytes}"

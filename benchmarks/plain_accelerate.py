@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from pipeline.config import Images, Losses, Networks
-from pipeline.data import Split, decode, open_shards, to_network
+from pipeline.data import open_shards
+from pipeline.pixels import decode, to_network
+from pipeline.split import Split
 from pipeline.step import CycleGANStep
 
 

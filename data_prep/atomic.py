@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import time
 from contextlib import suppress
@@ -13,13 +14,20 @@ def write_json(path: Path, record: dict) -> None:
     write_bytes(path, json.dumps(record, indent=1).encode() + b"\n")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that, after a crash or a power cut, it is there whole or not at all."""
+def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write a file so that, after a crash and, if `durable`, after a power cut, it is there whole or not at all."""
     temporary = temporary_for(path)
-    with temporary.open("wb") as file:
-        file.write(data)
-        sync(file)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            if durable:
+                sync(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # of a full disk it would take what room is left
+        raise
     temporary.replace(path)
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -39,13 +47,16 @@ def temporary_for(path: Path) -> Path:
 
 
 def remove_stale(path: Path) -> None:
-    """Remove what a killed process left of a file: the process is gone, or for an hour nothing was written."""
+    """Remove what killed processes left of a file or folder: the process is gone, or for an hour wrote nothing.
+
+    The path's last part may be a pattern.
+    """
     for temporary in path.parent.glob(f".{path.name}.*.tmp"):
         host, _, pid = temporary.name.removesuffix(".tmp").rpartition(".")
         gone = host.endswith(f".{socket.gethostname()}") and not _is_alive(int(pid))
         with suppress(FileNotFoundError):
             if gone or time.time() - temporary.stat().st_mtime > 3600:
-                temporary.unlink()
+                shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
 
 
 def _is_alive(pid: int) -> bool:

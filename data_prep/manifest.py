@@ -1,67 +1,114 @@
 """The manifest: what a data set's shards hold, written last of all. A folder without it is not finished."""
 
 import hashlib
+import json
+import re
 from collections import Counter
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from data_prep import PrepError, TooManyCorrupt
-from data_prep.atomic import write_json
+from data_prep.atomic import load_json, remove_stale, sync, temporary_for, write_json
 from data_prep.images import POLICY
-from data_prep.shards import FORMAT, VERSION, Plan, committed
-from data_prep.sources import Source
+from data_prep.items import SPLITS
+from data_prep.pixels import full_level
+from data_prep.plan import FORMAT, VERSION, Plan
+from data_prep.shards import committed
+
+FIRST = 100  # unusable images which the manifest itself lists, per split
 
 
-def finalize(out: Path, source: Source, plan: Plan, created: str, max_corrupt: float) -> dict:
+def finalize(out: Path, plan: Plan) -> dict:
     """Write and return manifest.json from the committed shards. Raises PrepError, TooManyCorrupt."""
-    records = {split: [] for split in source.items}
-    for shard in plan.shards:
-        record = committed(out, shard)
-        if record is None:
-            raise PrepError(f"{out / shard.name}.tar is missing or broken; run the same command again")
-        records[shard.split].append(record)
-    splits = {split: _split_entry(found, source.dropped[split]) for split, found in records.items()}
-    _check(splits, sum(len(items) for items in source.items.values()), max_corrupt)
+    missing = [shard.name for shard in plan.shards if committed(out, shard) is None]
+    if missing:
+        raise PrepError(
+            f"{len(missing)} of {len(plan.shards)} shards are missing or broken, first {missing[0]}; "
+            f"make them with: python data_prep/shard.py write {out}"
+        )
+    records = {
+        split: [load_json(out / f"{shard.name}.json") for shard in plan.shards if shard.split == split]
+        for split in plan.splits
+    }
+    splits = {}
+    for split, found in records.items():
+        planned, white = plan.splits[split], full_level(plan.policy.mode(split))
+        splits[split] = {"found": planned["found"], **split_entry(found, white), "dropped": planned["dropped"]}
+    inputs = sum(entry["planned"] for entry in plan.splits.values())
+    check_usable(splits, inputs, plan.max_corrupt, "repair or remove them and add --restart")
+    source = {name: plan.source[name] for name in ("kind", "uri", "revision")}
+    policy = {**asdict(plan.policy), "images": POLICY}
+    bad = [bad for found in records.values() for record in found for bad in record["quarantined"]]
+    return write_manifest(
+        out,
+        bad,
+        name=plan.name,
+        created=plan.created,
+        source=source,
+        policy=policy,
+        modes={"a": plan.policy.mode_a, "b": plan.policy.mode_b},
+        plan_sha256=plan.plan_sha256,
+        overlaps=plan.overlaps,
+        splits=splits,
+    )
+
+
+def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts) -> dict:
+    """Write quarantine.jsonl and then manifest.json, and return the latter."""
+    for name in ("manifest.json", "quarantine.jsonl", "plan.json", *(f"{split}-*" for split in SPLITS)):
+        remove_stale(out / name)
+    path = out / "quarantine.jsonl"
+    temporary = temporary_for(path)
+    try:
+        with temporary.open("w", encoding="ascii") as file:
+            file.writelines(json.dumps(bad) + "\n" for bad in quarantined)
+            sync(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.replace(path)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "name": source.name,
-        "created": created,
+        **facts,
         "tool": {package: version(package) for package in ("zorse", "pillow", "webdataset")},
-        "source": {"kind": source.kind, "uri": source.uri, "revision": source.revision},
-        "policy": {**asdict(plan.policy), "images": POLICY},
-        "plan_sha256": plan.sha256,
-        "fingerprint": _fingerprint([(split, entry["fingerprint"]) for split, entry in splits.items()]),
+        "fingerprint": fingerprint([(split, entry["fingerprint"]) for split, entry in splits.items()]),
         "splits": splits,
     }
     write_json(out / "manifest.json", manifest)
     return manifest
 
 
-def _split_entry(records: list[dict], dropped: dict) -> dict:
-    """One split of the manifest from its shards' records, in order; empty shards do not appear."""
+def split_entry(records: list[dict], white: int) -> dict:
+    """One split of the manifest from its shards' records, in order; empty shards do not appear. white: its level."""
     records_kept = [record for record in records if record["samples"]]
-    names = ("name", "samples", "bytes", "sha256", "index_sha256")
+    names = ("name", "samples", "bytes", "sha256", "index_sha256", "crc_sha256")
     shards = [{name: record[name] for name in names} for record in records_kept]
+    bad = [bad for record in records for bad in record["quarantined"]]
+    reasons = Counter(re.sub(r"\d+", "N", entry["reason"]) for entry in bad)
     return {
         "samples": sum(shard["samples"] for shard in shards),
         "bytes": sum(shard["bytes"] for shard in shards),
-        "fingerprint": _fingerprint([(shard["sha256"], shard["samples"]) for shard in shards]),
+        "fingerprint": split_fingerprint(shards),
         "shards": shards,
         "converted": dict(sorted(sum((Counter(record["converted"]) for record in records), Counter()).items())),
-        "dropped": dropped,
-        "quarantined": [bad for record in records for bad in record["quarantined"]],
-        "statistics": _statistics(records_kept),
+        "quarantined": {"count": len(bad), "reasons": dict(reasons.most_common(FIRST)), "first": bad[:FIRST]},
+        "statistics": _statistics(records_kept, white),
     }
 
 
-def _fingerprint(rows: list[tuple]) -> str:
+def split_fingerprint(shards: list[dict]) -> str:
+    """Stands for the bytes of a split's shards, in order."""
+    return fingerprint([(shard["sha256"], shard["samples"]) for shard in shards])
+
+
+def fingerprint(rows: list[tuple]) -> str:
     return hashlib.sha256("".join(f"{a} {b}\n" for a, b in rows).encode()).hexdigest()
 
 
-def _statistics(records: list[dict]) -> dict:
-    """Widths and heights in pixels; mean and standard deviation of r, g, b over all pixels, in [0, 1]."""
+def _statistics(records: list[dict], white: int) -> dict:
+    """Widths and heights in pixels; mean and standard deviation per channel over all pixels, in [0, 1]."""
     if not records:
         return {}
     samples = sum(record["samples"] for record in records)
@@ -75,23 +122,24 @@ def _statistics(records: list[dict]) -> dict:
     }
     pixels = sum(record["pixels"]["count"] for record in records)
     mean, std = [], []
-    for channel in range(3):
+    for channel in range(len(records[0]["pixels"]["sum"])):
         first = sum(record["pixels"]["sum"][channel] for record in records)
         second = sum(record["pixels"]["square_sum"][channel] for record in records)
-        mean.append(round(first / pixels / 255, 6))
-        std.append(round((pixels * second - first**2) ** 0.5 / pixels / 255, 6))
-    return {**statistics, "rgb_mean": mean, "rgb_std": std}
+        mean.append(round(first / pixels / white, 6))
+        std.append(round((pixels * second - first**2) ** 0.5 / pixels / white, 6))
+    return {**statistics, "pixel_mean": mean, "pixel_std": std}
 
 
-def _check(splits: dict, inputs: int, max_corrupt: float) -> None:
-    bad = [entry for split in splits.values() for entry in split["quarantined"]]
-    if bad:
-        first = f"{len(bad)} of {inputs} images are unusable, first {bad[0]['file']}: {bad[0]['reason']}"
-    if len(bad) > max_corrupt * inputs:
-        share = -(-len(bad) * 1000 // inputs) / 1000
-        raise TooManyCorrupt(
-            f"{first}; repair or remove them and add --restart, or go on without them: --max-corrupt {share:g}"
-        )
+def check_usable(splits: dict, inputs: int, max_corrupt: float, fix: str) -> None:
+    """Raises TooManyCorrupt, which names the fix, or PrepError where a training domain has no image."""
+    first = "it holds none"
+    count = sum(entry["quarantined"]["count"] for entry in splits.values())
+    if count:
+        bad = next(bad for entry in splits.values() for bad in entry["quarantined"]["first"])
+        first = f"{count} of {inputs} images are unusable, first {bad['file']}: {bad['reason']}"
+    if count > max_corrupt * inputs:
+        share = -(-count * 1000 // inputs) / 1000
+        raise TooManyCorrupt(f"{first}; {fix}, or go on without them: --max-corrupt {share:g}")
     for split, entry in splits.items():
         if split.startswith("train") and not entry["samples"]:
             raise PrepError(f"no usable image in {split}: {first}")

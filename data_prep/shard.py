@@ -1,128 +1,205 @@
 """Turn two unpaired image domains into WebDataset shards.
 
-  python data_prep/shard.py horse2zebra           a known data set, from the Hugging Face hub
+  python data_prep/shard.py horse2zebra           a known data set, from the Hugging Face hub; or OWNER/NAME@REVISION
   python data_prep/shard.py --source DIR          your images: DIR/trainA, DIR/trainB, optional DIR/testA, DIR/testB
+  python data_prep/shard.py --source FILE         the same folders in a .zip or .tar, read in place
 
-Run again after an interruption, it writes only what is missing. Exit codes: 0 done; 2 a mistake in the input or the
-options; 3 too many unusable images; 130 interrupted.
+Run again after an interruption, it writes only what is missing. Its stages, for several machines:
+
+  plan [NAME | --source ...] --out OUT            which image goes into which shard
+  write OUT [--task I --tasks T]                  the shards that are missing; any number of tasks, on any machine
+  finalize OUT                                    the manifest
+
+and on finished shards:
+
+  verify OUT [--deep]                             is all there; with --deep, is every byte and every image right
+  stats OUT                                       what is in it
+  index DIR --train-a GLOB --train-b GLOB         make another program's WebDataset tars usable where they lie
+
+Each has its own --help. Exit codes: 0 done; 1 verify found faults; 2 a mistake in the input or the options; 3 too many
+unusable images; 130 interrupted.
 """
 
-import shlex
+import os
 import sys
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from data_prep import PrepError
+from data_prep.foreign import index_tars
 from data_prep.manifest import finalize
-from data_prep.shards import Policy, begin, committed, make_plan, outdated
+from data_prep.options import FinalizeOptions, IndexOptions, Options, StatsOptions, VerifyOptions, WriteOptions
+from data_prep.plan import Plan, Policy, Shard, load_plan
+from data_prep.planning import Choices, make_plan
+from data_prep.report import printable, show_plan, show_result, show_statistics
+from data_prep.shards import missing_shards, write_shard
 from data_prep.sources import open_source
-from data_prep.workers import cpu_count, write_shards
-
-DEFAULT_DATA = Path("shards/horse2zebra")  # what pipeline/train.py reads unless told otherwise
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to shard, and how."""
-
-    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")] = None
-    """A known data set (horse2zebra, monet2photo, ...) or OWNER/NAME on the hub; leave out with --source."""
-    source: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """A folder with trainA, trainB and optionally testA, testB; or a table of the `datasets` library on disk."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Where the shards go; shards/NAME unless given."""
-    shard_size: int = 0
-    """Samples per shard; 0 chooses a 64th of a split, within 64 and 10000."""
-    max_side: int = 1024
-    """Larger images are reduced to this on their longest side, in pixels."""
-    min_side: int = 16
-    """Images with a shorter side, in pixels, count as unusable."""
-    max_corrupt: float = 0.01
-    """Share of unusable images above which nothing is finished; fewer are left out and listed in the manifest."""
-    workers: int = cpu_count()
-    """Processes."""
-    restart: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
-    """Replace the shards which --out holds."""
+from data_prep.verify import load_manifest, verify
+from data_prep.workers import Task, run_all
 
 
-def run(options: Options) -> None:
-    """Shard a data set and print what was made. Raises PrepError, OSError, KeyboardInterrupt."""
-    _check(options)
+def shard(options: Options) -> None:
+    """All stages, one after the other. Raises PrepError, OSError, KeyboardInterrupt."""
     started = time.monotonic()
-    source = open_source(options.name, options.source)
-    plan = make_plan(source, Policy(options.max_side, options.min_side, options.shard_size))
-    out = options.out or Path("shards", source.name)
-    created = begin(out, plan, source, options.restart)
-    missing = [shard for shard in plan.shards if committed(out, shard) is None or outdated(out, shard)]
-    write_shards(out, plan, missing, options.workers)
-    manifest = finalize(out, source, plan, created, options.max_corrupt)
-    _report(out, manifest, len(plan.shards) - len(missing), time.monotonic() - started)
+    out, made = _plan(options)
+    if options.dry_run:
+        show_plan(out, made)
+        print("dry run: nothing was written")
+        return
+    missing = missing_shards(out, made)
+    _write(out, made, missing, made.shards, options.workers)
+    show_result(out, finalize(out, made), len(made.shards) - len(missing), time.monotonic() - started)
 
 
-def _check(options: Options) -> None:
-    for flag, value, least in (
+def plan(options: Options) -> None:
+    """Decide which image goes into which shard."""
+    out, made = _plan(options)
+    show_plan(out, made)
+    print("dry run: nothing was written" if options.dry_run else f"next: python data_prep/shard.py write {out}")
+
+
+def write(options: WriteOptions) -> None:
+    """Write what is missing of a task's shards."""
+    _at_least(("--workers", options.workers, 1))
+    made = load_plan(options.out)
+    task, tasks = _share(options)
+    mine, missing = made.shards[task::tasks], missing_shards(options.out, made, task, tasks)
+    _write(options.out, made, missing, mine, options.workers)
+    kept = f"; {len(mine) - len(missing)} of {len(mine)} shards were there already" if len(mine) > len(missing) else ""
+    print(f"task {task} of {tasks}: {len(missing)} shards written{kept}")
+    print(f"next, when all tasks are done: python data_prep/shard.py finalize {options.out}")
+
+
+def finish(options: FinalizeOptions) -> None:
+    """Write the manifest."""
+    started = time.monotonic()
+    made = load_plan(options.out)
+    if options.max_corrupt is not None:
+        _check_share(options.max_corrupt)
+        made = replace(made, max_corrupt=options.max_corrupt)
+    show_result(options.out, finalize(options.out, made), 0, time.monotonic() - started)
+
+
+def check(options: VerifyOptions) -> int:
+    """Say what is wrong."""
+    _at_least(("--workers", options.workers, 1))
+    faults = verify(options.out, options.deep, options.workers)
+    for fault in faults:
+        print(f"fault: {printable(fault)}")
+    manifest = load_manifest(options.out)
+    shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
+    samples = sum(entry["samples"] for entry in manifest["splits"].values())
+    depth = "read to the last byte" if options.deep else "without reading the images; --deep reads them"
+    print(f"{len(faults)} faults in {shards} shards of {samples} images, {depth}")
+    if faults and (options.out / "plan.json").exists():
+        print(f"to mend: remove the .json of each faulty tar, then run shard.py write {options.out} and finalize")
+    return 1 if faults else 0
+
+
+def statistics(options: StatsOptions) -> None:
+    """Show the manifest's numbers."""
+    show_statistics(options.out, load_manifest(options.out))
+
+
+def index(options: IndexOptions) -> None:
+    """Index foreign tars."""
+    _at_least(("--workers", options.workers, 1), ("--min-side", options.min_side, 1))
+    _check_share(options.max_corrupt)
+    started = time.monotonic()
+    globs = {
+        "trainA": options.train_a, "trainB": options.train_b, "testA": options.test_a, "testB": options.test_b
+    }  # fmt: skip
+    manifest = index_tars(options.out, globs, options.min_side, options.max_corrupt, options.workers)
+    show_result(options.out, manifest, 0, time.monotonic() - started)
+
+
+def _plan(options: Options) -> tuple[Path, Plan]:
+    _at_least(
         ("--workers", options.workers, 1),
         ("--shard-size", options.shard_size, 0),
         ("--min-side", options.min_side, 1),
         ("--max-side", options.max_side, options.min_side),
-    ):
+    )
+    _check_share(options.max_corrupt)
+    source = open_source(options.name, options.source, options.columns, options.configs)
+    names = ("max_side", "min_side", "shard_size", "keep_repeats", "lossless", "mode_a", "mode_b")
+    policy = Policy(**{name: getattr(options, name) for name in names})
+    out = options.out or Path("shards", source.name)
+    choices = Choices(
+        max_corrupt=options.max_corrupt,
+        threads=options.workers,
+        refuse_leaks=options.leak == "fail",
+        restart=options.restart,
+        dry_run=options.dry_run,
+    )
+    return out, make_plan(source, policy, out, choices)
+
+
+def _write(out: Path, made: Plan, missing: list[Shard], mine: list[Shard], workers: int) -> None:
+    """Write the missing ones of a task's shards."""
+    root = made.source["root"]
+    tasks = [Task(part.split, part.count, write_shard, (out, part, made.policy, root)) for part in missing]
+    before, to_do = Counter(), {part.name for part in missing}
+    for part in mine:
+        before[part.split] += 0 if part.name in to_do else part.count
+    run_all("writing", tasks, workers, before)
+
+
+def _share(options: WriteOptions) -> tuple[int, int]:
+    """(task, tasks), as given or else from a Slurm array."""
+    if (options.task is None) != (options.tasks is None):
+        raise PrepError("--task and --tasks go together; give both or neither")
+    task, tasks = options.task, options.tasks
+    if task is None and "SLURM_ARRAY_TASK_COUNT" in os.environ:
+        task = int(os.environ["SLURM_ARRAY_TASK_ID"]) - int(os.environ["SLURM_ARRAY_TASK_MIN"])
+        tasks = int(os.environ["SLURM_ARRAY_TASK_COUNT"])
+    task, tasks = task or 0, 1 if tasks is None else tasks
+    if not 0 <= task < tasks:
+        raise PrepError(f"--task {task} of --tasks {tasks}: give 0 to {tasks - 1}, e.g. sbatch --array=0-{tasks - 1}")
+    return task, tasks
+
+
+def _at_least(*limits: tuple[str, int, int]) -> None:
+    for flag, value, least in limits:
         if value < least:
             raise PrepError(f"{flag} {value} is too small; give {least} or more")
-    if not 0 <= options.max_corrupt <= 1:
-        raise PrepError(f"--max-corrupt {options.max_corrupt} is no share; give a number from 0 to 1")
 
 
-def _report(out: Path, manifest: dict, kept: int, seconds: float) -> None:
-    table = Table("split", title=f"{manifest['name']} in {out}", title_justify="left")
-    for heading in ("images", "shards", "MB"):
-        table.add_column(heading, justify="right")
-    for heading in ("converted", "left out"):
-        table.add_column(heading)
-    for split, entry in manifest["splits"].items():
-        left_out = {**entry["dropped"], "unusable": len(entry["quarantined"])}
-        megabytes = f"{entry['bytes'] / 1e6:.1f}"
-        counts = (str(entry["samples"]), str(len(entry["shards"])), megabytes)
-        table.add_row(split, *counts, _counts(entry["converted"]), _counts(left_out))
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(table)
-    bad = [bad for entry in manifest["splits"].values() for bad in entry["quarantined"]]
-    for entry in bad[:5]:
-        console.print(f"warning: left out {printable(entry['file'])}: {entry['reason']}")
-    if len(bad) > 5:
-        console.print(f"warning: {len(bad) - 5} more, listed under `quarantined` in {out / 'manifest.json'}")
-    shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
-    console.print(f"done in {seconds:.1f} s" + (f"; {kept} of {shards} shards were there already" if kept else ""))
-    data = "" if out == DEFAULT_DATA else f" --data {shlex.quote(str(out))}"
-    console.print(f"next: accelerate launch pipeline/train.py{data}")
+def _check_share(max_corrupt: float) -> None:
+    if not 0 <= max_corrupt <= 1:
+        raise PrepError(f"--max-corrupt {max_corrupt} is no share; give a number from 0 to 1")
 
 
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "-"
-
-
-def printable(text: str) -> str:
-    """Text whose file names may hold bytes that are no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
+STAGES: dict[str, tuple[Callable, type]] = {
+    "plan": (plan, Options),
+    "write": (write, WriteOptions),
+    "finalize": (finish, FinalizeOptions),
+    "verify": (check, VerifyOptions),
+    "stats": (statistics, StatsOptions),
+    "index": (index, IndexOptions),
+}
 
 
 def main() -> int:
     """The command: errors as one line on stderr, exit codes as in the help."""
-    options = tyro.cli(Options, description=__doc__)
+    arguments, prog, description = sys.argv[1:], "shard.py", __doc__
+    function, options = shard, Options
+    if arguments and arguments[0] in STAGES:
+        function, options = STAGES[arguments[0]]
+        prog, description, arguments = f"shard.py {arguments[0]}", options.__doc__, arguments[1:]
     try:
-        run(options)
+        return function(tyro.cli(options, prog=prog, description=description, args=arguments)) or 0
     except PrepError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
         return _fail(f"{error}; make room or give access, or change --out or --source, and run again", 2)
     except KeyboardInterrupt:
         return _fail("interrupted; run the same command again to go on", 130)
-    return 0
 
 
 def _fail(message: str, code: int) -> int:

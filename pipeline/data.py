@@ -1,9 +1,8 @@
-"""From shards to batches: opening a data set, decoding, cropping, and the stream of a rank.
+"""From shards to batches: opening a data set, reading its images, and the stream of a rank.
 
-Batches are uint8 [n, 3, H, W] on the host; the trainer moves them to its device and scales them there.
+Batches are integers [n, C, H, W] on the host (pixels.py); the trainer moves them to its device and scales them there.
 """
 
-import io
 import re
 import sys
 from collections import deque
@@ -13,20 +12,17 @@ from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
 import webdataset as wds
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
 from pipeline.cache import BlockCache
 from pipeline.config import Images, OneRankError, TransientError, UserError
 from pipeline.interrupt import ignore_signals
 from pipeline.manifest import check_files, checksums_of, index_of, read_manifest
 from pipeline.order import AUGMENT, BLOCK, DOMAIN_A, DOMAIN_B, SUBSTITUTE, DomainOrder, Share, key
+from pipeline.pixels import augment, decode
 from pipeline.reader import Ahead, File, Folder
 from pipeline.remote import Remote
 from pipeline.split import CorruptSample, Split
@@ -41,6 +37,7 @@ class Shards:
 
     root: str
     fingerprint: str
+    modes: dict[str, str]  # of domains "a" and "b"
     files: list[File]
     train_a: Split
     train_b: Split
@@ -67,37 +64,22 @@ def open_shards(
     remote = isinstance(data, str) and "://" in data
     store = Remote(data, cache or BlockCache(), timeout) if remote else Folder(Path(data))
     manifest = read_manifest(store)
-    if verify and not manifest.checksums:
-        raise UserError(f"{data}: --verify-samples needs shards with checksums; make the shards again")
     if remote:
         store = replace(store, generation=manifest.fingerprint)
     files = []
     for shards in manifest.splits.values():
         for tar, count in shards:
-            files += [tar, index_of(tar, count)] + ([checksums_of(tar, count)] if manifest.checksums else [])
-    splits = {name: Split(name, store, shards, verify) for name, shards in manifest.splits.items() if shards}
+            files += [tar, index_of(tar, count), checksums_of(tar, count)]
+    splits = {
+        name: Split(name, store, shards, manifest.modes[name[-1].lower()], verify)
+        for name, shards in manifest.splits.items()
+        if shards
+    }
     for name in ("trainA", "trainB"):
         if name not in splits:
             raise UserError(f"{data}: {name} has no images; both domains need at least one")
     of_tests = splits.get("testA"), splits.get("testB")
-    return Shards(str(data), manifest.fingerprint, files, splits["trainA"], splits["trainB"], *of_tests)
-
-
-def decode(data: bytes, size: int) -> Tensor:
-    """An encoded image as uint8 [3, size, size], resized bicubically with antialiasing; grey becomes RGB."""
-    with Image.open(io.BytesIO(data)) as opened:
-        image = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
-    if image.shape[1:] == (size, size):
-        return image
-    return resize(image, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)
-
-
-def augment(image: Tensor, crop_size: int, flip: bool, bits: int) -> Tensor:
-    """A crop of uint8 [3, H, W] and a mirroring, chosen by 64 random bits. uint8 [3, crop_size, crop_size]."""
-    top = (bits & 0xFFFFFF) % (image.shape[1] - crop_size + 1)
-    left = (bits >> 24 & 0xFFFFFF) % (image.shape[2] - crop_size + 1)
-    image = image[:, top : top + crop_size, left : left + crop_size]
-    return image.flip(2) if flip and bits >> 48 & 1 else image
+    return Shards(str(data), manifest.fingerprint, manifest.modes, files, splits["trainA"], splits["trainB"], *of_tests)
 
 
 class PairPositions(IterableDataset):
@@ -118,7 +100,7 @@ class PairPositions(IterableDataset):
 
 
 class ReadPairs:
-    """Second stage: positions to {"positions": [n], "a": uint8 [n, 3, H, W], "b": the same, "failed": [...]}.
+    """Second stage: positions to {"positions": [n], "a": [n, C, H, W], "b": the same, "failed": [...]}.
 
     failed: of each sample that could not be read, {"pair", "domain", "shard", "sample" (of the shard), "reason"}. What
     stands in for it depends on the position alone.
@@ -168,14 +150,14 @@ class ReadPairs:
 
 
 def first_readable(split: Split, samples: Iterable[int], size: int) -> tuple[Tensor, list[dict]]:
-    """The first of some samples that can be read, uint8 [3, size, size], and what was wrong with those before it.
+    """The first of some samples that can be read, [C, size, size], and what was wrong with those before it.
 
     Raises OneRankError where none can.
     """
     failed = []
     for sample in samples:
         try:
-            return _decoded(split.read(sample), size), failed
+            return _decoded(split.read(sample), size, split.mode), failed
         except CorruptSample as error:
             shard, at = split.place(sample)
             failed.append({"shard": split.tars[shard].name, "sample": at, "reason": str(error)})
@@ -185,9 +167,9 @@ def first_readable(split: Split, samples: Iterable[int], size: int) -> tuple[Ten
     )
 
 
-def _decoded(data: bytes, size: int) -> Tensor:
+def _decoded(data: bytes, size: int, mode: str) -> Tensor:
     try:
-        return decode(data, size)
+        return decode(data, size, mode)
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make decoders raise almost anything
@@ -214,7 +196,7 @@ def pair_batches(
 
 
 def whole_images(split: Split, samples: Iterable[int], size: int) -> Tensor:
-    """Images of a split by their numbers, resized but not cropped: uint8 [n, 3, size, size].
+    """Images of a split by their numbers, resized but not cropped: [n, C, size, size].
 
     For one that cannot be read the next that can stands in, and says so on standard error.
     """
@@ -230,13 +212,3 @@ def whole_images(split: Split, samples: Iterable[int], size: int) -> Tensor:
 @cache
 def _warn_once(what: str) -> None:
     print(f"warning: {what}; the next one stands in for it in evaluations and sample grids", file=sys.stderr)
-
-
-def to_network(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """uint8 [n, 3, H, W] to [-1, 1] on the device; the bytes travel, and are scaled there."""
-    return images.to(device, non_blocking=True).to(dtype).div_(127.5).sub_(1)
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """[-1, 1] to uint8 on the host, rounded to the nearest."""
-    return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)

@@ -16,6 +16,7 @@ from pipeline.config import Config
 from pipeline.data import Shards
 from pipeline.networks import parameter_count
 from pipeline.order import Share
+from pipeline.pixels import CHANNELS
 from pipeline.schedule import total_pairs
 
 
@@ -105,6 +106,7 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
     pairs, epoch = total_pairs(optimization, shards.epoch), shards.epoch
     slots, item = len(share.slots), 8 if config.run.dtype == "float64" else 4
     places = config.losses.history + 1 if config.losses.history else 0
+    channels = [CHANNELS[mode] for mode in shards.modes.values()]
     generator, discriminator = model.generators["a_to_b"], model.discriminators["of_a"]
     tests = " + ".join(str(len(split) if split else 0) for split in (shards.test_a, shards.test_b))
     mirrored = [domain for domain in ("a", "b") if config.images.mirrored(domain)]
@@ -112,7 +114,8 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
     steps = -(-pairs // optimization.batch)
     rows = {
         "data": f"{shards.root}: {len(shards.train_a)} + {len(shards.train_b)} training images, {tests} test images",
-        "images": f"loaded at {config.images.load_size}, cropped to {size}, {flipped}",
+        "images": f"{shards.modes['a']} and {shards.modes['b']}, "
+        f"loaded at {config.images.load_size}, cropped to {size}, {flipped}",
         "length": f"{pairs} pairs = {steps} steps = {pairs / epoch:g} epochs of {epoch} pairs",
         "learning rate": f"{optimization.lr:g} for {optimization.epochs:g} epochs, "
         f"then to 0 over {optimization.decay_epochs:g}",
@@ -122,7 +125,7 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
         f"{config.networks.generator_blocks} residual blocks",
         "discriminators": f"2 x {parameter_count(discriminator):,} parameters",
         "image history": f"{config.losses.history} images a slot, {slots} slots a process: "
-        f"{2 * slots * places * 3 * size * size * item / 2**20:.0f} MiB a process",
+        f"{slots * places * sum(channels) * size * size * item / 2**20:.0f} MiB a process",
         "precision": config.run.dtype
         if mixed_precision == "no"
         else f"{mixed_precision} over {config.run.dtype} weights",

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.data import Shards, Split, to_pixels, whole_images
+from pipeline.data import Shards, Split, whole_images
 from pipeline.order import Share, key
+from pipeline.pixels import to_rgb
 
 METRIC = "sliced_wasserstein"
 AT_MOST = 256  # images per domain
@@ -85,13 +86,11 @@ class Evaluation:
         }
 
     def __call__(self, translate: Callable[[str, Tensor], Tensor]) -> dict:
-        """translate(way, uint8 [n, 3, S, S]) -> [n, 3, S, S] in [-1, 1]. The same numbers on all ranks."""
-        values = {
-            way: sliced_wasserstein(
-                self.real[way[-1]], self._describe(self.tests[way[0]], lambda x, way=way: to_pixels(translate(way, x)))
-            )
-            for way in ("a_to_b", "b_to_a")
-        }
+        """translate(way, pixels [n, C, S, S]) -> pixels of the other domain. The same numbers on all ranks."""
+        values = {}
+        for way in ("a_to_b", "b_to_a"):
+            made = self._describe(self.tests[way[0]], lambda pixels, way=way: translate(way, pixels))
+            values[way] = sliced_wasserstein(self.real[way[-1]], made)
         images = min(AT_MOST, *(len(split) for split in self.tests.values()))
         return {"metric": METRIC, "images": images, "size": self.size, **values, **self.references}
 
@@ -101,6 +100,6 @@ class Evaluation:
         # All ranks make equally many; past the end, the last image again, which is cut off below.
         each = -(-count // self.world_size)
         mine = [min(self.rank + i * self.world_size, count - 1) for i in range(each)]
-        made = torch.cat([descriptors(change(whole_images(split, [i], self.size)), [i]) for i in mine])
+        made = torch.cat([descriptors(to_rgb(change(whole_images(split, [i], self.size))), [i]) for i in mine])
         everyone = self.gather(made).unflatten(0, (self.world_size, each))
         return everyone.transpose(0, 1).flatten(0, 1)[:count]

@@ -28,6 +28,7 @@ class ImageHistory:
         *,
         domain: int,
         seed: int,
+        channels: int = 3,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
@@ -35,7 +36,7 @@ class ImageHistory:
         self.rows = {slot: row for row, slot in enumerate(slots)}
         self.stored = [0] * len(slots)
         places = size + 1 if size else 0
-        self.images = torch.zeros(len(slots), places, 3, image_size, image_size, device=device, dtype=dtype)
+        self.images = torch.zeros(len(slots), places, channels, image_size, image_size, device=device, dtype=dtype)
 
     def plan(self, slots: list[int], positions: list[int]) -> Tensor:
         """Decide, on the host, what happens to the next fakes. int64 [3, n]: row, place, 1 where the old image is used.
@@ -61,7 +62,7 @@ class ImageHistory:
 
     @torch.no_grad()
     def exchange(self, fakes: Tensor, plan: Tensor) -> Tensor:
-        """Store what the plan keeps of `fakes` [n, 3, H, W] and return what the discriminator is to judge as fake."""
+        """Store what the plan keeps of `fakes` [n, C, H, W] and return what the discriminator is to judge as fake."""
         if not self.size:
             return fakes
         row, place, use_old = plan
@@ -70,7 +71,7 @@ class ImageHistory:
         return torch.where(use_old.bool()[:, None, None, None], old, fakes)
 
     def state(self) -> dict[int, Tensor]:
-        """The stored images of each slot: {slot: [stored, 3, H, W]}."""
+        """The stored images of each slot: {slot: [stored, C, H, W]}."""
         return {slot: self.images[row, : self.stored[row]] for slot, row in self.rows.items()}
 
     def load(self, slot: int, images: Tensor) -> None:

@@ -15,11 +15,12 @@ from torch import Tensor
 from pipeline import checkpoint, display, monitor, order, pictures
 from pipeline.cache import BlockCache
 from pipeline.config import Config, OneRankError, Run, TransientError, UserError
-from pipeline.data import Shards, open_shards, pair_batches, to_network
+from pipeline.data import Shards, open_shards, pair_batches
 from pipeline.evaluate import Evaluation
 from pipeline.history import ImageHistory
 from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
 from pipeline.ownership import Ownership
+from pipeline.pixels import CHANNELS, to_network, to_pixels
 from pipeline.quarantine import Quarantine
 from pipeline.rundir import journal, resolve, run_directory, start_run_directory
 from pipeline.saver import Saver
@@ -44,7 +45,13 @@ def train(config: Config) -> int:
     end = total_pairs(optimization, shards.epoch)
 
     watchdog = Watchdog(share.rank, run.hang_after)
-    model = CycleGANStep(config.networks, config.losses, seed).to(device, dtype)
+    channels = {domain: CHANNELS[mode] for domain, mode in shards.modes.items()}
+    if channels["a"] != channels["b"] and config.losses.identity_weight:
+        raise UserError(
+            f"{run.data}: images of a are {shards.modes['a']} and of b {shards.modes['b']}, "
+            "which a generator cannot leave as they are; add --identity-weight 0"
+        )
+    model = CycleGANStep(config.networks, config.losses, seed, (channels["a"], channels["b"])).to(device, dtype)
     if run.dry_run:
         if main:
             display.print_plan(config, shards, share, model, accelerator.mixed_precision)
@@ -55,16 +62,15 @@ def train(config: Config) -> int:
         model.parameters(), lr=optimization.lr, betas=(optimization.beta1, optimization.beta2), fused=True
     )
     size = config.images.crop_size
+    where = {"seed": seed, "device": device, "dtype": dtype}
     history = {
-        name: ImageHistory(
-            share.slots, config.losses.history, size, domain=number, seed=seed, device=device, dtype=dtype
-        )
+        name: ImageHistory(share.slots, config.losses.history, size, domain=number, channels=channels[name], **where)
         for name, number in (("a", order.DOMAIN_A), ("b", order.DOMAIN_B))
     }
     window = monitor.LossWindow(batch, run.accumulate)
 
     # What a checkpoint must agree with for its position in the data to mean the same images.
-    constants, lanes = {"order": order.VERSION, "data": shards.fingerprint}, batch
+    constants, lanes = {"order": order.VERSION, "data": shards.fingerprint, "modes": shards.modes}, batch
     how = {"processes": share.world_size, "accumulate": run.accumulate, "workers": run.workers}
     pairs_seen, state, resumed = 0, None, checkpoint.newest_for_all(out, accelerator, screen.note)
     if resumed:
@@ -109,7 +115,7 @@ def train(config: Config) -> int:
 
     def translate(way: str, pixels: Tensor) -> Tensor:
         with torch.no_grad(), accelerator.autocast():
-            return model.generators[way](to_network(pixels, device, dtype))
+            return to_pixels(model.generators[way](to_network(pixels, device, dtype)), shards.modes[way[-1]])
 
     start = pairs_seen
     request, watch = StopRequest(accelerator.num_processes), monitor.Stopwatch()

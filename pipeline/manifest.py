@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import UserError
+from pipeline.pixels import CHANNELS
 from pipeline.reader import MEND, File, Folder, Missing
 from pipeline.remote import Remote
 
@@ -18,10 +19,10 @@ MOST_SAMPLES = 1 << 32  # of a split
 
 @dataclass(frozen=True)
 class Manifest:
-    """splits: the tars and their samples, in order. checksums: whether each tar has a .crc beside it."""
+    """splits: the tars and their samples, in order. modes: of the pixels of domains "a" and "b"."""
 
     fingerprint: str
-    checksums: bool
+    modes: dict[str, str]
     splits: dict[str, list[tuple[File, int]]]
 
 
@@ -43,14 +44,17 @@ def read_manifest(store: Folder | Remote) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: cannot be read ({error}); make the shards again") from None
     try:
-        if manifest["format"] != "zorse-shards" or manifest["version"] not in (1, 2):
+        if manifest["format"] != "zorse-shards" or manifest["version"] != 2:
             raise UserError(f"{where}: format {manifest['format']} {manifest['version']} is not known here")
         if not isinstance(manifest["fingerprint"], str):
             raise TypeError
+        modes = {domain: manifest["modes"][domain] for domain in ("a", "b")}
+        if not set(modes.values()) <= CHANNELS.keys():
+            raise UserError(f"{where}: modes {modes} are not known here")
         splits = {name: _split(where, name, split) for name, split in manifest["splits"].items()}
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{where}: is not a manifest of shards; make the shards again") from None
-    return Manifest(manifest["fingerprint"], manifest["version"] == 2, splits)
+    return Manifest(manifest["fingerprint"], modes, splits)
 
 
 def _absent(store: Folder | Remote) -> str:

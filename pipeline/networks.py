@@ -1,6 +1,7 @@
 """The networks of the CycleGAN paper (arXiv 1703.10593, appendix 7.2).
 
-Shapes: images are [N, 3, H, W] in [-1, 1]; H and W are multiples of 4 for the generator.
+Shapes: images are [N, C, H, W] in [-1, 1], with C = 3 unless a domain is grey or has transparency; H and W
+are multiples of 4 for the generator.
 
 Two departures, neither of which changes what is computed:
 - A convolution that is followed by an InstanceNorm has no bias. The norm subtracts it again, so its gradient is
@@ -45,21 +46,21 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """c7s1-k, d2k, d4k, `blocks` x R4k, u2k, uk, c7s1-3. [N, 3, H, W] in [-1, 1] -> the same shape and range."""
+    """c7s1-k, d2k, d4k, `blocks` x R4k, u2k, uk, c7s1-c_out. [N, c_in, H, W] in [-1, 1] -> [N, c_out, H, W]."""
 
-    def __init__(self, channels: int = 64, blocks: int = 9):
+    def __init__(self, channels: int = 64, blocks: int = 9, c_in: int = 3, c_out: int = 3):
         super().__init__()
         k = channels
         self.model = nn.Sequential(
             nn.ReflectionPad2d(3),
-            *conv_norm_relu(3, k, kernel=7),
+            *conv_norm_relu(c_in, k, kernel=7),
             *conv_norm_relu(k, 2 * k, kernel=3, stride=2, padding=1),
             *conv_norm_relu(2 * k, 4 * k, kernel=3, stride=2, padding=1),
             *[ResidualBlock(4 * k) for _ in range(blocks)],
             *upsample_norm_relu(4 * k, 2 * k),
             *upsample_norm_relu(2 * k, k),
             nn.ReflectionPad2d(3),
-            nn.Conv2d(k, 3, 7),
+            nn.Conv2d(k, c_out, 7),
             nn.Tanh(),
         )
 
@@ -68,14 +69,14 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """PatchGAN: Ck, C2k, ..., one logit per overlapping patch. [N, 3, H, W] -> [N, 1, H', W'].
+    """PatchGAN: Ck, C2k, ..., one logit per overlapping patch. [N, c_in, H, W] -> [N, 1, H', W'].
 
     With 3 layers a logit sees 70x70 pixels, and 256x256 gives 30x30 logits.
     """
 
-    def __init__(self, channels: int = 64, layers: int = 3):
+    def __init__(self, channels: int = 64, layers: int = 3, c_in: int = 3):
         super().__init__()
-        modules = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        modules = [nn.Conv2d(c_in, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         width = channels
         for layer in range(1, layers + 1):
             # The paper stops widening at 8k, and only the last normed layer keeps its resolution.

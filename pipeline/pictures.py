@@ -7,12 +7,13 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipeline.data import Shards, to_pixels, whole_images
+from pipeline.data import Shards, whole_images
+from pipeline.pixels import to_rgb
 from pipeline.rundir import write_durably
 
 
 def test_pictures(shards: Shards, count: int, size: int) -> tuple[Tensor, Tensor]:
-    """The images of the sample grid, the same from first to last: uint8 [n, 3, size, size] of both domains."""
+    """The images of the sample grid, the same from first to last: pixels [n, C, size, size] of both domains."""
     a, b = shards.test_a or shards.train_a, shards.test_b or shards.train_b
     count = min(count, len(a), len(b))
     return whole_images(a, range(count), size), whole_images(b, range(count), size)
@@ -21,20 +22,21 @@ def test_pictures(shards: Shards, count: int, size: int) -> tuple[Tensor, Tensor
 def save_grid(
     out: Path, pairs_seen: int, pictures: tuple[Tensor, Tensor], translate: Callable[[str, Tensor], Tensor]
 ) -> None:
-    """samples/N.png: real, translated and reconstructed, in both directions."""
+    """samples/N.png: real, translated and reconstructed, in both directions. translate(way, pixels) -> pixels."""
     a, b = pictures
-    fake_b, fake_a = to_pixels(translate("a_to_b", a)), to_pixels(translate("b_to_a", b))
+    fake_b, fake_a = translate("a_to_b", a), translate("b_to_a", b)
     columns = {
         "a": a,
         "a to b": fake_b,
-        "a to b to a": to_pixels(translate("b_to_a", fake_b)),
+        "a to b to a": translate("b_to_a", fake_b),
         "b": b,
         "b to a": fake_a,
-        "b to a to b": to_pixels(translate("a_to_b", fake_a)),
+        "b to a to b": translate("a_to_b", fake_a),
     }
     (out / "samples").mkdir(exist_ok=True)
     png = io.BytesIO()
-    sample_grid(columns).save(png, "png")
+    grid = sample_grid({title: to_rgb(column) for title, column in columns.items()})
+    grid.save(png, "png")
     write_durably(out / "samples" / f"{pairs_seen:09d}.png", png.getvalue())
 
 

@@ -43,15 +43,15 @@ class File(NamedTuple):
     size: int
 
 
-def retried(what: str, attempt: Callable[[], T]) -> T:
-    """The result of the first attempt that does not raise Temporary. Raises TransientError, naming `what`."""
+def retried(where: Callable[[], str], attempt: Callable[[], T]) -> T:
+    """The result of the first attempt that does not raise Temporary. Raises TransientError, saying where."""
     for pause in (*PAUSES, None):
         try:
             return attempt()
         except Temporary as error:
             if pause is None:
                 tries = len(PAUSES) + 1
-                raise TransientError(f"{what}: cannot be read ({error}), {tries} times in a row") from None
+                raise TransientError(f"{where()}: cannot be read ({error}), {tries} times in a row") from None
             time.sleep(pause * random.uniform(0.5, 1.5))
     raise AssertionError
 
@@ -74,7 +74,7 @@ class Folder:
             except OSError as error:
                 raise _judged(self.where(name), error) from None
 
-        return retried(self.where(name), attempt)
+        return retried(lambda: self.where(name), attempt)
 
     def sizes(self, names: list[str]) -> dict[str, int]:
         """The sizes of those files that are there, asked for 16 at a time, since each may take a trip."""
@@ -93,7 +93,7 @@ class Folder:
 
     def check(self, file: File) -> None:
         """Raise OneRankError unless the file is there at its size."""
-        retried(self.where(file.name), lambda: self._opened(file))
+        retried(lambda: self.where(file.name), lambda: self._opened(file))
 
     def read(self, file: File, start: int, end: int, block: tuple[int, int]) -> bytes:
         def attempt() -> bytes:
@@ -102,7 +102,7 @@ class Folder:
             except OSError as error:
                 raise _judged(self.where(file.name), error) from None
 
-        return retried(self.where(file.name), attempt)
+        return retried(lambda: self.where(file.name), attempt)
 
     def expect(self, file: File, start: int, end: int, block: tuple[int, int]) -> None:
         """Have the system read a range ahead. Any range will do that may be cached as one."""

@@ -66,7 +66,7 @@ class Remote:
         if data is None:
 
             def fetch() -> bytes:
-                return retried(self.where(file.name), lambda: self._get(file, block))
+                return retried(lambda: self.where(file.name), lambda: self._get(file, block))
 
             whole = self.cache.fill(key, last - first, fetch, self.timeout) or fetch()
             data = whole[start - first : end - first]
@@ -91,7 +91,7 @@ class Remote:
         return data
 
     def _ask(self, name: str, call: Callable, patience: int = 1) -> object:
-        return retried(self.where(name), lambda: self._attempt(name, call, patience))
+        return retried(lambda: self.where(name), lambda: self._attempt(name, call, patience))
 
     def _attempt(self, name: str, call: Callable, patience: int = 1) -> object:
         """call(file system, path) in a thread of its own, which is left behind when it takes too long."""

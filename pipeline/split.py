@@ -21,12 +21,14 @@ class CorruptSample(Exception):
 class Split:
     """The images of one split, e.g. trainA, read by number from its tars.
 
-    shards: tars and how many samples each has. verify: hold each image against its checksum. A Split is cheap to
-    pickle: files are opened when they are read, per process.
+    shards: tars and how many samples each has. mode: of its pixels. verify: hold each image against its checksum. A
+    Split is cheap to pickle: files are opened when they are read, per process.
     """
 
-    def __init__(self, name: str, store: Folder | Remote, shards: list[tuple[File, int]], verify: bool = False):
-        self.name, self.store, self.verify = name, store, verify
+    def __init__(
+        self, name: str, store: Folder | Remote, shards: list[tuple[File, int]], mode: str = "rgb", verify: bool = False
+    ):
+        self.name, self.store, self.mode, self.verify = name, store, mode, verify
         self.tars, self.counts = [tar for tar, _ in shards], [count for _, count in shards]
         self.starts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
 

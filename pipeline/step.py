@@ -1,6 +1,6 @@
 """One training step of CycleGAN as one module, one forward, one backward.
 
-Shapes: a, b, fake_*, cycle_*, same_* are [n, 3, H, W]; n pairs per micro-step on this rank.
+Shapes: a, b, fake_*, cycle_*, same_* are [n, C, H, W]; n pairs per micro-step on this rank.
 
 Both optimizers of the paper step from the same old weights, and the generators' and discriminators' losses share no
 live path: the generators are judged with the discriminators' parameters detached, and the discriminators see detached
@@ -22,20 +22,21 @@ from pipeline.order import INIT, key
 class CycleGANStep(nn.Module):
     """The four networks and the losses of a batch.
 
-    generators: a_to_b (the paper's G) and b_to_a (F). discriminators: of_a (D_X) and of_b (D_Y).
+    generators: a_to_b (the paper's G) and b_to_a (F). discriminators: of_a (D_X) and of_b (D_Y). channels: of the
+    images of domain a and of b.
     """
 
-    def __init__(self, networks: Networks, weights: Losses, seed: int):
+    def __init__(self, networks: Networks, weights: Losses, seed: int, channels: tuple[int, int] = (3, 3)):
         super().__init__()
         self.weights = weights
+        a, b = channels
+        width, blocks = networks.generator_channels, networks.generator_blocks
         self.generators = nn.ModuleDict(
-            {way: Generator(networks.generator_channels, networks.generator_blocks) for way in ("a_to_b", "b_to_a")}
+            {"a_to_b": Generator(width, blocks, a, b), "b_to_a": Generator(width, blocks, b, a)}
         )
+        width, layers = networks.discriminator_channels, networks.discriminator_layers
         self.discriminators = nn.ModuleDict(
-            {
-                of: Discriminator(networks.discriminator_channels, networks.discriminator_layers)
-                for of in ("of_a", "of_b")
-            }
+            {"of_a": Discriminator(width, layers, a), "of_b": Discriminator(width, layers, b)}
         )
         every = [*self.generators.values(), *self.discriminators.values()]
         for number, network in enumerate(every):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
@@ -14,17 +13,18 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from data_prep.images import BadImage, read_rgb
+from data_prep.images import BadImage, read_as
 from pipeline import checkpoint
 from pipeline.config import UserError
-from pipeline.data import to_network, to_pixels
 from pipeline.networks import Generator
+from pipeline.pixels import CHANNELS, image_of, pixels_of, to_network, to_pixels
 from pipeline.rundir import from_dict
 
 KINDS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
     ".gif": "GIF", ".ppm": "PPM",
 }  # fmt: skip
+NO_JPEG = ("rgba", "grey16")  # modes whose images are written as PNG, whatever the name of the source
 SMALLEST = 16  # pixels a side that the generator's reflection padding needs, rounded up
 
 
@@ -44,34 +44,44 @@ class Options:
     """where to compute"""
 
 
-def load_generator(model: Path, direction: str, device: torch.device | str = "cpu") -> Generator:
-    """A generator of a run directory or a checkpoint, ready for use. direction: "a2b" or "b2a"."""
+class Translator:
+    """One direction of a run directory or of a checkpoint: an image of any size to the other domain, at the same size.
+
+    direction: "a2b" or "b2a". modes: of the images it takes and of those it gives, see data.py.
+    """
+
+    def __init__(self, model: Path, direction: str, device: torch.device | str = "cpu"):
+        path, self.device = whole_checkpoint(model), device
+        state = json.loads((path / checkpoint.STATE).read_text())
+        networks, modes = from_dict(state["config"]).networks, state["constants"]["modes"]
+        self.modes = modes[direction[0]], modes[direction[-1]]
+        channels = (CHANNELS[mode] for mode in self.modes)
+        generator = Generator(networks.generator_channels, networks.generator_blocks, *channels)
+        generator.load_state_dict(checkpoint.read_networks(path, f"generators.{direction.replace('2', '_to_')}."))
+        self.generator = generator.to(device, torch.float32).eval()
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image) -> Image.Image:
+        pixels = pixels_of(image, self.modes[0])[None]
+        height, width = pixels.shape[2:]
+        fake = self.generator(pad_to_multiple(to_network(pixels, self.device, torch.float32)))[..., :height, :width]
+        return image_of(to_pixels(fake, self.modes[1])[0], self.modes[1])
+
+
+def whole_checkpoint(model: Path) -> Path:
+    """A checkpoint, or the newest one of a run directory. Raises UserError where it is damaged, or there is none."""
     if (model / checkpoint.STATE).exists():
-        path, problem = model, checkpoint.damage(model)
-        if problem:
+        if problem := checkpoint.damage(model):
             raise UserError(f"{model}: this checkpoint is damaged ({problem}); give another")
-    else:
-        path = checkpoint.newest(model, lambda line: print(line, file=sys.stderr))
-        if path is None:
-            raise UserError(f"{model}: no checkpoint here; give a run directory of pipeline/train.py, or a checkpoint")
-    networks = from_dict(json.loads((path / checkpoint.STATE).read_text())["config"]).networks
-    generator = Generator(networks.generator_channels, networks.generator_blocks)
-    generator.load_state_dict(checkpoint.read_networks(path, f"generators.{direction.replace('2', '_to_')}."))
-    return generator.to(device, torch.float32).eval()
-
-
-@torch.no_grad()
-def translate(generator: Generator, image: Image.Image) -> Image.Image:
-    """An RGB image of any size to the other domain, at the same size."""
-    device = next(generator.parameters()).device
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-    height, width = pixels.shape[2:]
-    fake = generator(pad_to_multiple(to_network(pixels, device, torch.float32)))[..., :height, :width]
-    return Image.fromarray(to_pixels(fake)[0].permute(1, 2, 0).numpy())
+        return model
+    path = checkpoint.newest(model, lambda line: print(line, file=sys.stderr))
+    if path is None:
+        raise UserError(f"{model}: no checkpoint here; give a run directory of pipeline/train.py, or a checkpoint")
+    return path
 
 
 def pad_to_multiple(image: Tensor) -> Tensor:
-    """Repeat the right and lower edges of [N, 3, H, W] up to multiples of 4, whose size the generator keeps."""
+    """Repeat the right and lower edges of [N, C, H, W] up to multiples of 4, whose size the generator keeps."""
     height, width = (max(SMALLEST, -(-size // 4) * 4) for size in image.shape[2:])
     return F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]), mode="replicate")
 
@@ -104,11 +114,13 @@ def run(options: Options) -> None:
     except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown and for an absent device
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {options.device}: cannot be used ({reason}); give cpu, or leave it out") from None
-    generator = load_generator(options.model, options.direction, options.device)
+    translator = Translator(options.model, options.direction, options.device)
+    if translator.modes[1] in NO_JPEG:
+        pairs = [(source, target.with_suffix(".png")) for source, target in pairs]
     failed = []
     for source, target in track(pairs, description=f"translating {options.direction}", disable=len(pairs) == 1):
         try:
-            save(translate(generator, read_rgb(source.read_bytes())), target)
+            save(translator(read_as(source.read_bytes(), translator.modes[0])), target)
         except (BadImage, OSError, ValueError) as error:  # the last two also of formats that cannot hold the image
             failed.append(f"{source}: {error}")
     print(f"{len(pairs) - len(failed)} of {len(pairs)} images translated to {options.out}")

@@ -81,3 +81,15 @@ def make_shards(tmp_path_factory):
 def shards(make_shards):
     """7 + 11 training images in 2 + 3 shards, 3 + 5 test images."""
     return make_shards(7, 11, 3, 5)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 12 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)

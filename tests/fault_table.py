@@ -26,7 +26,7 @@ ROWS = {
     13: "all checkpoints damaged",
     14: "shard missing, cut, or not what its index says",
     15: "corrupt image, odd modes",
-    16: "evil names inside archives (archives as sources: not yet read)",
+    16: "evil names inside archives",
     17: "pickles inside shards and checkpoints",
     18: "image bomb, gzip bomb",
     19: "NaN or infinity on one rank",

@@ -12,8 +12,9 @@ import webdataset as wds
 from PIL import Image
 
 from pipeline.config import Images, UserError
-from pipeline.data import ReadPairs, augment, decode, open_shards, pair_batches, to_network, to_pixels
+from pipeline.data import ReadPairs, open_shards, pair_batches
 from pipeline.order import Share
+from pipeline.pixels import CHANNELS, FULL, augment, decode, image_of, pixels_of, to_network, to_pixels, to_rgb
 from pipeline.split import _offsets
 
 IMAGES = Images(load_size=36, crop_size=32)
@@ -95,14 +96,59 @@ def test_every_sample_is_seen_once_per_pass(shards):
     assert len(together) > 30  # unpaired: partners change from pass to pass
 
 
-def test_decoding_is_pillows_bicubic():
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("JPEG", {"quality": 95}), ("JPEG", {"progressive": True}), ("TIFF", {})]
+)
+def test_decoding_is_pillows_bicubic(kind, mode, options):
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).resize((250, 200))
+    picture = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).resize((250, 200)).convert(mode)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=95)
-    theirs = np.asarray(Image.open(file).resize((286, 286), Image.Resampling.BICUBIC)).astype(int)
+    picture.save(file, kind, **options)
+    theirs = np.asarray(Image.open(file).convert("RGB").resize((286, 286), Image.Resampling.BICUBIC))
     ours = decode(file.getvalue(), 286).permute(1, 2, 0).numpy().astype(int)
-    assert np.abs(ours - theirs).max() <= 2
+    assert np.abs(ours - theirs.astype(int)).max() <= 2
+
+
+def encoded(pixels, kind="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def test_pixels_of_each_mode():
+    rng = np.random.default_rng(0)
+    deep = rng.integers(0, 65536, (20, 20), dtype=np.uint16)
+    four = rng.integers(0, 256, (20, 20, 4), dtype=np.uint8)
+    assert torch.equal(decode(encoded(deep), 20, "grey16"), torch.from_numpy(deep.astype(np.int32))[None])
+    assert torch.equal(decode(encoded(four), 20, "rgba"), torch.from_numpy(four).permute(2, 0, 1))
+    assert torch.equal(decode(encoded(four[..., 0]), 20, "grey"), torch.from_numpy(four[..., 0])[None])
+    shallow = decode(encoded(deep), 20, "rgb")  # scaled, and not cut at 255
+    assert (shallow - torch.from_numpy(deep / 257)).abs().max() <= 0.5
+    widened = torch.from_numpy(four[..., 0].astype(np.int32))[None] * 257
+    assert torch.equal(decode(encoded(four[..., 0]), 20, "grey16"), widened)
+
+
+@pytest.mark.parametrize("mode", CHANNELS)
+def test_a_larger_size_stays_in_the_range_of_the_mode(mode):
+    edges = np.kron(np.eye(6, dtype=np.uint16) * 65535, np.ones((3, 3), np.uint16))  # bicubic overshoots at edges
+    pixels = decode(encoded(edges), 50, mode)
+    assert pixels.shape == (CHANNELS[mode], 50, 50)
+    assert (pixels.min(), pixels[0].max()) == (0, FULL[pixels.dtype])
+
+
+@pytest.mark.parametrize("mode", CHANNELS)
+def test_pixels_go_to_the_network_and_back(mode):
+    kind = torch.int32 if mode == "grey16" else torch.uint8
+    pixels = torch.randint(0, FULL[kind] + 1, (2, CHANNELS[mode], 8, 8), dtype=kind)
+    scaled = to_network(pixels, torch.device("cpu"), torch.float32)
+    assert scaled.abs().max() <= 1 and torch.equal(to_pixels(scaled, mode), pixels)
+    assert torch.equal(pixels_of(image_of(pixels[0], mode), mode), pixels[0])
+
+
+def test_what_is_transparent_is_seen_on_white():
+    pixels = torch.tensor([[10, 20, 30, 0], [10, 20, 30, 255]], dtype=torch.uint8).view(2, 4, 1, 1)
+    assert to_rgb(pixels).flatten(1).tolist() == [[255, 255, 255], [10, 20, 30]]
 
 
 def test_grey_images_become_rgb():
@@ -120,13 +166,6 @@ def test_crops_reach_every_place_and_half_are_mirrored():
     assert lefts == {0, 1, 2, 3, 4}
     assert 150 < sum(mirrored) < 250
     assert not any(crop[0, 0, 0] > crop[0, 0, -1] for crop in (augment(image, 32, False, 2**48 - 1),))
-
-
-def test_pixels_survive_the_way_to_the_network_and_back():
-    pixels = torch.arange(256, dtype=torch.uint8).expand(1, 3, 2, 256)
-    scaled = to_network(pixels, torch.device("cpu"), torch.float32)
-    assert scaled.min() == -1 and scaled.max() == 1
-    assert torch.equal(to_pixels(scaled), pixels)
 
 
 def copy(shards, tmp_path):

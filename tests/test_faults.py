@@ -287,18 +287,6 @@ def test_kill_9_at_file_events(shards, tmp_path, record_property, first, stride)
     assert len(lines) >= 80 // stride and any("/checkpoints/" in line for line in lines)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 12 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
 @pytest.mark.fault(10)
 def test_a_full_disk_costs_no_checkpoint_and_training_goes_on(shards, whole, small_disk):
     out, filler = small_disk / "run", small_disk / "filler"

@@ -8,9 +8,9 @@ import torch
 from conftest import ROOT, TINY, command, train
 from PIL import Image
 
-from data_prep.images import read_rgb
+from data_prep.images import read_as
 from pipeline import checkpoint
-from pipeline.translate import load_generator, translate
+from pipeline.translate import Translator
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +32,20 @@ def noise(width, height, mode="RGB"):
 
 @pytest.mark.parametrize("size", [(64, 64), (61, 47), (33, 90), (5, 3), (1, 1), (16, 200)])
 def test_any_size_keeps_its_size(model, size):
-    assert translate(load_generator(model, "a2b"), noise(*size)).size == size
+    assert Translator(model, "a2b")(noise(*size)).size == size
 
 
 def test_a_multiple_of_four_is_the_generator_itself(model):
-    generator = load_generator(model, "b2a")
+    translator = Translator(model, "b2a")
     image = noise(32, 48)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
-    expected = ((generator(pixels)[0] + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0)
-    assert np.array_equal(np.asarray(translate(generator, image)), expected.byte().numpy())
+    expected = ((translator.generator(pixels)[0] + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0)
+    assert np.array_equal(np.asarray(translator(image)), expected.byte().numpy())
 
 
 def test_directions_are_the_two_generators(model):
     image = noise(32, 32)
-    one, other = (np.asarray(translate(load_generator(model, way), image)) for way in ("a2b", "b2a"))
+    one, other = (np.asarray(Translator(model, way)(image)) for way in ("a2b", "b2a"))
     assert not np.array_equal(one, other)
 
 
@@ -62,8 +62,8 @@ def test_folder_keeps_names_and_tree(model, tmp_path):
     deep.save(source / "deep.png")
     done = cli(model, source, source / "out", "--direction", "a2b")
     assert done.returncode == 0 and "4 of 4" in cli(model, source, source / "out", "--direction", "a2b").stdout
-    assert read_rgb((source / "deep.png").read_bytes()).getextrema()[0] == (0, 255)  # scaled, not cut off
-    assert np.asarray(read_rgb((source / "alpha.PNG").read_bytes())).mean() > 160  # on white
+    assert read_as((source / "deep.png").read_bytes(), "rgb").getextrema() == (0, 255)  # scaled, not cut off
+    assert np.asarray(read_as((source / "alpha.PNG").read_bytes(), "rgb")).mean() > 160  # on white
     written = {str(path.relative_to(out)): Image.open(path).size for path in out.rglob("*.*")}
     assert written == {"x.png": (40, 30), "deeper/grey.jpg": (30, 40), "alpha.PNG": (20, 20)}
 

@@ -1,0 +1,74 @@
+"""What a person sees while something takes long: bars on a terminal, plain lines elsewhere, as in a batch job's log."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 10  # between lines without a terminal
+
+Show = Callable[[dict[str, int], int], None]
+
+
+@contextmanager
+def progress(what: str, totals: dict[str, int], before: dict[str, int] | None = None) -> Iterator[Show]:
+    """Yields show(done, n_bytes), to be called as often as one likes.
+
+    totals: images by split, or {} where nobody knows. before: those done by an earlier run. done, n_bytes: what this
+    run has done, images by split and bytes.
+    """
+    before = before or dict.fromkeys(totals, 0)
+    with (_bars if sys.stdout.isatty() else _lines)(what, totals, before) as show:
+        yield show
+
+
+@contextmanager
+def _bars(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterator[Show]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rates]}"),
+    )
+    with Progress(*columns, console=Console(), transient=True) as bars:
+        rows = {split: bars.add_task(split, total=total or None, rates="") for split, total in totals.items()}
+        everything = bars.add_task(what, total=sum(totals.values()) or None, rates="")
+        started = time.monotonic()
+
+        def show(done: dict[str, int], n_bytes: int) -> None:
+            for split, row in rows.items():
+                bars.update(row, completed=before[split] + done.get(split, 0))
+            now = sum(done.values())
+            rates = _rates(now, n_bytes, time.monotonic() - started)
+            bars.update(everything, completed=sum(before.values()) + now, rates=rates)
+
+        yield show
+
+
+@contextmanager
+def _lines(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterator[Show]:
+    total, left = sum(totals.values()), sum(totals.values()) - sum(before.values())
+    if total:
+        print(f"{what}: {left} of {total} images to do" if left != total else f"{what}: {total} images", flush=True)
+    started = shown = time.monotonic()
+
+    def show(done: dict[str, int], n_bytes: int) -> None:
+        nonlocal shown
+        now, seconds = sum(done.values()), time.monotonic() - started
+        if time.monotonic() - shown < LINE_SECONDS:
+            return
+        shown = time.monotonic()
+        rest = f", {(left - now) / now * seconds:.0f} s left" if now and total else ""
+        print(f"{what}: {now}{f'/{left}' if total else ''} images, {_rates(now, n_bytes, seconds)}{rest}", flush=True)
+
+    yield show
+
+
+def _rates(images: int, n_bytes: int, seconds: float) -> str:
+    seconds = max(seconds, 1e-3)
+    megabytes = f" {n_bytes / seconds / 1e6:.1f} MB/s" if n_bytes else ""
+    return f"{images / seconds:.0f} img/s{megabytes}"

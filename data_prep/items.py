@@ -1,0 +1,64 @@
+"""What a source consists of: items, each one input image that says where its bytes lie."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+SPLITS = ("trainA", "trainB", "testA", "testB")
+LAYOUT = "--source DIR with DIR/trainA, DIR/trainB and optionally DIR/testA, DIR/testB"
+LARGEST = 256 << 20  # bytes of one image file; what is larger is no photograph, and is not read
+# HEIC and AVIF stay in, to be judged as unreadable rather than left out in silence.
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"),
+    *(".heic", ".heif", ".avif"),
+)
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
+
+
+class Unreadable(Exception):
+    """The bytes of an item cannot be had, now or later; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input image. Its bytes lie in the file `path` (relative to the source's root), there at `place`."""
+
+    split: str
+    name: str  # relative and unique within the split; fixes the order, never the machine's path
+    size: int  # bytes
+    path: str
+    place: list | None = None  # None: the whole file; or ["tar", offset], ["zip", number], ["cell", column, row]
+    mtime_ns: int = 0
+    sha256: str = ""  # of the bytes, from the plan; "" for what cannot be read
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images of up to four splits, listed once by going through `items`, in any order.
+
+    dropped[split][why] counts what is left out, and is complete when `items` has ended.
+    """
+
+    name: str
+    kind: str
+    uri: str
+    revision: str | None
+    root: str
+    items: Iterator[Item]
+    dropped: dict[str, dict[str, int]]
+
+
+def none_dropped() -> dict[str, int]:
+    """Cells without an image, repeats, files that are no images, and links, devices and names that lead elsewhere."""
+    return {"null": 0, "repeat": 0, "not_image": 0, "unsafe": 0}
+
+
+def looks_like_image(name: str, head) -> bool:
+    """By its extension or else by its first bytes, which `head()` reads."""
+    last = PurePosixPath(name).name
+    if last.startswith("."):  # .DS_Store, and macOS's ._photo.jpg, which holds no photo
+        return False
+    if PurePosixPath(last).suffix.lower() in EXTENSIONS:
+        return True
+    first = head()
+    return first.startswith(MAGIC) or (first[:4] == b"RIFF" and first[8:12] == b"WEBP")

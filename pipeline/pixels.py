@@ -1,0 +1,76 @@
+"""Pixels: from an image file to a tensor, to what the networks see, and back.
+
+The mode of a domain says what its pixels [C, H, W] are: "rgb" (C = 3), "grey" (1) and "rgba" (4) are uint8, "grey16"
+(1) is int32 of 0 to 65535. The networks see [-1, 1].
+"""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+CHANNELS = {"rgb": 3, "grey": 1, "rgba": 4, "grey16": 1}  # by mode
+FULL = {torch.uint8: 255, torch.int32: 65535}  # the highest value
+
+
+def decode(data: bytes, size: int, mode: str = "rgb") -> Tensor:
+    """An encoded image as [C, size, size] of a mode, resized bicubically with antialiasing."""
+    with Image.open(io.BytesIO(data)) as opened:
+        image = pixels_of(opened, mode)
+    if image.shape[1:] == (size, size):
+        return image
+    image = resize(image, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return image.clamp_(0, FULL[image.dtype])  # which torch does by itself for uint8 alone
+
+
+def pixels_of(image: Image.Image, mode: str) -> Tensor:
+    """[C, H, W] of a mode; an image of another kind is converted."""
+    deep = image.mode.startswith("I")  # 16 bits, which Pillow's own conversion would cut at 255
+    if mode == "grey16":
+        grey = np.asarray(image).astype(np.int32) if deep else np.asarray(image.convert("L")).astype(np.int32) * 257
+        return torch.from_numpy(grey)[None]
+    if deep:
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    pixels = torch.from_numpy(np.array(image.convert({"rgb": "RGB", "grey": "L", "rgba": "RGBA"}[mode])))
+    return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels[None]
+
+
+def image_of(pixels: Tensor, mode: str) -> Image.Image:
+    """The inverse of `pixels_of`."""
+    if mode == "grey16":
+        return Image.fromarray(pixels[0].numpy().astype(np.uint16))
+    return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def augment(image: Tensor, crop_size: int, flip: bool, bits: int) -> Tensor:
+    """A crop of [C, H, W] and a mirroring, chosen by 64 random bits. [C, crop_size, crop_size]."""
+    top = (bits & 0xFFFFFF) % (image.shape[1] - crop_size + 1)
+    left = (bits >> 24 & 0xFFFFFF) % (image.shape[2] - crop_size + 1)
+    image = image[:, top : top + crop_size, left : left + crop_size]
+    return image.flip(2) if flip and bits >> 48 & 1 else image
+
+
+def to_network(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Pixels [n, C, H, W] to [-1, 1] on the device; the integers travel, and are scaled there."""
+    return images.to(device, non_blocking=True).to(dtype).div_(FULL[images.dtype] / 2).sub_(1)
+
+
+def to_pixels(images: Tensor, mode: str = "rgb") -> Tensor:
+    """[-1, 1] to the pixels of a mode, on the host, rounded to the nearest."""
+    kind = torch.int32 if mode == "grey16" else torch.uint8
+    full = FULL[kind]
+    return images.detach().float().add(1).mul(full / 2).round().clamp(0, full).to("cpu", kind)
+
+
+def to_rgb(pixels: Tensor) -> Tensor:
+    """Pixels of any mode [n, C, H, W] for the eye: uint8 [n, 3, H, W]; what is transparent lies on white."""
+    if pixels.dtype != torch.uint8:
+        pixels = (pixels / 257).round().to(torch.uint8)
+    if pixels.shape[1] == 4:
+        opaque = pixels[:, 3:] / 255
+        pixels = (pixels[:, :3] * opaque + 255 * (1 - opaque)).round().to(torch.uint8)
+    return pixels.expand(-1, 3, -1, -1)

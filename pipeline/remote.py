@@ -85,7 +85,7 @@ class Remote:
 
     def _get(self, file: File, block: tuple[int, int]) -> bytes:
         start, end = block
-        data = self._attempt(file.name, lambda fs, path: fs.cat_file(path, start, end))
+        data = self._attempt(file.name, lambda fs, path: fs.cat_file(path, start=start, end=end))
         if len(data) != end - start:
             raise Temporary(f"{len(data)} bytes came where {end - start} were asked for")
         return data

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import zlib
 
 import numpy as np
 import pytest
@@ -31,19 +30,6 @@ def fresh(monkeypatch):
 @pytest.fixture
 def copied(shards, tmp_path):
     return shutil.copytree(shards, tmp_path / "copy")
-
-
-def add_checksums(path):
-    """Make shards of version 2 of those of version 1."""
-    opened = open_shards(path)
-    for split in (opened.train_a, opened.train_b, opened.test_a, opened.test_b):
-        for number, tar in enumerate(split.tars):
-            first = int(split.starts[number])
-            sums = [zlib.crc32(split.read(first + i)) for i in range(split.counts[number])]
-            (path / f"{tar.name}.crc").write_bytes(np.array(sums, dtype="<u4").tobytes())
-    manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps({**manifest, "version": 2}))
-    return path
 
 
 def damage(path, split, samples, at=0, length=64):
@@ -241,17 +227,18 @@ def test_substitutes_are_pinned(copied):
     assert found == GOLDEN
 
 
-GOLDEN = []
+GOLDEN = [
+    (0, "000000", 1), (0, "000001", 0), (0, "000001", 0), (0, "000001", 2), (1, "000000", 3), (3, "000001", 2),
+]  # fmt: skip
 
 
 @pytest.mark.fault(15)
 def test_nothing_can_stand_in_where_all_is_damaged(copied):
     opened = open_shards(copied)
     damage(copied, opened.train_b, range(11))
-    for workers in (0, 2):
-        with pytest.raises(OneRankError, match="none of 9 samples") as caught:
-            failures(opened, 1, workers=workers)
-        assert str(caught.value).startswith("trainB: ")
+    with pytest.raises(OneRankError, match="none of 9 samples") as caught:
+        failures(opened, 1)
+    assert str(caught.value).startswith("trainB: ")
 
 
 @pytest.mark.fault(15)
@@ -266,7 +253,6 @@ def test_evaluations_take_the_next_image_and_say_so(copied, capsys):
 
 @pytest.mark.fault(15)
 def test_a_flipped_byte_is_found_by_its_checksum(copied):
-    add_checksums(copied)
     opened, checked = open_shards(copied), open_shards(copied, verify=True)
     checked.check()
     assert failures(checked, 24) == []
@@ -278,10 +264,6 @@ def test_a_flipped_byte_is_found_by_its_checksum(copied):
     victim = copied / f"{opened.train_b.tars[0].name}.crc"
     victim.unlink()
     assert "missing" in one_line(victim, lambda: open_shards(copied).check())
-
-
-def test_checksums_need_shards_that_have_them(shards):
-    assert "--verify-samples needs shards with checksums" in one_line(shards, lambda: open_shards(shards, verify=True))
 
 
 def batch(positions, *failed):

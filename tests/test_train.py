@@ -346,16 +346,25 @@ def draw_again(base):
     return base / "images"
 
 
-@pytest.mark.fault(14)
-def test_unreadable_image_in_a_shard_is_named(shards, tmp_path):
+@pytest.mark.fault(15)
+def test_damaged_images_are_replaced_alike_on_all_ranks_and_after_a_resume(shards, tmp_path):
     data = shutil.copytree(shards, tmp_path / "data")
-    for tar in data.glob("trainA-*.tar"):
+    for tar in data.glob("trainA-*.tar"):  # the first image of both, 2 of 7
         content = bytearray(tar.read_bytes())
         content[512:1024] = bytes(512)
         tar.write_bytes(content)
-    for workers in ("0", "2"):
-        out = tmp_path / f"run{workers}"
-        refused(train(*TINY, "--data", data, "--out", out, "--workers", workers), "trainA sample", "again")
+    options = [*SIX_STEPS, *EXACT, "--checkpoint-every", "4", "--keep", "9"]
+    done = run(data, tmp_path / "whole", *options, "--workers", "2")
+    assert "cannot be read" in done.stdout
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped", symlinks=True)
+    cut_back(tmp_path / "stopped", 12)
+    run(data, tmp_path / "stopped", *options)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    run(data, tmp_path / "ranks", *options, ranks=2)
+    assert_close(final(tmp_path / "ranks"), final(tmp_path / "whole"), 1e-8)
+    listed = [[json.loads(line) for line in file.open()] for file in sorted((tmp_path / "ranks").glob("quarantine-*"))]
+    assert {(line["domain"], line["sample"]) for lines in listed for line in lines} == {("a", 0)}
+    assert all(len({line["shard"] for line in lines}) == len(lines) for lines in listed)
 
 
 @pytest.mark.skipif(not HORSE2ZEBRA.exists(), reason="the real horse2zebra is not here")

@@ -23,6 +23,7 @@ WRONG = """
 --keep-every 0             | --dtype float16         | --hang-after 0         | --allow-change seed
 --allow-change speed       | --preset papr           | --preset               | --learning 1
 --cycle-wieght 3           | --data                  | somewhere              | --keep two
+--cache-gb 0               | --cache-gb nan          | --read-timeout 0       | --flip-a no
 """
 
 

@@ -25,7 +25,7 @@ def main() -> None:
         raise
     except UserError as error:
         told = f"error: {error}\n"
-        if rank == 0 or (isinstance(error, OneRankError) and failure.first(out, told)):
+        if failure.first(out, told) if isinstance(error, OneRankError) else rank == 0:
             print(told, end="", file=sys.stderr)
         if isinstance(error, TransientError):
             sys.exit(1)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import OneRankError
+from pipeline.errors import OneRankError
 
 CHECKSUM = 4  # bytes at the end of a file
 TOUCH = 10.0  # seconds; a use is noted in a file's access time no more often

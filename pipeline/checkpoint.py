@@ -27,7 +27,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.config import Config, UserError
+from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.history import ImageHistory
 from pipeline.rundir import changes, differences, from_dict, fsync
 

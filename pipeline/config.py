@@ -14,17 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-
-class UserError(Exception):
-    """A mistake of the user's: one line that says what is wrong and what to do. Entry points print it and exit 2."""
-
-
-class OneRankError(UserError):
-    """A UserError that one rank alone may have met, so that this rank has to print it."""
-
-
-class TransientError(OneRankError):
-    """One that may not come again at another start. The exit code is 1, and batch scripts start again."""
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.cache import BlockCache
-from pipeline.config import Images, OneRankError, TransientError, UserError
+from pipeline.config import Images
+from pipeline.errors import OneRankError, TransientError, UserError
 from pipeline.interrupt import ignore_signals
 from pipeline.manifest import check_files, checksums_of, index_of, read_manifest
 from pipeline.order import AUGMENT, BLOCK, DOMAIN_A, DOMAIN_B, SUBSTITUTE, DomainOrder, Share, key

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pipeline import checkpoint, display, monitor, order, pictures
 from pipeline.cache import BlockCache
-from pipeline.config import Config, OneRankError, Run, TransientError, UserError
+from pipeline.config import Config, Run
 from pipeline.data import Shards, open_shards, pair_batches
+from pipeline.errors import OneRankError, TransientError, UserError
 from pipeline.evaluate import Evaluation
 from pipeline.history import ImageHistory
 from pipeline.interrupt import StopRequest, Watchdog, ignore_signals

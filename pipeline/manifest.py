@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import UserError
+from pipeline.errors import UserError
 from pipeline.pixels import CHANNELS
 from pipeline.reader import MEND, File, Folder, Missing
 from pipeline.remote import Remote

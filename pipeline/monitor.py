@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.config import UserError
+from pipeline.errors import UserError
 from pipeline.rundir import records_after, write_durably
 
 

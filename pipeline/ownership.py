@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.config import UserError
+from pipeline.errors import UserError
 from pipeline.rundir import write_durably
 
 LOCK_PATIENCE = 15.0  # seconds

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.config import OneRankError
+from pipeline.errors import OneRankError
 from pipeline.monitor import append
 
 ALLOWED = 10  # distinct samples of a domain, or

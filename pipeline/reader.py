@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import Full, Queue
 from typing import NamedTuple, TypeVar
 
-from pipeline.config import OneRankError, TransientError
+from pipeline.errors import OneRankError, TransientError
 
 T = TypeVar("T")
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds, give or take half of it, after the first attempts that fail

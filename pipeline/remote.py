@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from pipeline.cache import BlockCache
-from pipeline.config import OneRankError
+from pipeline.errors import OneRankError
 from pipeline.reader import MEND, File, Missing, Temporary, retried
 
 REFUSED = (401, 403)  # of HTTP

@@ -7,7 +7,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.config import FIXED, LEARNED, Config, Images, Losses, Networks, Optimization, Run, UserError, flag
+from pipeline.config import FIXED, LEARNED, Config, Images, Losses, Networks, Optimization, Run, flag
+from pipeline.errors import UserError
 
 
 def run_directory(config: Config) -> Path:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline import checkpoint
 from pipeline.checkpoint import BEST, KEEP, MANIFEST, NETWORKS, OPTIMIZER, STATE
-from pipeline.config import UserError
+from pipeline.errors import UserError
 from pipeline.history import ImageHistory
 from pipeline.ownership import Ownership
 from pipeline.rundir import fsync, write_durably

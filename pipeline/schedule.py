@@ -1,6 +1,7 @@
 """The length of a run and the learning rate, as functions of the pairs seen."""
 
-from pipeline.config import Optimization, UserError
+from pipeline.config import Optimization
+from pipeline.errors import UserError
 
 
 def total_pairs(optimization: Optimization, epoch: int) -> int:

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline.config import OneRankError
+from pipeline.errors import OneRankError
 from pipeline.manifest import checksums_of, index_of
 from pipeline.order import BLOCK
 from pipeline.reader import File, Folder

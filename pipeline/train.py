@@ -6,7 +6,8 @@ import sys
 from safetensors import SafetensorError
 
 from pipeline import failure
-from pipeline.config import OneRankError, TransientError, UserError, parse
+from pipeline.config import parse
+from pipeline.errors import OneRankError, TransientError, UserError
 from pipeline.rundir import journal, run_directory
 
 

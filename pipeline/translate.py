@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data_prep.images import BadImage, read_as
 from pipeline import checkpoint
-from pipeline.config import UserError
+from pipeline.errors import UserError
 from pipeline.networks import Generator
 from pipeline.pixels import CHANNELS, image_of, pixels_of, to_network, to_pixels
 from pipeline.rundir import from_dict

@@ -15,7 +15,7 @@ from test_faults import LONG, start, wait_for
 from test_train import SEVENTEEN, assert_close, cut_back, final, losses, refused, run
 
 from pipeline import checkpoint
-from pipeline.config import UserError
+from pipeline.errors import UserError
 from pipeline.ownership import Ownership
 from pipeline.saver import Saver
 

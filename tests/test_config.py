@@ -6,7 +6,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from pipeline.config import UserError, parse
+from pipeline.config import parse
+from pipeline.errors import UserError
 
 WRONG = """
 --load-size x              | --load-size 0           | --load-size 100        | --crop-size 0

@@ -11,8 +11,9 @@ import torch
 import webdataset as wds
 from PIL import Image
 
-from pipeline.config import Images, UserError
+from pipeline.config import Images
 from pipeline.data import ReadPairs, open_shards, pair_batches
+from pipeline.errors import UserError
 from pipeline.order import Share
 from pipeline.pixels import CHANNELS, FULL, augment, decode, image_of, pixels_of, to_network, to_pixels, to_rgb
 from pipeline.split import _offsets

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pipeline import monitor
-from pipeline.config import Optimization, UserError
+from pipeline.config import Optimization
+from pipeline.errors import UserError
 from pipeline.monitor import LossWindow, Recorder, append
 from pipeline.schedule import learning_rate, total_pairs
 

@@ -9,7 +9,7 @@ import pytest
 from test_faults import LONG, nobody_left, start, wait_for
 
 from pipeline import ownership
-from pipeline.config import UserError
+from pipeline.errors import UserError
 from pipeline.ownership import Ownership
 
 

@@ -11,8 +11,9 @@ import torch
 from test_data import IMAGES, assert_same, stream
 
 from pipeline import data, order, reader
-from pipeline.config import Images, OneRankError, TransientError, UserError
+from pipeline.config import Images
 from pipeline.data import open_shards, pair_batches, whole_images
+from pipeline.errors import OneRankError, TransientError, UserError
 from pipeline.order import Share
 from pipeline.quarantine import Quarantine
 from pipeline.reader import File, Folder

@@ -18,8 +18,9 @@ from test_data import assert_same, stream
 from pipeline import cache as cache_module
 from pipeline import reader
 from pipeline.cache import BlockCache
-from pipeline.config import Config, OneRankError, Run, TransientError, UserError, parse
+from pipeline.config import Config, Run, parse
 from pipeline.data import open_shards
+from pipeline.errors import OneRankError, TransientError, UserError
 from pipeline.remote import Remote, _file_system
 from pipeline.rundir import run_directory
 from pipeline.split import _checksums, _offsets

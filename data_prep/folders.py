@@ -14,7 +14,9 @@ def folder_source(directory: Path) -> Source:
     splits = [split for split in SPLITS if (directory / split).is_dir()]
     for split in ("trainA", "trainB"):
         if split not in splits:
-            raise PrepError(f"{directory} has no folder {split}; give {LAYOUT}")
+            near = [path.name for path in directory.iterdir() if path.name.lower() == split.lower()]
+            fix = f"rename {near[0]} to {split}" if near else f"give {LAYOUT}"
+            raise PrepError(f"{directory} has no folder {split}; {fix}")
     root = directory.resolve()
     dropped = {split: none_dropped() for split in splits}
     return Source(root.name, "folder", str(root), None, str(root), _items(root, dropped), dropped)
@@ -37,13 +39,13 @@ def _items(root: Path, dropped: dict[str, dict[str, int]]) -> Iterator[Item]:
 
 def _files_below(folder: Path) -> Iterator[os.DirEntry]:
     """All files, links to folders followed once, without a list of them: only folders are remembered."""
-    visited, folders = set(), [str(folder)]
+    # A link to a folder above would bring in the other splits.
+    visited, folders = {_identity(above) for above in folder.resolve().parents}, [str(folder)]
     while folders:
         here = folders.pop()
-        status = Path(here).stat()
-        if (status.st_dev, status.st_ino) in visited:
+        if _identity(here) in visited:
             continue
-        visited.add((status.st_dev, status.st_ino))
+        visited.add(_identity(here))
         below = []
         with os.scandir(here) as entries:
             for entry in entries:
@@ -52,6 +54,11 @@ def _files_below(folder: Path) -> Iterator[os.DirEntry]:
                 else:
                     yield entry
         folders += sorted(below, key=os.fsencode, reverse=True)  # the same one of two ways to a folder, always
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = Path(folder).stat()
+    return status.st_dev, status.st_ino
 
 
 def read_file(path: str, size: int) -> bytes:

@@ -6,12 +6,13 @@ each image's own header, so that a reader skips all between them. No tar is chan
 
 import hashlib
 import os
+import re
 import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data_prep import PrepError
 from data_prep.archives import is_plain, tar_members
@@ -19,12 +20,14 @@ from data_prep.atomic import load_json
 from data_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
 from data_prep.items import LARGEST, looks_like_image, none_dropped
 from data_prep.manifest import check_usable, split_entry, write_manifest
+from data_prep.plan import FORMAT
 from data_prep.shards import totals, write_index
 from data_prep.verify import BLOCK, FOREIGN
 from data_prep.workers import Task, run_all
 
 ANY_SIDE = 1 << 30  # pixels; nothing is reduced
 WHITE = 255
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.tar")  # of a tar, as trainers take it
 
 
 def index_tars(
@@ -63,11 +66,14 @@ def index_tars(
 
 
 def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
-    """{split: names of its tars below the folder, in order}; each tar is in one split."""
+    """{split: names of its tars in the folder, in order}; each tar is in one split."""
     if not folder.is_dir():
         raise PrepError(f"{folder} is not a folder; give the one that holds the tars")
-    manifest = load_json(folder / "manifest.json") or {}
-    if (folder / "plan.json").exists() or manifest.get("source", {}).get("kind", FOREIGN) != FOREIGN:
+    path = folder / "manifest.json"
+    manifest = (load_json(path) or {}) if path.exists() else {"format": FORMAT, "source": {"kind": FOREIGN}}
+    if manifest.get("format") != FORMAT:
+        raise PrepError(f"{path} is of something else; move it away, or link the tars into a folder of their own")
+    if (folder / "plan.json").exists() or manifest["source"]["kind"] != FOREIGN:
         raise PrepError(f"{folder} holds shards made here, which have their index; give a folder of other tars")
     found, owner = {}, {}
     for split, patterns in globs.items():
@@ -76,11 +82,13 @@ def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str
             raise PrepError(f"{flag} is missing; say which tars are its, e.g. {flag} 'horse-*.tar'")
         names = set()
         for pattern in patterns:
-            if PurePosixPath(pattern).is_absolute():
-                raise PrepError(f"{flag} {pattern} does not lie below {folder}; give a pattern such as 'horse-*.tar'")
-            matched = {path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()}
+            if "/" in pattern:
+                raise PrepError(f"{flag} {pattern}: tars must lie in {folder} itself; give the folder that holds them")
+            matched = {path.name for path in folder.glob(pattern) if path.is_file()}
             if not matched:
-                raise PrepError(f"{flag} {pattern} matches no file below {folder}; give another pattern")
+                raise PrepError(f"{flag} {pattern} matches no file in {folder}; give another pattern")
+            if odd := sorted(name for name in matched if not NAME.fullmatch(name)):
+                raise PrepError(f"{odd[0]!r}: rename it to letters, digits, '.', '_', '-' and .tar at the end")
             names |= matched
         for name in sorted(names):
             if name in owner:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 from collections import Counter
 from dataclasses import asdict
 from importlib.metadata import version
@@ -25,7 +26,7 @@ def finalize(out: Path, plan: Plan) -> dict:
     if missing:
         raise PrepError(
             f"{len(missing)} of {len(plan.shards)} shards are missing or broken, first {missing[0]}; "
-            f"make them with: python data_prep/shard.py write {out}"
+            f"make them with: python data_prep/shard.py write {shlex.quote(str(out))}"
         )
     records = {
         split: [load_json(out / f"{shard.name}.json") for shard in plan.shards if shard.split == split]

@@ -108,7 +108,7 @@ class IndexOptions:
     out: Dir
     """Where the tars lie."""
     train_a: Globs = ()
-    """Tars of domain A for training, as patterns below DIR."""
+    """Tars of domain A for training, as patterns of names in DIR."""
     train_b: Globs = ()
     """The same of B."""
     test_a: Globs = ()

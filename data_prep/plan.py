@@ -1,11 +1,13 @@
 """The plan: which image goes into which shard, fixed before any shard is written.
 
-OUT/plan/SPLIT.jsonl has a line for each image, in the order of the shards: name, size, sha256, and where its bytes lie.
-OUT/plan.json, written last, says which lines make which shard, so that a writer reads its own lines and no others.
+OUT/plan/SPLIT-PLAN.jsonl has a line for each image, in the order of the shards: name, size, sha256, and where its bytes
+lie; PLAN are the first digits of plan_sha256. OUT/plan.json, written last, says which lines make which shard, so that a
+writer reads its own lines and no others.
 """
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from data_prep.pixels import Mode
 
 FORMAT = "zorse-shards"
 VERSION = 2
+PLAN_DIGITS = 6
 OURS = re.compile(rf"\.?({'|'.join(SPLITS)})-\d{{6}}-[0-9a-f]{{6}}\.(tar|tar\.idx|tar\.crc|json)(\..*\.tmp)?")
 
 
@@ -50,7 +53,16 @@ class Shard:
     split: str
     first: int
     count: int
-    offset: int  # bytes before its first line in plan/SPLIT.jsonl
+    offset: int  # bytes before its first line in `lines`
+
+    @property
+    def lines(self) -> str:
+        """The file in OUT/plan that has its images."""
+        return lines_of(self.split, self.name[-PLAN_DIGITS:])
+
+
+def lines_of(split: str, plan_sha256: str) -> str:
+    return f"{split}-{plan_sha256[:PLAN_DIGITS]}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -71,9 +83,13 @@ class Plan:
 
 def load_plan(out: Path) -> Plan:
     """The plan in `out`. Raises PrepError where there is none."""
-    record = load_json(out / "plan.json")
-    if record is None:
-        raise PrepError(f"{out} holds no plan; make it with: python data_prep/shard.py plan --source DIR --out {out}")
+    path = out / "plan.json"
+    if not path.exists():
+        make = f"python data_prep/shard.py plan --source DIR --out {shlex.quote(str(out))}"
+        raise PrepError(f"{out} holds no plan; make it with: {make}")
+    record = load_json(path)
+    if record is None or record.get("format") != FORMAT:
+        raise PrepError(f"{path} is no plan that was made here; remove it, or give another --out")
     try:
         if (record.pop("format"), record.pop("version")) != (FORMAT, VERSION):
             raise TypeError
@@ -81,13 +97,13 @@ def load_plan(out: Path) -> Plan:
         return Plan(policy=Policy(**record.pop("policy")), shards=shards, **record)
     except (KeyError, TypeError):
         raise PrepError(
-            f"{out / 'plan.json'} is of another version; add --restart to make all anew, or give another --out"
+            f"{path} is of another version; add --restart to make all anew, or give another --out"
         ) from None
 
 
 def planned_items(out: Path, shard: Shard) -> Iterator[Item]:
     """The images of a shard, in order."""
-    path = out / "plan" / f"{shard.split}.jsonl"
+    path = out / "plan" / shard.lines
     try:
         with path.open("rb") as file:
             file.seek(shard.offset)
@@ -104,10 +120,8 @@ def commit(out: Path, plan: Plan, lines: Path | None, restart: bool) -> None:
     """
     if restart:
         remove_shards(out)
-    if lines:
-        (out / "plan.json").unlink(missing_ok=True)  # first: it never names lines of another plan
-        for split in plan.splits:
-            (lines / f"{split}.jsonl").replace(out / "plan" / f"{split}.jsonl")
+    for split in plan.splits if lines else ():
+        (lines / f"{split}.jsonl").replace(out / "plan" / lines_of(split, plan.plan_sha256))
     write_json(out / "plan.json", {"format": FORMAT, "version": VERSION, **asdict(plan)})
 
 
@@ -116,7 +130,8 @@ def remove_shards(out: Path) -> None:
     for name in ("manifest.json", "plan.json", "quarantine.jsonl"):  # first: they never name a missing shard
         (out / name).unlink(missing_ok=True)
     for split in SPLITS:
-        (out / "plan" / f"{split}.jsonl").unlink(missing_ok=True)
+        for path in (out / "plan").glob(lines_of(split, PLAN_DIGITS * "?")):
+            path.unlink()
     for path in out.glob("*"):
         if OURS.fullmatch(path.name):
             path.unlink()

@@ -1,7 +1,9 @@
 """Making the plan of a source: list it, hash it, drop repeats, order what is left, and cut that into shards."""
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -16,7 +18,7 @@ from data_prep.atomic import load_json, remove_stale, sync, temporary_for
 from data_prep.images import POLICY
 from data_prep.items import LAYOUT, Source
 from data_prep.listing import BUCKETS, Hashed, Listing, Repeats, find_repeats, list_source
-from data_prep.plan import FORMAT, VERSION, Plan, Policy, Shard, commit, load_plan
+from data_prep.plan import FORMAT, PLAN_DIGITS, VERSION, Plan, Policy, Shard, commit, load_plan
 
 LEAKS = ("trainA/testA", "trainB/testB")
 OTHER = "holds shards of other images or options; add --restart to replace them, or give another --out"
@@ -51,8 +53,7 @@ def make_plan(source: Source, policy: Policy, out: Path, choices: Choices) -> Pl
             plan = _drafted(source, policy, listing, sha256, work, work if choices.dry_run else out / "plan", choices)
             if before:
                 plan = replace(plan, created=before.created)
-            if not choices.restart:
-                _refuse_other(out, plan)
+            _refuse_other(out, plan, choices.restart)
         leaks = {pair: plan.overlaps[pair] for pair in LEAKS if pair in plan.overlaps}
         if leaks and choices.refuse_leaks:
             raise PrepError(f"{'; '.join(shared_images(leaks))}; take them out of one, or go on with --leak warn")
@@ -82,17 +83,35 @@ def _work_folder(out: Path, dry_run: bool) -> Iterator[Path]:
         return
     existed = out.exists()
     (out / "plan").mkdir(parents=True, exist_ok=True)
-    remove_stale(out / "plan" / "work")
-    work = temporary_for(out / "plan" / "work")
-    work.mkdir()
+    with _only_one(out):
+        remove_stale(out / "plan" / "work")
+        work = temporary_for(out / "plan" / "work")
+        work.mkdir()
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            with suppress(OSError):  # not empty
+                (out / "plan").rmdir()
+                if not existed:
+                    out.rmdir()
+
+
+@contextmanager
+def _only_one(out: Path) -> Iterator[None]:
+    """PrepError where another process plans for `out` now, as far as the file system can tell."""
+    folder = os.open(out / "plan", os.O_RDONLY)
     try:
-        yield work
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise PrepError(f"{out} is being planned by another process; wait for it, or give another --out") from None
+    except OSError:  # no locks there
+        pass
+    try:
+        yield
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-        with suppress(OSError):  # not empty
-            (out / "plan").rmdir()
-            if not existed:
-                out.rmdir()
+        os.close(folder)
 
 
 def _renewed(before: Plan, source: Source, choices: Choices) -> Plan:
@@ -173,7 +192,7 @@ def _write_lines(
         for number, offset in enumerate(starts):
             first = number * sizes[split]
             count = min(sizes[split], counts[split] - first)
-            shards.append(Shard(f"{split}-{number:06d}-{sha256[:6]}", split, first, count, offset))
+            shards.append(Shard(f"{split}-{number:06d}-{sha256[:PLAN_DIGITS]}", split, first, count, offset))
     return sha256, shards
 
 
@@ -185,12 +204,12 @@ def _origin(source: Source) -> dict:
     return {"kind": source.kind, "uri": source.uri, "revision": source.revision, "root": source.root}
 
 
-def _refuse_other(out: Path, plan: Plan) -> None:
-    """PrepError where `out` holds another plan, or a manifest of something else."""
-    for name, problem in (
-        ("plan.json", OTHER),
-        ("manifest.json", "holds a manifest.json of something else; give another --out"),
-    ):
+def _refuse_other(out: Path, plan: Plan, restart: bool) -> None:
+    """PrepError where `out` holds another plan that is not to be replaced, or what was not made here."""
+    for name in ("plan.json", "manifest.json"):
         path = out / name
-        if path.exists() and (load_json(path) or {}).get("plan_sha256") != plan.plan_sha256:
-            raise PrepError(f"{out} {problem}")
+        found = (load_json(path) or {}) if path.exists() else None
+        if found is not None and found.get("format") != FORMAT:
+            raise PrepError(f"{path} is of something else; move it away, or give another --out")
+        if found is not None and not restart and found.get("plan_sha256") != plan.plan_sha256:
+            raise PrepError(f"{out} {OTHER}")

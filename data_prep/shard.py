@@ -20,7 +20,9 @@ Each has its own --help. Exit codes: 0 done; 1 verify found faults; 2 a mistake 
 unusable images; 130 interrupted.
 """
 
+import errno
 import os
+import shlex
 import sys
 import time
 from collections import Counter
@@ -60,7 +62,7 @@ def plan(options: Options) -> None:
     """Decide which image goes into which shard."""
     out, made = _plan(options)
     show_plan(out, made)
-    print("dry run: nothing was written" if options.dry_run else f"next: python data_prep/shard.py write {out}")
+    print("dry run: nothing was written" if options.dry_run else f"next: python data_prep/shard.py write {quote(out)}")
 
 
 def write(options: WriteOptions) -> None:
@@ -72,7 +74,7 @@ def write(options: WriteOptions) -> None:
     _write(options.out, made, missing, mine, options.workers)
     kept = f"; {len(mine) - len(missing)} of {len(mine)} shards were there already" if len(mine) > len(missing) else ""
     print(f"task {task} of {tasks}: {len(missing)} shards written{kept}")
-    print(f"next, when all tasks are done: python data_prep/shard.py finalize {options.out}")
+    print(f"next, when all tasks are done: python data_prep/shard.py finalize {quote(options.out)}")
 
 
 def finish(options: FinalizeOptions) -> None:
@@ -97,7 +99,7 @@ def check(options: VerifyOptions) -> int:
     depth = "read to the last byte" if options.deep else "without reading the images; --deep reads them"
     print(f"{len(faults)} faults in {shards} shards of {samples} images, {depth}")
     if faults and (options.out / "plan.json").exists():
-        print(f"to mend: remove the .json of each faulty tar, then run shard.py write {options.out} and finalize")
+        print(f"to mend: remove the .json of each faulty tar, then shard.py write {quote(options.out)} and finalize")
     return 1 if faults else 0
 
 
@@ -116,6 +118,10 @@ def index(options: IndexOptions) -> None:
     }  # fmt: skip
     manifest = index_tars(options.out, globs, options.min_side, options.max_corrupt, options.workers)
     show_result(options.out, manifest, 0, time.monotonic() - started)
+
+
+def quote(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _plan(options: Options) -> tuple[Path, Plan]:
@@ -175,6 +181,7 @@ def _check_share(max_corrupt: float) -> None:
         raise PrepError(f"--max-corrupt {max_corrupt} is no share; give a number from 0 to 1")
 
 
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 STAGES: dict[str, tuple[Callable, type]] = {
     "plan": (plan, Options),
     "write": (write, WriteOptions),
@@ -187,17 +194,29 @@ STAGES: dict[str, tuple[Callable, type]] = {
 
 def main() -> int:
     """The command: errors as one line on stderr, exit codes as in the help."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no UTF-8
     arguments, prog, description = sys.argv[1:], "shard.py", __doc__
     function, options = shard, Options
     if arguments and arguments[0] in STAGES:
         function, options = STAGES[arguments[0]]
         prog, description, arguments = f"shard.py {arguments[0]}", options.__doc__, arguments[1:]
     try:
-        return function(tyro.cli(options, prog=prog, description=description, args=arguments)) or 0
+        parsed = tyro.cli(options, prog=prog, description=description, args=arguments)
+        return function(parsed) or 0
     except PrepError as error:
         return _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
-        return _fail(f"{error}; make room or give access, or change --out or --source, and run again", 2)
+        fix = "make room or give access" if error.errno in OF_THE_DISK else "mend this"
+        return _fail(f"{error}; {fix}, or change --out or --source, and run again", 2)
+    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        if function not in (finish, check, statistics):
+            raise
+        what = f"the .json files in {parsed.out} are not what was written here ({type(error).__name__}: {error})"
+        return _fail(f"{what}; put them back, or plan again and add --restart", 2)
     except KeyboardInterrupt:
         return _fail("interrupted; run the same command again to go on", 130)
 

@@ -70,7 +70,10 @@ def read(root: str, item: Item) -> bytes:
         raise Unreadable(f"larger than {LARGEST >> 20} MiB")
     path = str(Path(root, item.path))
     kind, *where = item.place or ("file",)
-    data = READERS[kind](path, *where, item.size)
+    try:
+        data = READERS[kind](path, *where, item.size)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _changed(root, item) from None
     if len(data) != item.size:
         raise _changed(root, item)
     return data

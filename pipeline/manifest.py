@@ -51,6 +51,8 @@ def read_manifest(store: Folder | Remote) -> Manifest:
         modes = {domain: manifest["modes"][domain] for domain in ("a", "b")}
         if not set(modes.values()) <= CHANNELS.keys():
             raise UserError(f"{where}: modes {modes} are not known here")
+        if not set(manifest["splits"]) <= {"trainA", "trainB", "testA", "testB"}:
+            raise KeyError
         splits = {name: _split(where, name, split) for name, split in manifest["splits"].items()}
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{where}: is not a manifest of shards; make the shards again") from None

@@ -112,7 +112,8 @@ class Remote:
         except FileNotFoundError:
             raise Missing(f"{self.where(name)}: is missing; {MEND}") from None
         except Exception as error:  # drivers have classes of their own
-            if isinstance(error, PermissionError) or getattr(error, "status", None) in REFUSED:
+            without = "Credentials" in type(error).__name__  # of botocore and google.auth: none, or not all of them
+            if isinstance(error, PermissionError) or without or getattr(error, "status", None) in REFUSED:
                 raise OneRankError(
                     f"{self.where(name)}: access is refused ({_reason(error)}); set up the credentials of its driver"
                 ) from None

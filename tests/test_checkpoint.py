@@ -134,6 +134,7 @@ def test_a_resume_makes_best_right(saver_of, tmp_path):
     assert save(30, 9.0)["pairs_seen"] == 30
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_checkpoint_is_written(shards, tmp_path):
     out, plain = tmp_path / "run", tmp_path / "plain"
     long = [*LONG, "--checkpoint-every", "150", "--keep", "9"]

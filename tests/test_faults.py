@@ -183,6 +183,7 @@ def test_a_rank_that_raises_is_shown_once(shards, whole_on_two, tmp_path, recove
     assert losses(out) == losses(whole_on_two)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(7)
 def test_a_rank_that_waits_for_ever_ends_the_run(shards, whole_on_two, tmp_path, recovery):
     """Both ranks say where they hang: the one that does, and the one that waits for it."""

@@ -32,6 +32,7 @@ def shards(images):
     return out
 
 
+@pytest.mark.slow
 def test_they_train_resume_and_translate(images, shards, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     of = [*TINY, "--data", shards, *OPTIONS, "--batch", "2", "--decay-epochs", "0"]
@@ -58,6 +59,7 @@ def test_identity_needs_equal_channels(shards, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_same_images_in_another_mode_are_other_data(images, shards, tmp_path):
     options = [*TINY, *OPTIONS, "--out", tmp_path / "run", "--epochs", "1", "--decay-epochs", "0"]
     assert train(*options, "--data", shards).returncode == 0

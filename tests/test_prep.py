@@ -191,7 +191,7 @@ def test_repeats_are_dropped_and_leaks_are_told(tmp_path):
         "trainA/trainB": {"count": 1, "names": [["0.jpg", "both.jpg"]]},
         "trainB/testA": {"count": 1, "names": [["both.jpg", "leak.jpg"]]},
     }
-    names = [json.loads(line)["name"] for line in (out / "plan" / "trainA.jsonl").read_text().splitlines()]
+    names = [json.loads(line)["name"] for line in next((out / "plan").glob("trainA-*.jsonl")).read_text().splitlines()]
     assert sorted(names) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]  # in byte order 0.jpg is before 00.jpg
     assert_refused(shard(*arguments, "--leak", "fail"), "in both trainA and testA")  # also from the plan that is there
     done(shard(*arguments, "--keep-repeats", "--restart"))
@@ -208,7 +208,8 @@ def test_names_of_any_bytes(tmp_path):
     assert_refused(shard("--source", source, "--out", out), "trainA/\\udcffbad .jpg", code=3)
     done(shard("--source", source, "--out", out, "--max-corrupt", "0.5"))
     assert counts_of(out) == {"trainA": 5, "trainB": 1}
-    planned = {json.loads(line)["name"] for line in (out / "plan" / "trainA.jsonl").read_text().splitlines()}
+    lines = next((out / "plan").glob("trainA-*.jsonl")).read_text().splitlines()
+    planned = {json.loads(line)["name"] for line in lines}
     assert planned == {"0.jpg", *map(os.fsdecode, names)}
 
 
@@ -224,6 +225,9 @@ def test_mistakes_get_one_line(tmp_path):
     assert_refused(shard("--source", tmp_path / "nowhere", "--out", out), "does not exist", layout)
     assert_refused(shard("--source", half, "--out", out), "no folder trainB", layout)
     assert_refused(shard("--source", empty, "--out", out), "trainB", "holds no images")
+    (half / "TrainB").mkdir()
+    assert_refused(shard("--source", half, "--out", out), "rename TrainB to trainB")
+    (half / "TrainB").rmdir()
     assert_refused(shard("horse2zebr"), "'horse2zebra'", layout)
     assert_refused(shard(half), f"--source {half}")
     assert_refused(shard("--source", empty, workers=0), "--workers 0", "1 or more")
@@ -236,6 +240,13 @@ def test_mistakes_get_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert_refused(shard("--source", empty, "--out", tmp_path / "file" / "out"), "--out")
     assert not out.exists()
+
+
+def test_a_link_upwards_brings_in_no_other_split(tmp_path):
+    source = make_folder(tmp_path / "in", {"trainA": 3, "trainB": 2})
+    (source / "trainA" / "up").symlink_to("..")
+    done(shard("--source", source, "--out", tmp_path / "out"))
+    assert counts_of(tmp_path / "out", "found") == {"trainA": 3, "trainB": 2}
 
 
 def test_unknown_option_names_the_nearest():

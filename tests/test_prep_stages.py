@@ -1,9 +1,11 @@
 """Planning, writing and finalizing apart from each other, interrupted, short of room, and twice at once."""
 
+import fcntl
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -153,7 +155,7 @@ def test_write_needs_the_images_as_planned(images, tmp_path):
     assert len(data) == image.stat().st_size or image.write_bytes(data[:-1] + b"\0")
     assert_refused(prep("write", out), "trainB/1.jpg", "no longer what the plan saw", "--restart")
     image.unlink()
-    assert_refused(prep("write", out), "No such file", "trainB/1.jpg")
+    assert_refused(prep("write", out), "trainB/1.jpg", "no longer what the plan saw")
     image.write_bytes(data)
     done(prep("write", out))
     (source / "trainA").rename(source / "gone")  # what is written is needed no more
@@ -285,15 +287,40 @@ def test_damaged_shard_is_written_again(large, tmp_path):
     assert contents(tmp_path) == undisturbed
 
 
+def test_two_plans_at_once_are_refused(images, tmp_path):
+    out = tmp_path / "out"
+    done(prep("plan", "--source", images, "--out", out))
+    before = contents(out)
+    folder = os.open(out / "plan", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    assert_refused(prep("plan", "--source", images, "--out", out), "is being planned by another process")
+    os.close(folder)
+    assert contents(out) == before
+
+
+def test_a_plan_keeps_its_own_lines(images, tmp_path):
+    """Whatever another plan does in the same folder, plan.json never names the lines of another."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    for out, options in ((one, []), (other, ["--max-side", "40"])):
+        done(prep("plan", "--source", images, "--out", out, *options))
+    before = contents(one / "plan")
+    for path in (other / "plan").iterdir():
+        shutil.copy(path, one / "plan")
+    assert before.items() < contents(one / "plan").items()
+    done(prep("write", one))
+    done(prep("finalize", one))
+    assert "0 faults" in done(prep("verify", one, "--deep"))
+
+
 def test_damaged_plan_is_noticed(whole, tmp_path):
     for name, data in whole.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
     for path in tmp_path.glob("*.json"):
         path.unlink(missing_ok=path.name != "plan.json") if path.name != "plan.json" else None
-    lines = (tmp_path / "plan" / "trainA.jsonl").read_bytes()
-    (tmp_path / "plan" / "trainA.jsonl").write_bytes(lines[: len(lines) // 2])
-    assert_refused(prep("write", tmp_path), "plan/trainA.jsonl", "plan again")
+    (lines,) = (tmp_path / "plan").glob("trainA-*.jsonl")
+    lines.write_bytes(lines.read_bytes()[: lines.stat().st_size // 2])
+    assert_refused(prep("write", tmp_path), f"plan/{lines.name}", "plan again")
     record = json.loads(whole["plan.json"])
     (tmp_path / "plan.json").write_text(json.dumps({**record, "version": 1}))
     assert_refused(prep("write", tmp_path), "of another version", "--restart")

@@ -361,6 +361,7 @@ def test_faults_of_s3_are_named(bucket, shards, blocks):
         open_shards("s3://no-such-bucket/set", cache=blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(14)
 def test_a_server_that_stops_answering_ends_a_run_in_one_line(http, tmp_path):
     http.fault = lambda method, name: "500" if name.endswith(".tar") and method == "GET" else None

@@ -130,6 +130,7 @@ def times(out):
     return {path: path.stat().st_mtime_ns for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.fault(12, 13)
 def test_a_finished_run_is_left_alone_and_a_damaged_checkpoint_is_passed_over(shards, tmp_path):
     out = tmp_path / "run"
@@ -242,6 +243,7 @@ def test_what_a_run_leaves_to_look_at(alone):
     assert [event.step for event in events.Scalars("cycle_a")] == [4, 8, 12, 16, 20, 24]
 
 
+@pytest.mark.slow
 def test_resume_leaves_no_doubled_points_in_tensorboard(shards, tmp_path):
     out = tmp_path / "run"
     run(shards, out, *SEVENTEEN, "--keep", "9")

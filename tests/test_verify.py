@@ -234,3 +234,35 @@ def test_mistakes_in_index_get_one_line(good, tmp_path):
     (tmp_path / "cut.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:900])
     assert_refused(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "cut.tar"), "cut.tar", "damaged")
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_nothing_of_other_programs_is_replaced(tmp_path):
+    source, tars = make_folder(tmp_path / "in", {"trainA": 2, "trainB": 2}), tmp_path / "tars"
+    foreign_tars(tars, tarfile.GNU_FORMAT)
+    index = ["index", tars, "--train-a", "horse*.tar", "--train-b", "zebra*.tar"]
+    for theirs in ('{"my": "own"}', '{"source": "http://x"}', "not JSON"):
+        (tars / "manifest.json").write_text(theirs)
+        assert_refused(prep(*index), "manifest.json is of something else")
+        assert_refused(shard("--source", source, "--out", tars, "--restart"), "manifest.json is of something else")
+        assert (tars / "manifest.json").read_text() == theirs
+        assert not list(tars.glob("*.idx"))
+
+
+def test_tars_that_a_trainer_would_refuse_are_refused(tmp_path):
+    tars = tmp_path / "tars"
+    foreign_tars(tars, tarfile.GNU_FORMAT)
+    (tars / "below").mkdir()
+    shutil.copy(tars / "horse-0.tar", tars / "a b.tar")
+    for pattern, words in (("below/*.tar", "give the folder"), ("../*.tar", "itself"), ("a b*", "rename")):
+        assert_refused(prep("index", tars, "--train-a", pattern, "--train-b", "zebra*.tar"), words)
+    assert not list(tars.glob("*.idx"))
+
+
+@pytest.mark.parametrize("field", ["statistics", "quarantined", "converted", "shards", "bytes"])
+def test_an_edited_manifest_is_told_in_one_line(out, field):
+    manifest = manifest_of(out)
+    manifest["splits"]["trainA"][field] = "nonsense"
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert_refused(prep("stats", out), "manifest.json" if field in ("shards", "bytes") else ".json")
+    told = prep("verify", out)
+    assert told.returncode in (0, 1, 2) and "Traceback" not in told.stderr

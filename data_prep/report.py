@@ -12,11 +12,6 @@ from data_prep.planning import shared_images
 DEFAULT_DATA = Path("shards/horse2zebra")  # what pipeline/train.py reads unless told otherwise
 
 
-def printable(text: str) -> str:
-    """Text whose file names may hold bytes that are no UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def show_plan(out: Path, plan: Plan) -> None:
     """The plan: what goes into how many shards, and what is left out of them."""
     table = _table(f"{plan.name}, planned for {out}", ("found", "images", "MB", "shards", "a shard"), ("left out",))
@@ -44,7 +39,7 @@ def show_result(out: Path, manifest: dict, kept: int, seconds: float) -> None:
     bad = [bad for entry in manifest["splits"].values() for bad in entry["quarantined"]["first"]]
     count = sum(entry["quarantined"]["count"] for entry in manifest["splits"].values())
     for entry in bad[:5]:
-        console.print(f"warning: left out {printable(entry['file'])}: {entry['reason']}")
+        console.print(f"warning: left out {entry['file']}: {entry['reason']}")
     if count > 5:
         console.print(f"warning: {count - 5} more, listed in {out / 'quarantine.jsonl'}")
     shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
@@ -77,7 +72,7 @@ def show_statistics(out: Path, manifest: dict) -> None:
             if any(counts.values()):
                 console.print(f"{split} {what}: {_counts(counts)}")
         for reason, count in entry["quarantined"]["reasons"].items():
-            console.print(f"{split} unusable: {count} x {printable(reason)}")
+            console.print(f"{split} unusable: {count} x {reason}")
     _warn_of_overlaps(console, manifest["overlaps"])
 
 
@@ -86,7 +81,7 @@ def _console() -> Console:
 
 
 def _table(title: str, numbers: tuple[str, ...], words: tuple[str, ...]) -> Table:
-    table = Table("split", title=printable(title), title_justify="left")
+    table = Table("split", title=title, title_justify="left")
     for heading in numbers:
         table.add_column(heading, justify="right")
     for heading in words:
@@ -118,4 +113,4 @@ def _levels(values: list[float]) -> str:
 
 def _warn_of_overlaps(console: Console, overlaps: dict[str, dict]) -> None:
     for sentence in shared_images(overlaps):
-        console.print(f"warning: {printable(sentence)}")
+        console.print(f"warning: {sentence}")

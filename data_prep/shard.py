@@ -38,7 +38,7 @@ from data_prep.manifest import finalize
 from data_prep.options import FinalizeOptions, IndexOptions, Options, StatsOptions, VerifyOptions, WriteOptions
 from data_prep.plan import Plan, Policy, Shard, load_plan
 from data_prep.planning import Choices, make_plan
-from data_prep.report import printable, show_plan, show_result, show_statistics
+from data_prep.report import show_plan, show_result, show_statistics
 from data_prep.shards import missing_shards, write_shard
 from data_prep.sources import open_source
 from data_prep.verify import load_manifest, verify
@@ -92,7 +92,7 @@ def check(options: VerifyOptions) -> int:
     _at_least(("--workers", options.workers, 1))
     faults = verify(options.out, options.deep, options.workers)
     for fault in faults:
-        print(f"fault: {printable(fault)}")
+        print(f"fault: {fault}")
     manifest = load_manifest(options.out)
     shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
     samples = sum(entry["samples"] for entry in manifest["splits"].values())
@@ -222,7 +222,7 @@ def main() -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code
 
 

@@ -8,6 +8,7 @@ One departure: both sets are normalised by the statistics of the real one, so a 
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,7 @@ class Evaluation:
         """translate(way, pixels [n, C, S, S]) -> pixels of the other domain. The same numbers on all ranks."""
         values = {}
         for way in ("a_to_b", "b_to_a"):
-            made = self._describe(self.tests[way[0]], lambda pixels, way=way: translate(way, pixels))
+            made = self._describe(self.tests[way[0]], partial(translate, way))
             values[way] = sliced_wasserstein(self.real[way[-1]], made)
         images = min(AT_MOST, *(len(split) for split in self.tests.values()))
         return {"metric": METRIC, "images": images, "size": self.size, **values, **self.references}

@@ -131,8 +131,8 @@ class Saver:
 
         mine = {f"history-{rank:05d}.safetensors": slots} | (tensors if self.accelerator.is_main_process else {})
         mine = {file: snapshot(content) for file, content in mine.items()}
-        state = json.dumps(state | {"best": self._best}, indent=2, default=str)
-        text = state if self.accelerator.is_main_process else None
+        state = state | {"best": self._best}
+        text = json.dumps(state, indent=2, default=str) if self.accelerator.is_main_process else None
         # A daemon: a process that ends at once does not wait for it.
         threading.Thread(target=write, args=(self._temporary, mine, text, self._writing), daemon=True).start()
 

@@ -24,13 +24,14 @@ KINDS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
     ".gif": "GIF", ".ppm": "PPM",
 }  # fmt: skip
-NO_JPEG = ("rgba", "grey16")  # modes whose images are written as PNG, whatever the name of the source
+KEEPING = (".png", ".tif", ".tiff")  # kinds that hold transparency and 16 bits
 SMALLEST = 16  # pixels a side that the generator's reflection padding needs, rounded up
 
 
 @dataclass(frozen=True)
 class Options:
-    """Translate an image, or every image of a folder, at its own size. File names are kept."""
+    """Translate an image, or every image of a folder, at its own size. File names are kept; images with transparency or
+    16 bits become .png where the name's kind cannot hold them."""
 
     model: Annotated[Path, tyro.conf.Positional]
     """run directory, whose newest checkpoint is taken, or one checkpoint"""
@@ -47,7 +48,7 @@ class Options:
 class Translator:
     """One direction of a run directory or of a checkpoint: an image of any size to the other domain, at the same size.
 
-    direction: "a2b" or "b2a". modes: of the images it takes and of those it gives, see data.py.
+    direction: "a2b" or "b2a". modes: of the images it takes and of those it gives, see pixels.py.
     """
 
     def __init__(self, model: Path, direction: str, device: torch.device | str = "cpu"):
@@ -104,19 +105,26 @@ def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
     return [(file, out / file.relative_to(source)) for file in found]
 
 
+def keeping(target: Path) -> Path:
+    """The file to write in place of one whose kind would lose transparency or depth."""
+    return target if target.suffix.lower() in KEEPING else target.with_suffix(".png")
+
+
 def run(options: Options) -> None:
     pairs = files(options.source, options.out)
-    for source, target in pairs:
-        if source.resolve() == target.resolve():
-            raise UserError(f"{target}: would overwrite its own source; give another folder or file to write to")
     try:
         torch.zeros(1, device=options.device).item()
     except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown and for an absent device
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {options.device}: cannot be used ({reason}); give cpu, or leave it out") from None
     translator = Translator(options.model, options.direction, options.device)
-    if translator.modes[1] in NO_JPEG:
-        pairs = [(source, target.with_suffix(".png")) for source, target in pairs]
+    if translator.modes[1] in ("rgba", "grey16"):
+        pairs = [(source, keeping(target)) for source, target in pairs]
+        if len({target for _, target in pairs}) < len(pairs):
+            raise UserError(f"{options.source}: holds images that differ in their endings alone; rename one of them")
+    for source, target in pairs:
+        if source.resolve() == target.resolve():
+            raise UserError(f"{target}: would overwrite its own source; give another folder or file to write to")
     failed = []
     for source, target in track(pairs, description=f"translating {options.direction}", disable=len(pairs) == 1):
         try:

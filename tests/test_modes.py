@@ -53,6 +53,16 @@ def test_they_train_resume_and_translate(images, shards, tmp_path):
         assert [(picture.mode, picture.size) for picture in made] == [(mode, (40, 40))] * 4
         assert len(np.unique(np.asarray(made[0]))) > levels
 
+    script, alike = [sys.executable, ROOT / "pipeline" / "translate.py", whole], tmp_path / "alike"
+    alike.mkdir()
+    for name in ("x.png", "x.jpg"):
+        Image.new("L", (40, 40)).save(alike / name)
+    refused(command([*script, alike, tmp_path / "out", "--direction", "a2b"]), "differ in their endings alone")
+    before = (alike / "x.png").read_bytes()
+    onto = command([*script, alike / "x.png", alike / "x.jpg", "--direction", "a2b"])  # would become x.png
+    refused(onto, "would overwrite its own source")
+    assert (alike / "x.png").read_bytes() == before and not (tmp_path / "out").exists()
+
 
 def test_identity_needs_equal_channels(shards, tmp_path):
     refused(train(*TINY, "--data", shards, "--out", tmp_path / "run"), "grey16", "rgba", "--identity-weight 0")

@@ -96,17 +96,20 @@ def _faults_of_sums(manifest: dict) -> list[str]:
 
 
 def _faults_of_files(out: Path, shard: dict) -> list[str]:
-    """Files that are missing, or of a wrong size, and an index that leads out of its tar."""
+    """Files that are missing, of a wrong size or changed, as far as sizes and small files tell; an index that lies."""
     faults, name = [], shard["name"]
     sizes = {"": shard["bytes"], ".idx": 8 * (shard["samples"] + 1), ".crc": 4 * shard["samples"]}
+    sums = {".idx": shard["index_sha256"], ".crc": shard["crc_sha256"]}
     for end, size in sizes.items():
+        path = out / f"{name}{end}"
         try:
-            found = (out / f"{name}{end}").stat().st_size
-        except OSError as error:
-            faults.append(f"{name}{end}: {error.strerror}")
-        else:
+            found = path.stat().st_size
             if found != size:
-                faults.append(f"{name}{end}: has {found} bytes, the manifest says {size}")
+                faults.append(f"{path.name}: has {found} bytes, the manifest says {size}")
+            elif end:
+                faults += _fault_of_sum(path, sums[end])
+        except OSError as error:
+            faults.append(f"{path.name}: {error.strerror}")
     if not faults:
         offsets = np.fromfile(out / f"{name}.idx", dtype="<u8")
         if offsets[-1] > shard["bytes"] or (offsets[1:] <= offsets[:-1]).any():
@@ -114,13 +117,16 @@ def _faults_of_files(out: Path, shard: dict) -> list[str]:
     return faults
 
 
+def _fault_of_sum(path: Path, expected: str) -> list[str]:
+    with path.open("rb") as file:
+        same = hashlib.file_digest(file, "sha256").hexdigest() == expected
+    return [] if same else [f"{path.name}: its bytes are not those that were written (sha256)"]
+
+
 def read_shard(out: Path, split: str, shard: dict, is_ours: bool, count) -> tuple[list[str], str, str]:
     """Faults of a shard that show when all of it is read; its first and its last key. is_ours: nothing but images."""
-    name, faults, keys = shard["name"], [], []
-    for end, expected in (("", "sha256"), (".idx", "index_sha256"), (".crc", "crc_sha256")):
-        with (out / f"{name}{end}").open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard[expected]:
-                faults.append(f"{name}{end}: its bytes are not those that were written (sha256)")
+    name, keys = shard["name"], []
+    faults = _fault_of_sum(out / name, shard["sha256"])
     offsets = np.fromfile(out / f"{name}.idx", dtype="<u8").tolist()
     sums = np.fromfile(out / f"{name}.crc", dtype="<u4").tolist()
     with (out / name).open("rb") as file:

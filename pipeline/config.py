@@ -8,6 +8,7 @@ restart.
 import argparse
 import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -247,6 +248,8 @@ def check(config: Config) -> None:
             f"--crop-size {images.crop_size}: must be a multiple of 4, and at least {smallest} "
             f"with --discriminator-layers {networks.discriminator_layers}"
         )
+    if re.match(r"[a-z][a-z0-9+]+:/(?!/)", run.data):
+        raise UserError(f"--data {run.data}: a URL has two slashes there, and a folder is given without file:")
     if images.load_size < images.crop_size:
         raise UserError(
             f"--load-size {images.load_size}: must be at least --crop-size ({images.crop_size}), "

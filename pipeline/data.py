@@ -17,6 +17,7 @@ import webdataset as wds
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from pipeline import order
 from pipeline.cache import BlockCache
 from pipeline.config import Images
 from pipeline.errors import OneRankError, TransientError, UserError
@@ -49,6 +50,12 @@ class Shards:
     def epoch(self) -> int:
         """pairs per epoch"""
         return max(len(self.train_a), len(self.train_b))
+
+    @property
+    def needs_cached(self) -> int:
+        """Bytes of the training images that are read in no order of blocks, so that a cache should hold them all."""
+        small = [split for split in (self.train_a, self.train_b) if len(split) < order.WHOLE_PERMUTATION_BELOW]
+        return sum(tar.size for split in small for tar in split.tars)
 
     def check(self) -> None:
         """Hold every file against the manifest, by its size. Raises UserError in one line."""

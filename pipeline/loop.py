@@ -106,6 +106,11 @@ def train(config: Config) -> int:
         evaluation = Evaluation(shards, size, share, lambda x: accelerator.gather(x.to(device)).cpu())
     else:
         screen.note(f"no evaluation: {run.data} lacks test images of one domain or both")
+    if "://" in run.data and shards.needs_cached > run.cache_gb * 1e9:
+        screen.note(
+            f"warning: --cache-gb {run.cache_gb:g} does not hold this data set, so most of it is fetched again in "
+            f"each epoch; with --cache-gb {shards.needs_cached / 1e9:.3g}, or a copy on a disk, it is fetched once"
+        )
     batches = pair_batches(
         shards, config.images, share, seed=seed, lanes=lanes, start=pairs_seen, workers=run.workers,
         pin=device.type == "cuda",

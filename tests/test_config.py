@@ -25,6 +25,7 @@ WRONG = """
 --allow-change speed       | --preset papr           | --preset               | --learning 1
 --cycle-wieght 3           | --data                  | somewhere              | --keep two
 --cache-gb 0               | --cache-gb nan          | --read-timeout 0       | --flip-a no
+--data file:/x             | --data s3:/bucket/set
 """
 
 

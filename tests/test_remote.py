@@ -312,10 +312,13 @@ def from_folder(shards, tmp_path_factory):
 
 
 def test_a_run_from_http_is_the_run_from_the_folder(http, from_folder, tmp_path):
-    options = ["--data", http.url, "--out", tmp_path / "run", "--cache-dir", tmp_path / "cache"]
-    done = train(*SHORT, *options, "--workers", "2")
+    options = ["--data", http.url, "--cache-dir", tmp_path / "cache", "--workers", "2"]
+    done = train(*SHORT, *options, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "run") == from_folder
+    assert losses(tmp_path / "run") == from_folder and "--cache-gb" not in done.stdout
+    done = train(*SHORT, *options, "--out", tmp_path / "other", "--cache-gb", "1e-5")
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "other") == from_folder and "--cache-gb 1e-05 does not hold" in done.stdout
 
 
 @pytest.fixture

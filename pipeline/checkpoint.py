@@ -156,11 +156,14 @@ def adam_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str
 
 
 def _restore_adam(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    number = {name: i for i, (name, _) in enumerate(model.named_parameters())}  # the order of the one parameter group
+    parameters = dict(model.named_parameters())
+    number = {name: i for i, name in enumerate(parameters)}  # also the order of the parameter groups
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         field, name = key.split("/")
-        state.setdefault(number[name], {})[field] = tensor.clone()  # off the mapped file
+        # Off the mapped file, and moments laid out in memory as their parameter is.
+        like = parameters[name] if tensor.ndim else tensor
+        state.setdefault(number[name], {})[field] = torch.empty_like(like, device="cpu").copy_(tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -76,6 +76,14 @@ class Optimization:
     """epochs over which the learning rate then falls linearly to 0"""
     lr: Annotated[float, tyro.conf.arg(aliases=["--learning-rate"])] = 2e-4
     """learning rate of Adam"""
+    lr_g: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """that of the generators, where it is to be another"""
+    lr_d: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """that of the discriminators, where it is to be another"""
+    lr_scaling: Literal["none", "sqrt", "linear"] = "none"
+    """the learning rates are those of batch 1; for a larger batch they are multiplied by its square root, or by it"""
+    warmup_pairs: int = 0
+    """pairs over which the learning rates rise linearly at the beginning"""
     beta1: float = 0.5
     """first moment's decay of Adam"""
     beta2: float = 0.999
@@ -97,6 +105,15 @@ class Run:
     """micro-steps per step: each process takes its share of the batch in so many parts, which saves memory"""
     workers: int = 2
     """processes per rank that read and decode images; 0 does it in the training process"""
+    compile: bool = False
+    """compile the networks with torch.compile: minutes at the first start, then faster steps"""
+    recompute: bool = False
+    """keep only the inputs of the residual blocks for the backward pass, and compute the rest of them twice: less
+    memory, longer steps"""
+    tf32: Literal["on", "off"] = "on"
+    """off: float32 in full on NVIDIA GPUs, several times slower. On, they round the factors of products to 11 bits"""
+    reduce_in: Literal["float32", "bfloat16"] = "float32"
+    """precision in which processes add up their gradients; bfloat16 halves what they send"""
     verify_samples: bool = False
     """hold each image against its checksum as it is read; one that differs counts as one that cannot be read"""
     cache_dir: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
@@ -200,6 +217,8 @@ def check(config: Config) -> None:
         "discriminator_channels": networks.discriminator_channels,
         "discriminator_layers": networks.discriminator_layers,
         "lr": optimization.lr,
+        "lr_g": optimization.lr if optimization.lr_g is None else optimization.lr_g,
+        "lr_d": optimization.lr if optimization.lr_d is None else optimization.lr_d,
         "accumulate": run.accumulate,
         "status_every": run.status_every,
         "sample_every": run.sample_every,
@@ -222,6 +241,7 @@ def check(config: Config) -> None:
         "history": losses.history,
         "epochs": optimization.epochs,
         "decay_epochs": optimization.decay_epochs,
+        "warmup_pairs": optimization.warmup_pairs,
         "seed": optimization.seed,
         "workers": run.workers,
     }

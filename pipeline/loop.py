@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import sys
 from contextlib import nullcontext
@@ -9,7 +10,7 @@ from functools import partial
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor
 
 from pipeline import checkpoint, display, monitor, order, pictures
@@ -25,7 +26,7 @@ from pipeline.pixels import CHANNELS, to_network, to_pixels
 from pipeline.quarantine import Quarantine
 from pipeline.rundir import journal, resolve, run_directory, start_run_directory
 from pipeline.saver import Saver
-from pipeline.schedule import learning_rate, total_pairs
+from pipeline.schedule import learning_rates, total_pairs
 from pipeline.step import CycleGANStep
 
 
@@ -35,7 +36,7 @@ def train(config: Config) -> int:
     accelerator = Accelerator(
         log_with="tensorboard",
         project_dir=run_directory(config),
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[exchange_of_gradients(config.run)],
     )
     device, main = accelerator.device, accelerator.is_main_process
     shards = open_together(config.run, accelerator)
@@ -52,16 +53,17 @@ def train(config: Config) -> int:
             f"{run.data}: images of a are {shards.modes['a']} and of b {shards.modes['b']}, "
             "which a generator cannot leave as they are; add --identity-weight 0"
         )
-    model = CycleGANStep(config.networks, config.losses, seed, (channels["a"], channels["b"])).to(device, dtype)
+    model = CycleGANStep(config.networks, config.losses, seed, (channels["a"], channels["b"]), run.recompute)
+    model.to(device, dtype)
+    use_hardware(model, device, run)
     if run.dry_run:
         if main:
             display.print_plan(config, shards, share, model, accelerator.mixed_precision)
         return 0
     screen = display.Display(end, enabled=main)
     owner = Ownership(out, screen.note) if main else None
-    adam = torch.optim.Adam(
-        model.parameters(), lr=optimization.lr, betas=(optimization.beta1, optimization.beta2), fused=True
-    )
+    groups = [{"params": part.parameters()} for part in (model.generators, model.discriminators)]
+    adam = torch.optim.Adam(groups, betas=(optimization.beta1, optimization.beta2), fused=True)
     size = config.images.crop_size
     where = {"seed": seed, "device": device, "dtype": dtype}
     history = {
@@ -148,8 +150,8 @@ def train(config: Config) -> int:
                 if main:
                     owner.check()
                 if due["status"] and window.rows:
-                    lr = learning_rate(before, optimization, shards.epoch)
-                    status = monitor.status(pairs_seen, shards.epoch, lr, window, watch)
+                    rates = learning_rates(before, optimization, shards.epoch)
+                    status = monitor.status(pairs_seen, shards.epoch, rates, window, watch)
                     record.status(status)
                     screen.status(status)
                 if due["sample"] and main:
@@ -182,8 +184,9 @@ def train(config: Config) -> int:
                 break
 
             watchdog.progress("first step" if pairs_seen == start else "step", pairs_seen)
-            for group in adam.param_groups:
-                group["lr"] = learning_rate(pairs_seen, optimization, shards.epoch)
+            rates = learning_rates(pairs_seen, optimization, shards.epoch)
+            for group, lr in zip(adam.param_groups, rates, strict=True):
+                group["lr"] = lr
             for micro_step in range(run.accumulate):
                 with watch.waiting_for_data():
                     pairs = next(batches)
@@ -210,6 +213,26 @@ def train(config: Config) -> int:
         display.print_summary(screen.console, out, pairs_seen)
     accelerator.end_training()
     return 0 if done else 128 + stop
+
+
+def exchange_of_gradients(run: Run) -> DistributedDataParallelKwargs:
+    """Each gradient is summed over the ranks once a step, while the backward pass goes on."""
+    hook = DDPCommunicationHookType.BF16 if run.reduce_in == "bfloat16" else DDPCommunicationHookType.NO
+    # Not static_graph: it gains nothing here and breaks no_sync (https://github.com/pytorch/pytorch/pull/187732).
+    return DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True, comm_hook=hook)
+
+
+def use_hardware(model: CycleGANStep, device: torch.device, run: Run) -> None:
+    """Compile, and choose layout and precision of products. Raises UserError without a compiler."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # the sizes stay the same
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = run.tf32 == "on"
+    if run.compile:
+        if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
+            raise UserError("--compile needs a C++ compiler, such as g++; install one, or leave it out")
+        model.compile_networks()
+        if device.type == "cuda":
+            model.to(memory_format=torch.channels_last)  # which torch's own InstanceNorm would undo
 
 
 def open_together(run: Run, accelerator: Accelerator) -> Shards:

@@ -108,12 +108,16 @@ def _pairs(line: str) -> float:
         return math.inf
 
 
-def status(pairs_seen: int, epoch: int, lr: float, window: LossWindow, watch: Stopwatch) -> dict:
-    """One line of stats.jsonl: means since the line before. Starts a new window and resets the watch."""
+def status(pairs_seen: int, epoch: int, rates: tuple[float, float], window: LossWindow, watch: Stopwatch) -> dict:
+    """One line of stats.jsonl: means since the line before. Starts a new window and resets the watch.
+
+    rates: the generators' and the discriminators'.
+    """
     record = {
         "pairs": pairs_seen,
         "epoch": pairs_seen / epoch,
-        "lr": lr,
+        "lr_g": rates[0],
+        "lr_d": rates[1],
         **window.means(),
         "pairs_per_second": watch.pairs / watch.training,
         "data_wait": watch.waiting / watch.training,

@@ -12,8 +12,15 @@ def total_pairs(optimization: Optimization, epoch: int) -> int:
     return pairs
 
 
-def learning_rate(pairs_seen: int, optimization: Optimization, epoch: int) -> float:
-    """The rate of the step that starts at `pairs_seen`; `epoch` in pairs (section 4: constant, then linear to 0)."""
-    decay = optimization.decay_epochs * epoch
+def learning_rates(pairs_seen: int, optimization: Optimization, epoch: int) -> tuple[float, float]:
+    """The generators' and the discriminators' rate in the step that starts at `pairs_seen`; `epoch` in pairs.
+
+    Constant, then linear to 0 (section 4); scaled for the batch, and rising over the warm-up, if that is asked for.
+    """
+    decay, batch, warmup = optimization.decay_epochs * epoch, optimization.batch, optimization.warmup_pairs
     left = optimization.epochs * epoch + decay - pairs_seen
-    return optimization.lr * min(1.0, max(0.0, left / decay)) if decay else optimization.lr
+    factor = min(1.0, max(0.0, left / decay)) if decay else 1.0
+    factor *= {"none": 1.0, "sqrt": batch**0.5, "linear": batch}[optimization.lr_scaling]
+    factor *= min(1.0, (pairs_seen + batch) / warmup) if warmup else 1.0
+    of_g, of_d = (optimization.lr if lr is None else lr for lr in (optimization.lr_g, optimization.lr_d))
+    return of_g * factor, of_d * factor

@@ -19,20 +19,32 @@ from pipeline.networks import Discriminator, Generator, init_weights
 from pipeline.order import INIT, key
 
 
+def call(network: nn.Module, image: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
+    """network(image), with other parameters than its own if there are any."""
+    return functional_call(network, parameters, (image,)) if parameters else network(image)
+
+
 class CycleGANStep(nn.Module):
     """The four networks and the losses of a batch.
 
     generators: a_to_b (the paper's G) and b_to_a (F). discriminators: of_a (D_X) and of_b (D_Y). channels: of the
-    images of domain a and of b.
+    images of domain a and of b. recompute: see Generator.
     """
 
-    def __init__(self, networks: Networks, weights: Losses, seed: int, channels: tuple[int, int] = (3, 3)):
+    def __init__(
+        self,
+        networks: Networks,
+        weights: Losses,
+        seed: int,
+        channels: tuple[int, int] = (3, 3),
+        recompute: bool = False,
+    ):
         super().__init__()
-        self.weights = weights
+        self.weights, self._call = weights, call
         a, b = channels
         width, blocks = networks.generator_channels, networks.generator_blocks
         self.generators = nn.ModuleDict(
-            {"a_to_b": Generator(width, blocks, a, b), "b_to_a": Generator(width, blocks, b, a)}
+            {"a_to_b": Generator(width, blocks, a, b, recompute), "b_to_a": Generator(width, blocks, b, a, recompute)}
         )
         width, layers = networks.discriminator_channels, networks.discriminator_layers
         self.discriminators = nn.ModuleDict(
@@ -41,6 +53,13 @@ class CycleGANStep(nn.Module):
         every = [*self.generators.values(), *self.discriminators.values()]
         for number, network in enumerate(every):
             init_weights(network, torch.Generator().manual_seed(key(seed, INIT, number) >> 1))
+
+    def compile_networks(self) -> None:
+        """Compile what the networks do in training, one graph per network and size of its batch.
+
+        Whoever calls a network besides, to translate or to evaluate, calls it as it is, so no other size is compiled.
+        """
+        self._call = torch.compile(call, dynamic=False, fullgraph=True)
 
     def forward(
         self,
@@ -57,11 +76,11 @@ class CycleGANStep(nn.Module):
 
         # InstanceNorm works per sample, so inputs of the same network may share a call.
         if self.weights.identity_weight > 0:
-            fake_b, same_b = g(torch.cat([a, b])).chunk(2)
-            fake_a, same_a = f(torch.cat([b, a])).chunk(2)
+            fake_b, same_b = self._call(g, torch.cat([a, b])).chunk(2)
+            fake_a, same_a = self._call(f, torch.cat([b, a])).chunk(2)
         else:
-            fake_b, fake_a = g(a), f(b)
-        cycle_a, cycle_b = f(fake_b), g(fake_a)
+            fake_b, fake_a = self._call(g, a), self._call(f, b)
+        cycle_a, cycle_b = self._call(f, fake_b), self._call(g, fake_a)
 
         named = {
             "adversarial_a_to_b": losses.adversarial(self._frozen("of_b", fake_b)),
@@ -74,7 +93,8 @@ class CycleGANStep(nn.Module):
             named["identity_b"] = losses.identity(b, same_b)
         for domain, real, fake in (("a", a, fake_a), ("b", b, fake_b)):
             judged = history[domain].exchange(fake.detach(), plans[domain]).to(real.dtype)
-            real_logits, fake_logits = self.discriminators[f"of_{domain}"](torch.cat([real, judged])).chunk(2)
+            logits = self._call(self.discriminators[f"of_{domain}"], torch.cat([real, judged]))
+            real_logits, fake_logits = logits.chunk(2)
             named[f"discriminator_{domain}"] = losses.discriminator(real_logits, fake_logits)
 
         total = losses.total(named, self.weights.cycle_weight, self.weights.identity_weight)
@@ -83,4 +103,4 @@ class CycleGANStep(nn.Module):
     def _frozen(self, of: str, image: Tensor) -> Tensor:
         """A discriminator's logits with a gradient to the image alone, without touching requires_grad."""
         network = self.discriminators[of]
-        return functional_call(network, {name: p.detach() for name, p in network.named_parameters()}, (image,))
+        return self._call(network, image, {name: p.detach() for name, p in network.named_parameters()})

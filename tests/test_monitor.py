@@ -13,7 +13,7 @@ from pipeline import monitor
 from pipeline.config import Optimization
 from pipeline.errors import UserError
 from pipeline.monitor import LossWindow, Recorder, append
-from pipeline.schedule import learning_rate, total_pairs
+from pipeline.schedule import learning_rates, total_pairs
 
 
 def step(window, *micro_steps):
@@ -102,11 +102,22 @@ def test_an_append_is_whole_or_nothing(tmp_path):
     assert path.read_text() == "first\nthird\n"
 
 
-def test_learning_rate_is_constant_and_then_falls_to_zero():
-    optimization = Optimization(epochs=100, decay_epochs=100, lr=2e-4)
-    epoch = 1334
+def test_learning_rates_are_constant_and_then_fall_to_zero():
+    """The paper's 100 + 100 epochs."""
+    optimization, epoch = Optimization(epochs=100, decay_epochs=100, lr=2e-4, batch=1), 1334
     assert total_pairs(optimization, epoch) == 200 * epoch
-    assert learning_rate(0, optimization, epoch) == learning_rate(100 * epoch, optimization, epoch) == 2e-4
-    assert learning_rate(150 * epoch, optimization, epoch) == pytest.approx(1e-4)
-    assert learning_rate(200 * epoch, optimization, epoch) == 0
-    assert learning_rate(10**9, Optimization(decay_epochs=0), epoch) == 2e-4
+    assert learning_rates(0, optimization, epoch) == learning_rates(100 * epoch, optimization, epoch) == (2e-4, 2e-4)
+    assert learning_rates(150 * epoch, optimization, epoch) == pytest.approx((1e-4, 1e-4))
+    assert learning_rates(200 * epoch, optimization, epoch) == (0, 0)
+    assert learning_rates(10**9, Optimization(decay_epochs=0, batch=1), epoch) == (2e-4, 2e-4)
+
+
+def test_learning_rates_of_each_side_of_large_batches_and_in_the_warm_up():
+    def at(pairs_seen, **options):
+        return learning_rates(pairs_seen, Optimization(decay_epochs=0, lr=1e-3, batch=16, **options), 1000)
+
+    assert at(0, lr_d=4e-3) == (1e-3, 4e-3) and at(0, lr_g=5e-4) == (5e-4, 1e-3)
+    assert at(0, lr_scaling="sqrt") == pytest.approx((4e-3, 4e-3))
+    assert at(0, lr_scaling="linear", lr_g=1e-4) == pytest.approx((1.6e-3, 1.6e-2))
+    warming = [at(pairs, warmup_pairs=64)[0] for pairs in (0, 16, 48, 64, 10**6)]
+    assert warming == pytest.approx([2.5e-4, 5e-4, 1e-3, 1e-3, 1e-3])

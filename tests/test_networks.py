@@ -1,24 +1,19 @@
 """The networks' sizes and shapes as the paper states them."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from torch import nn
 
+from pipeline import networks
 from pipeline.networks import Discriminator, Generator, init_weights, parameter_count
 
 
 def test_parameter_counts_are_the_references_without_inert_biases():
     """The well-known code counts 11.378 M and 2.765 M; it has biases in front of InstanceNorm, which do nothing."""
-    generator, discriminator = Generator(64, 9), Discriminator(64, 3)
-
-    def inert_biases(network):
-        modules = list(network.modules())
-        return sum(conv.out_channels for conv, norm in pairwise(modules) if isinstance(norm, nn.InstanceNorm2d))
-
-    assert parameter_count(generator) + inert_biases(generator) == 11_378_179
-    assert parameter_count(discriminator) + inert_biases(discriminator) == 2_764_737
+    for network, expected in ((Generator(64, 9), 11_378_179), (Discriminator(64, 3), 2_764_737)):
+        convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+        inert = sum(conv.out_channels for conv in convolutions if conv.bias is None)
+        assert parameter_count(network) + inert == expected
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (2, 3, 32, 48)])
@@ -29,23 +24,60 @@ def test_generator_keeps_the_shape(shape):
     assert fake.abs().max() <= 1
 
 
-def test_default_discriminator_is_the_70x70_patchgan():
+def test_default_discriminator_is_the_70x70_patchgan(monkeypatch):
     network = Discriminator(4, 3)
     assert network(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
-    for index, module in enumerate(network.model):
-        if isinstance(module, nn.InstanceNorm2d):  # its statistics are of the whole image
-            network.model[index] = nn.Identity()
+    monkeypatch.setattr(networks, "instance_norm", lambda x: x)  # its statistics are of the whole image
     image = torch.zeros(1, 3, 256, 256, requires_grad=True)
     network(image)[0, 0, 15, 15].backward()
     seen = image.grad.abs().sum((0, 1)).nonzero()
     assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [70, 70]
 
 
-def test_norms_have_no_parameters_and_no_running_statistics():
-    for network in (Generator(4, 1), Discriminator(4, 3)):
-        norms = [module for module in network.modules() if isinstance(module, nn.InstanceNorm2d)]
-        assert norms and not any(norm.affine or norm.track_running_stats for norm in norms)
-        assert not list(network.buffers())
+@pytest.mark.parametrize("compiling", [False, True])
+def test_the_norm_is_by_its_definition(compiling, monkeypatch):
+    """Per sample and channel, biased variance; in the form for compilers, too, and there with wide statistics."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    x = torch.randn(2, 3, 5, 7, dtype=torch.float64) * 3 + 100
+    mean = x.mean((2, 3), keepdim=True)
+    expected = (x - mean) / ((x - mean).square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(networks.instance_norm(x), expected, rtol=0, atol=1e-12)
+    narrow = networks.instance_norm(x.bfloat16())
+    of_narrow = networks.instance_norm(x.bfloat16().double())
+    assert narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.double(), of_narrow, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(9, 12), (16, 7)])
+def test_the_last_convolution_is_a_convolution(size):
+    conv = nn.Conv2d(4, 3, 7).double()
+    x = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    results = []
+    for function in (conv, lambda x: networks.image_conv(x, conv)):
+        image = function(x)
+        gradients = torch.autograd.grad(image.square().sum(), (x, conv.weight, conv.bias))
+        results.append((image, *gradients))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-11)
+
+
+def test_recomputing_changes_what_is_kept_and_nothing_else():
+    image, kept, gradients = torch.rand(1, 3, 32, 32) * 2 - 1, [], []
+    for recompute in (False, True):
+        network = Generator(4, 3, recompute=recompute)
+        init_weights(network, torch.Generator().manual_seed(0))
+        sizes = {}
+
+        def note(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = network(image).square().sum()
+        kept.append(sum(sizes.values()))
+        loss.backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    assert kept[1] < 0.8 * kept[0]
+    assert all(map(torch.equal, *gradients))
 
 
 def test_initial_weights():
@@ -53,4 +85,4 @@ def test_initial_weights():
     init_weights(network, torch.Generator().manual_seed(0))
     weights = torch.cat([p.detach().flatten() for p in network.parameters() if p.ndim > 1])
     assert weights.mean().abs() < 1e-3 and abs(weights.std() - 0.02) < 1e-3
-    assert not network.model[-2].bias.any()
+    assert not any(p.any() for p in network.parameters() if p.ndim == 1)

@@ -1,8 +1,11 @@
 """The training step against the paper, read plainly: unbatched, one network call at a time, two optimizers."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
 
 from pipeline.config import Losses, Networks
 from pipeline.history import ImageHistory
@@ -111,8 +114,10 @@ class PaperCycleGAN:
         return self.G + self.F + self.DX + self.DY
 
 
-def ours(dtype, history_size, batch, weights):
+def ours(dtype, history_size, batch, weights, compiled=False):
     model = CycleGANStep(NETWORKS, weights, SEED).to(dtype)
+    if compiled:
+        model.compile_networks()
     slots = list(range(batch))
     history = {
         name: ImageHistory(slots, history_size, SIZE, domain=number, seed=SEED, dtype=dtype)
@@ -160,6 +165,30 @@ def test_five_steps_are_the_papers(dtype, tolerance, identity_weight, batch):
         if dtype == torch.float64:
             for p, q in zip(model.parameters(), paper.parameters(), strict=True):
                 torch.testing.assert_close(p.detach(), q.detach(), rtol=0, atol=1e-8)
+
+
+def test_compiled_steps_are_the_same_steps():
+    """Also when the networks are called between them with other sizes, which are not compiled."""
+    if not shutil.which("g++"):
+        pytest.skip("no C++ compiler")
+    torch.compiler.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    batches = [torch.rand(2, 1, 3, SIZE, SIZE, dtype=torch.float64) * 2 - 1 for _ in range(3)]
+    results = []
+    for compiled in (False, True):
+        model, step = ours(torch.float64, 2, 1, Losses(), compiled)
+        losses = []
+        for number, (a, b) in enumerate(batches):
+            losses.append(step(a, b, number))
+            with torch.no_grad():
+                model.generators["a_to_b"](torch.cat([a, b, a])[..., : 16 + 4 * number])
+        results.append((losses, model.state_dict()))
+    (losses, weights), (compiled_losses, compiled_weights) = results
+    assert compiled_losses == [pytest.approx(row, abs=1e-11) for row in losses]
+    torch.testing.assert_close(compiled_weights, weights, rtol=0, atol=1e-8)
+    # A generator at batch 2 and 1, a discriminator at batch 2, and at 1 with a gradient to its input alone.
+    assert counters["stats"]["unique_graphs"] == 4
 
 
 def test_history_is_used_in_the_reference_run():

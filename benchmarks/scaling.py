@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace) -> dict:
     else:
         torch.set_num_threads(1)
     dist.init_process_group("nccl" if gpu else "gloo")
-    rank, ranks = dist.get_rank(), dist.get_world_size()
+    ranks = dist.get_world_size()
     device = torch.device("cuda" if gpu else "cpu")
     pairs = options.each or options.batch // ranks // options.accumulate
     networks = Networks(
@@ -155,7 +155,7 @@ def start(ranks: int, arguments: list[str]) -> dict:
 
 def show(results: list[dict]) -> None:
     table = Table(title="the training step on several processes")
-    columns = ["processes", "batch", "pairs/s", "efficiency", "MB reduced", "calls", "taking", "of a step", "launched at"]
+    columns = ["processes", "batch", "pairs/s", "efficiency", "MB", "reductions", "taking", "of a step", "launched at"]
     for name in columns:
         table.add_column(name, justify="right")
     base = None

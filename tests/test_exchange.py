@@ -1,4 +1,4 @@
-"""What two ranks send each other in a step: each gradient once, also with accumulation, while the backward pass runs."""
+"""What two ranks send each other in a step: each gradient once, while the backward pass runs."""
 
 import json
 import sys
@@ -9,9 +9,9 @@ from conftest import ROOT, command
 
 @pytest.mark.parametrize(("reduce_in", "item"), [("float32", 4), ("bfloat16", 2)])
 def test_each_gradient_is_reduced_once_a_step(tmp_path, reduce_in, item):
-    options = "--ranks 2 --accumulate 2 --size 32 --channels 24 --blocks 2 --rounds 2".split()
-    script = [sys.executable, ROOT / "benchmarks" / "scaling.py", *options]
-    done = command([*script, "--reduce-in", reduce_in, "--json", tmp_path / "out.json"])
+    script = [sys.executable, ROOT / "benchmarks" / "scaling.py", "--ranks", 2, "--accumulate", 2, "--size", 32]
+    options = ["--channels", 24, "--blocks", 2, "--rounds", 2, "--reduce-in", reduce_in]
+    done = command([*script, *options, "--json", tmp_path / "out.json"])
     assert done.returncode == 0, done.stderr
     (measured,) = json.loads((tmp_path / "out.json").read_text())
     assert measured["ranks"] == 2 and measured["batch"] == 4

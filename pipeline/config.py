@@ -107,6 +107,8 @@ class Run:
     """processes per rank that read and decode images; 0 does it in the training process"""
     compile: bool = False
     """compile the networks with torch.compile: minutes at the first start, then faster steps"""
+    fused_norm: bool = False
+    """on an NVIDIA GPU: norm, activation, sum and padding in one kernel of ours"""
     recompute: bool = False
     """keep only the inputs of the residual blocks for the backward pass, and compute the rest of them twice: less
     memory, longer steps"""
@@ -268,6 +270,8 @@ def check(config: Config) -> None:
             f"--crop-size {images.crop_size}: must be a multiple of 4, and at least {smallest} "
             f"with --discriminator-layers {networks.discriminator_layers}"
         )
+    if run.fused_norm and run.dtype != "float32":
+        raise UserError(f"--fused-norm: not in --dtype {run.dtype}; drop one")
     if re.match(r"[a-z][a-z0-9+]+:/(?!/)", run.data):
         raise UserError(f"--data {run.data}: a URL has two slashes there, and a folder is given without file:")
     if images.load_size < images.crop_size:

@@ -53,8 +53,10 @@ def train(config: Config) -> int:
             f"{run.data}: images of a are {shards.modes['a']} and of b {shards.modes['b']}, "
             "which a generator cannot leave as they are; add --identity-weight 0"
         )
-    model = CycleGANStep(config.networks, config.losses, seed, (channels["a"], channels["b"]), run.recompute)
-    model.to(device, dtype)
+    model = CycleGANStep(
+        config.networks, config.losses, seed, (channels["a"], channels["b"]),
+        recompute=run.recompute, fused=run.fused_norm,
+    ).to(device, dtype)  # fmt: skip
     use_hardware(model, device, run)
     if run.dry_run:
         if main:
@@ -223,7 +225,9 @@ def exchange_of_gradients(run: Run) -> DistributedDataParallelKwargs:
 
 
 def use_hardware(model: CycleGANStep, device: torch.device, run: Run) -> None:
-    """Compile, and choose layout and precision of products. Raises UserError without a compiler."""
+    """Compile, and choose layout and precision of products. Raises UserError for what this machine cannot do."""
+    if run.fused_norm and device.type != "cuda":
+        raise UserError("--fused-norm needs an NVIDIA GPU, and there is none here; leave it out")
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # the sizes stay the same
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = run.tf32 == "on"
@@ -231,8 +235,8 @@ def use_hardware(model: CycleGANStep, device: torch.device, run: Run) -> None:
         if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
             raise UserError("--compile needs a C++ compiler, such as g++; install one, or leave it out")
         model.compile_networks()
-        if device.type == "cuda":
-            model.to(memory_format=torch.channels_last)  # which torch's own InstanceNorm would undo
+    if device.type == "cuda" and (run.compile or run.fused_norm):
+        model.to(memory_format=torch.channels_last)  # which torch's own InstanceNorm would undo
 
 
 def open_together(run: Run, accelerator: Accelerator) -> Shards:

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.fused import fused_norm
+
 INIT_STD = 0.02  # of the normal distribution every weight starts from (appendix 7.1)
 EPSILON = 1e-5  # of InstanceNorm
 RELU, LEAKY, LINEAR = 0.0, 0.2, 1.0  # activations, by their slope below 0
@@ -40,11 +42,13 @@ def instance_norm(x: Tensor) -> Tensor:
     return ((wide - mean) * torch.rsqrt(variance + EPSILON)).to(x.dtype)
 
 
-def norm_act(x: Tensor, slope: float, pad: int = 0, residual: Tensor | None = None) -> Tensor:
-    """InstanceNorm, activation, sum with the interior of `residual`, reflection padding.
+def norm_act(x: Tensor, slope: float, pad: int = 0, residual: Tensor | None = None, fused: bool = False) -> Tensor:
+    """InstanceNorm, activation, sum with the interior of `residual`, reflection padding. fused: by fused.py's kernels.
 
     x [N, C, H, W], residual [N, C, H + 2, W + 2] -> [N, C, H + 2 pad, W + 2 pad].
     """
+    if fused:
+        return fused_norm(x, slope, pad, residual, 0 if residual is None else 1)
     x = instance_norm(x)
     if slope != LINEAR:
         x = F.leaky_relu(x, slope) if slope else F.relu(x)
@@ -75,31 +79,41 @@ class ResidualBlock(nn.Module):
     last: give [N, C, H, W], which no other block follows.
     """
 
-    def __init__(self, channels: int, last: bool):
+    def __init__(self, channels: int, last: bool, fused: bool):
         super().__init__()
-        self.pad = 0 if last else 1
+        self.pad, self.fused = 0 if last else 1, fused
         self.conv_block = nn.ModuleDict({name: nn.Conv2d(channels, channels, 3, bias=False) for name in "15"})
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = norm_act(self.conv_block["1"](x), RELU, pad=1)
-        return norm_act(self.conv_block["5"](inner), LINEAR, pad=self.pad, residual=x)
+        inner = norm_act(self.conv_block["1"](x), RELU, 1, fused=self.fused)
+        return norm_act(self.conv_block["5"](inner), LINEAR, self.pad, residual=x, fused=self.fused)
 
 
 class Generator(nn.Module):
     """c7s1-k, d2k, d4k, `blocks` x R4k, u2k, uk, c7s1-c_out. [N, c_in, H, W] in [-1, 1] -> [N, c_out, H, W].
 
     recompute: keep only the residual blocks' inputs for the backward pass, and compute the rest of them again there.
+    fused: see norm_act.
     """
 
-    def __init__(self, channels: int = 64, blocks: int = 9, c_in: int = 3, c_out: int = 3, recompute: bool = False):
+    def __init__(
+        self,
+        channels: int = 64,
+        blocks: int = 9,
+        c_in: int = 3,
+        c_out: int = 3,
+        *,
+        recompute: bool = False,
+        fused: bool = False,
+    ):
         super().__init__()
-        k, self.blocks, self.recompute = channels, blocks, recompute
+        k, self.recompute, self.fused = channels, recompute, fused
         up = {"stride": 2, "padding": 1, "output_padding": 1, "bias": False}
         layers = [
             (1, nn.Conv2d(c_in, k, 7, bias=False)),
             (4, nn.Conv2d(k, 2 * k, 3, stride=2, padding=1, bias=False)),
             (7, nn.Conv2d(2 * k, 4 * k, 3, stride=2, padding=1, bias=False)),
-            *[(10 + i, ResidualBlock(4 * k, last=i == blocks - 1)) for i in range(blocks)],
+            *[(10 + i, ResidualBlock(4 * k, i == blocks - 1, fused)) for i in range(blocks)],
             (10 + blocks, nn.ConvTranspose2d(4 * k, 2 * k, 3, **up)),
             (13 + blocks, nn.ConvTranspose2d(2 * k, k, 3, **up)),
             (17 + blocks, nn.Conv2d(k, c_out, 7)),
@@ -108,14 +122,14 @@ class Generator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         first, half, quarter, *blocks, up, up_again, last = self.model.values()
-        x = norm_act(first(reflect(image, 3)), RELU)
-        x = norm_act(half(x), RELU)
-        x = norm_act(quarter(x), RELU, pad=1 if blocks else 0)
+        x = norm_act(first(reflect(image, 3)), RELU, fused=self.fused)
+        x = norm_act(half(x), RELU, fused=self.fused)
+        x = norm_act(quarter(x), RELU, 1 if blocks else 0, fused=self.fused)
         for block in blocks:
             recompute = self.recompute and torch.is_grad_enabled()
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        x = norm_act(up(x), RELU)
-        x = norm_act(up_again(x), RELU, pad=3)
+        x = norm_act(up(x), RELU, fused=self.fused)
+        x = norm_act(up_again(x), RELU, 3, fused=self.fused)
         return torch.tanh(image_conv(x, last))
 
 
@@ -125,8 +139,9 @@ class Discriminator(nn.Module):
     With 3 layers a logit sees 70x70 pixels, and 256x256 gives 30x30 logits.
     """
 
-    def __init__(self, channels: int = 64, layers: int = 3, c_in: int = 3):
+    def __init__(self, channels: int = 64, layers: int = 3, c_in: int = 3, *, fused: bool = False):
         super().__init__()
+        self.fused = fused
         modules = {"0": nn.Conv2d(c_in, channels, 4, stride=2, padding=1)}
         width = channels
         for layer in range(1, layers + 1):
@@ -141,7 +156,7 @@ class Discriminator(nn.Module):
         first, *normed, last = self.model.values()
         x = F.leaky_relu(first(image), LEAKY)
         for conv in normed:
-            x = norm_act(conv(x), LEAKY)
+            x = norm_act(conv(x), LEAKY, fused=self.fused)
         return last(x)
 
 

@@ -28,7 +28,7 @@ class CycleGANStep(nn.Module):
     """The four networks and the losses of a batch.
 
     generators: a_to_b (the paper's G) and b_to_a (F). discriminators: of_a (D_X) and of_b (D_Y). channels: of the
-    images of domain a and of b. recompute: see Generator.
+    images of domain a and of b. recompute, fused: see Generator.
     """
 
     def __init__(
@@ -37,18 +37,21 @@ class CycleGANStep(nn.Module):
         weights: Losses,
         seed: int,
         channels: tuple[int, int] = (3, 3),
+        *,
         recompute: bool = False,
+        fused: bool = False,
     ):
         super().__init__()
         self.weights, self._call = weights, call
         a, b = channels
-        width, blocks = networks.generator_channels, networks.generator_blocks
+        size = networks.generator_channels, networks.generator_blocks
+        how = {"recompute": recompute, "fused": fused}
         self.generators = nn.ModuleDict(
-            {"a_to_b": Generator(width, blocks, a, b, recompute), "b_to_a": Generator(width, blocks, b, a, recompute)}
+            {"a_to_b": Generator(*size, a, b, **how), "b_to_a": Generator(*size, b, a, **how)}
         )
-        width, layers = networks.discriminator_channels, networks.discriminator_layers
+        size = networks.discriminator_channels, networks.discriminator_layers
         self.discriminators = nn.ModuleDict(
-            {"of_a": Discriminator(width, layers, a), "of_b": Discriminator(width, layers, b)}
+            {"of_a": Discriminator(*size, a, fused=fused), "of_b": Discriminator(*size, b, fused=fused)}
         )
         every = [*self.generators.values(), *self.discriminators.values()]
         for number, network in enumerate(every):

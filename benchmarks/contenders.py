@@ -1,0 +1,188 @@
+"""What takes steps in the workers of benchmarks/step.py: what all contenders have in common, and ours.
+
+Ours does what pipeline/loop.py does in a step, without accelerate, which on one process adds no more than an autocast
+around the forward. It is given uint8 images, in pinned memory if there is a GPU.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from profiles import time_by_class, work_items
+from torch.profiler import profile
+
+from pipeline.config import Losses, Networks, Optimization
+from pipeline.history import ImageHistory
+from pipeline.monitor import LossWindow
+from pipeline.pixels import to_network
+from pipeline.schedule import learning_rate
+from pipeline.step import CycleGANStep
+
+SEED = 0
+EPOCH = 1334  # pairs, of horse2zebra
+BATCHES = 4  # different ones, taken in turn
+GATE_SIZE, GATE_BATCH = 64, 2
+PROFILED_STEPS = 3
+
+
+def set_precision(precision: str) -> torch.dtype:
+    """Whether products of float32 may be rounded to TF32; the type of the weights. torch by itself has it on for
+    convolutions and off for matrix products. By the old names of these switches, since torch.compile still asks them.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision in ("tf32", "bf16")
+    return torch.float64 if precision == "fp64" else torch.float32
+
+
+class Contender:
+    """Takes training steps. A subclass has `build`, `step` and `losses`, and in `build` sets `optimizers` and `named`,
+    the parameters by our names.
+    """
+
+    def __init__(self, networks: Networks, threads: int | None):
+        self.networks = networks
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if threads:
+            torch.set_num_threads(threads)
+
+    def start(self, precision: str, size: int, batch: int, full: bool = True) -> None:
+        """Networks at their first step, with full histories or empty ones."""
+        self.before, self.size, self.batch, self.taken = megabytes("VmRSS"), size, batch, 0
+        self.dtype, self.bf16 = set_precision(precision), precision == "bf16"
+        generator = torch.Generator().manual_seed(SEED)
+        shape = (BATCHES, 2, batch, 3, size, size)
+        self.build(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator), full)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def run(self, steps: int) -> dict[str, float]:
+        """Seconds of so many steps: by the clock, of this process's CPU time, and on a GPU until all was queued and by
+        its own events.
+        """
+        self.synchronize()
+        gpu = self.device.type == "cuda"
+        if gpu:
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            first.record()
+        began, cpu = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            self.step()
+        queued = time.perf_counter() - began
+        if gpu:
+            last.record()
+        self.synchronize()
+        seconds = {"steps": steps, "wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+        if gpu:
+            seconds |= {"queued": queued, "events": first.elapsed_time(last) / 1000}
+        if not np.isfinite(list(self.losses().values())).all():
+            raise ValueError(f"a loss is not finite: {self.losses()}")
+        return seconds
+
+    def forget_peak(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_memory(self) -> float:
+        """MB since `forget_peak`: allocated on the GPU, or the growth of this process since `start`."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 1e6
+        return megabytes("VmHWM") - self.before
+
+    def gate(self, precision: str) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+        """The losses of two steps, and the gradients as the optimizers got them in the first one."""
+        self.start(precision, GATE_SIZE, GATE_BATCH, full=False)
+        names = {id(parameter): name for name, parameter in self.named.items()}
+        gradients = {}
+
+        def note(optimizer: torch.optim.Optimizer, *_) -> None:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"] if id(p) in names):
+                gradients[names[id(parameter)]] = parameter.grad.double().cpu().numpy().copy()
+
+        hooks = [optimizer.register_step_pre_hook(note) for optimizer in self.optimizers]
+        told = []
+        for _ in range(2):
+            self.step()
+            told.append(self.losses())
+            while hooks:
+                hooks.pop().remove()
+        return told, gradients
+
+    def count(self) -> int:
+        """Kernels and copies of one step on a GPU, operators on a CPU."""
+        with profile() as trace:
+            self.step()
+            self.synchronize()
+        return work_items(trace)
+
+    def profile(self, path: Path) -> dict[str, float]:
+        """Milliseconds of a step by class of work; the trace goes into a file."""
+        with profile() as trace:
+            for _ in range(PROFILED_STEPS):
+                self.step()
+            self.synchronize()
+        trace.export_chrome_trace(str(path))
+        return {name: us / 1000 / PROFILED_STEPS for name, us in time_by_class(trace).items()}
+
+
+class Ours(Contender):
+    def __init__(self, variant: str, networks: Networks, threads: int | None):
+        super().__init__(networks, threads)
+        self.variant = variant
+
+    def build(self, images: torch.Tensor, full: bool) -> None:
+        self.optimization, weights = Optimization(batch=self.batch), Losses()
+        self.model = CycleGANStep(self.networks, weights, SEED).to(self.device, self.dtype)
+        self.named = dict(self.model.named_parameters())
+        if self.variant == "compile":
+            torch.compiler.reset()  # of what it holds for networks that were built before
+            self.model.compile_networks()
+        betas = self.optimization.beta1, self.optimization.beta2
+        self.adam = torch.optim.Adam(self.model.parameters(), lr=self.optimization.lr, betas=betas, fused=True)
+        self.optimizers = [self.adam]
+        self.window = LossWindow(self.batch, 1)
+        self.slots = list(range(self.batch))
+        self.history = {
+            name: ImageHistory(
+                self.slots, weights.history, self.size, domain=number, seed=SEED, device=self.device, dtype=self.dtype
+            )
+            for number, name in enumerate("ab")
+        }
+        if full:
+            for history in self.history.values():
+                for slot in self.slots:
+                    history.load(slot, torch.rand(weights.history, 3, self.size, self.size) * 2 - 1)
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        self.pairs = [{"a": a, "b": b} for a, b in images]
+
+    def step(self) -> None:
+        pairs_seen, pairs = self.taken * self.batch, self.pairs[self.taken % BATCHES]
+        for group in self.adam.param_groups:
+            group["lr"] = learning_rate(pairs_seen, self.optimization, EPOCH)
+        a, b = (to_network(pairs[domain], self.device, self.dtype) for domain in ("a", "b"))
+        positions = [pairs_seen + slot for slot in self.slots]
+        plans = {domain: history.plan(self.slots, positions) for domain, history in self.history.items()}
+        with self.autocast():
+            loss, named = self.model(a, b, self.history, plans)
+        loss.backward()
+        self.window.add(named)
+        self.adam.step()
+        self.adam.zero_grad()
+        self.taken += 1
+
+    def losses(self) -> dict[str, float]:
+        self.window.collect(lambda rows: rows)
+        return dict(zip(self.window.names, self.window.rows[-1], strict=True))
+
+
+def megabytes(field: str) -> float:
+    """Of this process's memory: VmRSS is now, VmHWM the most so far."""
+    with Path("/proc/self/status").open() as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1000

@@ -12,11 +12,12 @@ import torch
 from profiles import time_by_class, work_items
 from torch.profiler import profile
 
-from pipeline.config import Losses, Networks, Optimization
+from pipeline.config import Losses, Networks, Optimization, Run
 from pipeline.history import ImageHistory
+from pipeline.loop import use_hardware
 from pipeline.monitor import LossWindow
 from pipeline.pixels import to_network
-from pipeline.schedule import learning_rate
+from pipeline.schedule import learning_rates
 from pipeline.step import CycleGANStep
 
 SEED = 0
@@ -138,13 +139,14 @@ class Ours(Contender):
 
     def build(self, images: torch.Tensor, full: bool) -> None:
         self.optimization, weights = Optimization(batch=self.batch), Losses()
-        self.model = CycleGANStep(self.networks, weights, SEED).to(self.device, self.dtype)
+        torch.compiler.reset()  # of what it holds for networks that were built before
+        fused = "fused" in self.variant and self.dtype == torch.float32
+        self.model = CycleGANStep(self.networks, weights, SEED, fused=fused).to(self.device, self.dtype)
+        tf32 = "on" if torch.backends.cudnn.allow_tf32 else "off"
+        use_hardware(self.model, self.device, Run(compile="compile" in self.variant, fused_norm=fused, tf32=tf32))
         self.named = dict(self.model.named_parameters())
-        if self.variant == "compile":
-            torch.compiler.reset()  # of what it holds for networks that were built before
-            self.model.compile_networks()
-        betas = self.optimization.beta1, self.optimization.beta2
-        self.adam = torch.optim.Adam(self.model.parameters(), lr=self.optimization.lr, betas=betas, fused=True)
+        groups = [{"params": part.parameters()} for part in (self.model.generators, self.model.discriminators)]
+        self.adam = torch.optim.Adam(groups, betas=(self.optimization.beta1, self.optimization.beta2), fused=True)
         self.optimizers = [self.adam]
         self.window = LossWindow(self.batch, 1)
         self.slots = list(range(self.batch))
@@ -164,8 +166,9 @@ class Ours(Contender):
 
     def step(self) -> None:
         pairs_seen, pairs = self.taken * self.batch, self.pairs[self.taken % BATCHES]
-        for group in self.adam.param_groups:
-            group["lr"] = learning_rate(pairs_seen, self.optimization, EPOCH)
+        rates = learning_rates(pairs_seen, self.optimization, EPOCH)
+        for group, lr in zip(self.adam.param_groups, rates, strict=True):
+            group["lr"] = lr
         a, b = (to_network(pairs[domain], self.device, self.dtype) for domain in ("a", "b"))
         positions = [pairs_seen + slot for slot in self.slots]
         plans = {domain: history.plan(self.slots, positions) for domain, history in self.history.items()}

@@ -1,6 +1,6 @@
 """How fast training steps are: python benchmarks/step.py [--reference DIR] [options].
 
-Each contender is a process of its own: ours as it is (eager), ours with compiled networks (compile), and with
+Each contender is a process of its own: ours as it is (eager), ours with --compile, --fused-norm or both, and with
 --reference a checkout of junyanz/pytorch-CycleGAN-and-pix2pix (contenders.py and reference.py say what each one does).
 
 First the gate: from the same weights and images, all must have the losses and gradients of the first contender, or
@@ -33,6 +33,7 @@ from pipeline.errors import UserError
 CONSOLE = Console()
 if not CONSOLE.is_terminal:
     CONSOLE.width = 120
+VARIANTS = ["eager", "compile", "fused", "compile-fused"]
 EXACT = 1e-10  # how far off fp64 may be
 TIMES = 5  # as far from the first contender's fp64 as its own fp32 is, another's fp32 may be
 LUCK = {"losses": 1e-6, "gradients": 1e-3}  # or as this: one rounding may turn the sign of an L1 term or of a ReLU
@@ -47,7 +48,7 @@ class Case(NamedTuple):
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", type=Path, metavar="DIR", help="a checkout of pytorch-CycleGAN-and-pix2pix")
-    parser.add_argument("--variants", nargs="+", choices=["eager", "compile"], default=["eager"], help="of ours")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["eager"], help="of ours")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256], help="of images, in pixels")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="pairs per step")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "tf32", "bf16"], default=["fp32"])
@@ -66,6 +67,8 @@ def read_options() -> argparse.Namespace:
         raise UserError(f"{options.reference} has no models/cycle_gan_model.py; give the reference's folder")
     if "tf32" in options.precision and not gpu:
         raise UserError("tf32 needs an NVIDIA GPU; leave it out of --precision")
+    if not gpu and any("fused" in variant for variant in options.variants):
+        raise UserError("the fused norm needs an NVIDIA GPU; leave it out of --variants")
     options.threads = options.threads or (None if gpu else 1)
     return options
 

@@ -1,0 +1,74 @@
+"""Whether the data keeps up with a GPU: python benchmarks/feed.py SHARDS [--rate 200] [--workers 1 2 4].
+
+Takes batches as the trainer does, through the same worker processes. First as fast as they come; then like a GPU that
+trains --rate pairs/s: it sleeps for the time that a step takes it, and what it waits besides is the data wait.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config import Images
+from pipeline.data import open_shards, pair_batches
+from pipeline.order import Share
+
+
+def fastest(batches: Iterator[dict], count: int) -> float:
+    """Batches per second."""
+    began = time.perf_counter()
+    for _ in islice(batches, count):
+        pass
+    return count / (time.perf_counter() - began)
+
+
+def waiting(batches: Iterator[dict], count: int, step: float) -> float:
+    """The share of its time that a consumer waits which computes for `step` seconds with each batch."""
+    waited = 0.0
+    began = time.perf_counter()
+    for _ in range(count):
+        asked = time.perf_counter()
+        next(batches)
+        waited += time.perf_counter() - asked
+        time.sleep(step)
+    return waited / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shards", help="a folder or a URL")
+    parser.add_argument("--rate", type=float, default=200.0, help="pairs per second that the GPU trains")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--load-size", type=int, default=286)
+    parser.add_argument("--crop-size", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement, about")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = options.shards if "://" in options.shards else Path(options.shards)
+    shards, images = open_shards(folder), Images(load_size=options.load_size, crop_size=options.crop_size)
+    share = Share(0, 1, 1, options.batch)
+    table = Table(title=f"batches of {options.batch} at {options.crop_size} pixels from {options.shards}")
+    for name in ("workers", "pairs/s at most", f"data wait at {options.rate:g} pairs/s"):
+        table.add_column(name, justify="right")
+    for workers in options.workers:
+        batches = pair_batches(
+            shards, images, share, seed=0, lanes=options.batch, start=0, workers=workers, pin=torch.cuda.is_available()
+        )
+        fastest(batches, 20)  # until the workers run
+        count = max(1, int(options.seconds * fastest(batches, 50)))
+        rate = options.batch * fastest(batches, count)
+        steps = max(1, int(options.seconds * options.rate / options.batch))
+        wait = waiting(batches, steps, options.batch / options.rate)
+        batches.close()
+        table.add_row(str(workers), f"{rate:.0f}", f"{wait:.2%}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+RULES = ["none", "sqrt", "linear"]
 TRAIN = Path(__file__).parents[1] / "pipeline" / "train.py"
 
 
@@ -24,22 +25,20 @@ def run_directory(options: argparse.Namespace, batch: int, rule: str, seed: int)
     return options.out / f"batch{batch}-{rule}-warmup{options.warmup_pairs}-seed{seed}"
 
 
-def train(options: argparse.Namespace, batch: int, rule: str, seed: int) -> None:
+def train(options: argparse.Namespace, batch: int, rule: str, seed: int) -> float | None:
+    """The distance after training, the mean of both directions; None where the run fails."""
     out = run_directory(options, batch, rule, seed)
     command = [sys.executable, TRAIN, "--preset", "demo", "--data", options.shards, "--out", out, "--batch", batch]
     command += ["--lr-scaling", rule, "--warmup-pairs", options.warmup_pairs, "--seed", seed]
     command += ["--evaluate-every", 10**6, "--sample-every", 10**6, "--checkpoint-every", 10**6]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
-    print(f"{out.name}: {'done' if done.returncode == 0 else done.stderr.strip().splitlines()[-1]}", flush=True)
-
-
-def distance(out: Path) -> float | None:
-    """Mean of both directions after training; None where a run has not come to its end."""
-    results = [json.loads(path.read_text()) for path in sorted((out / "eval").glob("*.json"))]
-    if not results or results[-1]["pairs"] == 0:
+    if done.returncode:
+        print(f"{out.name}: {done.stderr.strip().splitlines()[-1]}", flush=True)
         return None
-    return (results[-1]["a_to_b"] + results[-1]["b_to_a"]) / 2
+    last = json.loads(max((out / "eval").glob("*.json")).read_text())
+    print(f"{out.name}: {last['a_to_b']:.4f} {last['b_to_a']:.4f}", flush=True)
+    return (last["a_to_b"] + last["b_to_a"]) / 2
 
 
 def main() -> None:
@@ -47,21 +46,22 @@ def main() -> None:
     parser.add_argument("shards", type=Path, help="of `make demo`, or others of 64 pixels")
     parser.add_argument("--out", type=Path, default=Path("runs/batches"))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--rules", nargs="+", default=["none", "sqrt", "linear"])
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--warmup-pairs", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=1, help="runs at once")
     parser.add_argument("--threads", type=int, default=1, help="of each run, on a CPU")
     options = parser.parse_args()
     settings = [(batch, rule) for batch in options.batch for rule in (options.rules if batch > 1 else ["none"])]
+    jobs = [(*setting, seed) for seed in options.seeds for setting in settings]
     with ThreadPoolExecutor(options.parallel) as pool:
-        list(pool.map(lambda job: train(options, *job), [(*s, seed) for seed in options.seeds for s in settings]))
+        distances = dict(zip(jobs, pool.map(lambda job: train(options, *job), jobs), strict=True))
 
     table = Table(title=f"distance to real test images at equal pairs, {len(options.seeds)} seeds, lower is nearer")
     for name in ("batch", "learning rate", "mean", "lowest", "highest", "not finished"):
         table.add_column(name, justify="right")
     for batch, rule in settings:
-        found = [distance(run_directory(options, batch, rule, seed)) for seed in options.seeds]
+        found = [distances[batch, rule, seed] for seed in options.seeds]
         ended = [value for value in found if value is not None]
         numbers = [statistics.mean(ended), min(ended), max(ended)] if ended else []
         row = [f"{value:.4f}" for value in numbers] or ["-"] * 3

@@ -13,8 +13,8 @@ from profiles import time_by_class, work_items
 from torch.profiler import profile
 
 from pipeline.config import Losses, Networks, Optimization, Run
+from pipeline.hardware import use_hardware
 from pipeline.history import ImageHistory
-from pipeline.loop import use_hardware
 from pipeline.monitor import LossWindow
 from pipeline.pixels import to_network
 from pipeline.schedule import learning_rates

@@ -5,6 +5,7 @@ trains --rate pairs/s: it sleeps for the time that a step takes it, and what it 
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from pipeline.config import Images
 from pipeline.data import open_shards, pair_batches
+from pipeline.errors import UserError
 from pipeline.order import Share
 
 
@@ -51,7 +53,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = options.shards if "://" in options.shards else Path(options.shards)
-    shards, images = open_shards(folder), Images(load_size=options.load_size, crop_size=options.crop_size)
+    try:
+        shards = open_shards(folder)
+        shards.check()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    images = Images(load_size=options.load_size, crop_size=options.crop_size)
     share = Share(0, 1, 1, options.batch)
     table = Table(title=f"batches of {options.batch} at {options.crop_size} pixels from {options.shards}")
     for name in ("workers", "pairs/s at most", f"data wait at {options.rate:g} pairs/s"):

@@ -1,8 +1,9 @@
 """What the fused norm gains: python benchmarks/kernels.py [--batch 1 4] [--rounds 7], on a GPU.
 
-Forward and backward of InstanceNorm + ReLU + reflection padding of 1 in bf16, channels_last, at the generator's shapes:
-fused, with torch's own operations, and with these compiled. Each goes forward through several inputs, more than the
-caches hold, and then backward, recorded as one CUDA graph, so that the GPU's time is measured and not Python's.
+Forward and backward of InstanceNorm + ReLU + reflection padding of 1 in bf16 at the generator's shapes: fused, with
+torch's own operations, and with these compiled, each in the layout that training has with it. Each goes forward through
+several inputs, more than the caches hold, and then backward, recorded as one CUDA graph, so that the GPU's time is
+measured and not Python's.
 ms: for one input, median of the rounds, and lowest to highest. GB/s: the bytes that the fused operation has to move,
 over that time; the same bytes for all, so that they compare. Above them stands what a plain copy reaches in the same
 rounds. Contenders take turns within a round.
@@ -11,14 +12,15 @@ rounds. Contenders take turns within a round.
 import argparse
 import statistics
 import sys
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from pipeline.fused import fused_norm
+from pipeline.networks import RELU, norm_act
 
 SHAPES = [(64, 256, 256), (128, 128, 128), (256, 64, 64)]
 PAD = 1
@@ -26,7 +28,7 @@ BEYOND_CACHE = 256e6  # bytes; an H100 caches 50 MB
 
 
 def plain(x: Tensor) -> Tensor:
-    return F.pad(F.relu(F.instance_norm(x)), (PAD,) * 4, mode="reflect")
+    return norm_act(x, RELU, PAD)
 
 
 def fused(x: Tensor) -> Tensor:
@@ -66,15 +68,21 @@ def measure(shape: tuple[int, ...], rounds: int) -> tuple[int, dict[str, list[fl
         torch.randn(shape, **like).contiguous(memory_format=torch.channels_last).requires_grad_() for _ in range(count)
     ]
     incoming = torch.randn_like(fused(inputs[0]))
+    # Networks that are neither compiled nor fused are not channels_last, since torch's own norm is not.
+    usual = [x.detach().contiguous().requires_grad_() for x in inputs], incoming.contiguous()
 
-    def both_ways(operation):
+    def both_ways(operation, inputs: list[Tensor], incoming: Tensor):
         outputs = [operation(x) for x in inputs]
         for x, out in zip(inputs, outputs, strict=True):
             torch.autograd.grad(out, x, incoming)
 
     torch.compiler.reset()  # each shape its own program, as in training
-    contenders = {"fused": fused, "torch": plain, "torch, compiled": torch.compile(plain, dynamic=False)}
-    graphs = {name: recorded(lambda: both_ways(operation)) for name, operation in contenders.items()}  # noqa: B023
+    contenders = {
+        "fused": partial(both_ways, fused, inputs, incoming),
+        "torch": partial(both_ways, plain, *usual),
+        "torch, compiled": partial(both_ways, torch.compile(plain, dynamic=False), inputs, incoming),
+    }
+    graphs = {name: recorded(work) for name, work in contenders.items()}
     graphs["copy"] = recorded(lambda: [x.detach().clone() for x in inputs])
     times = {name: [] for name in graphs}
     for _ in range(rounds):

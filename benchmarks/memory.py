@@ -8,13 +8,15 @@ allocator cannot use. --check holds the sum against the measured peak: of the de
 
 import argparse
 import resource
+import sys
 from contextlib import nullcontext
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import Losses, Networks
+from pipeline.config import Losses, Networks, Run
+from pipeline.hardware import use_hardware
 from pipeline.history import ImageHistory
 from pipeline.networks import parameter_count
 from pipeline.step import CycleGANStep
@@ -66,6 +68,7 @@ def measured(batch: int, size: int, half: bool, recompute: bool) -> float:
     gpu = torch.cuda.is_available()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     model, arguments = prepared(batch, size, "cuda" if gpu else "cpu", torch.float32, recompute)
+    use_hardware(model, torch.device("cuda" if gpu else "cpu"), Run())
     adam = torch.optim.Adam(model.parameters(), fused=True)
     for _ in range(2):
         with torch.autocast("cuda" if gpu else "cpu", torch.bfloat16) if half else nullcontext():
@@ -96,6 +99,8 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="in the check")
     parser.add_argument("--recompute", action="store_true", help="in the check")
     options = parser.parse_args()
+    if options.size % 4 or options.size < 24 or options.batch < 1:
+        sys.exit("error: --size must be a multiple of 4 and at least 24, --batch at least 1")
     if options.check:
         how = options.batch, options.size, options.bf16, options.recompute
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -105,7 +110,7 @@ def main() -> None:
             f"measured {measured(*how) / GB:.2f} GB on {device}"
         )
         return
-    table = Table(title=f"the paper's networks, one process, {options.reserve:g} GB in reserve: predicted")
+    table = Table(title=f"the paper's networks, not compiled, {options.reserve:g} GB in reserve: predicted")
     for name in ("GPU", "precision", "--recompute", "largest batch at 256 pixels", "largest size at batch 1"):
         table.add_column(name, justify="right")
     for gb in options.gb:

@@ -4,7 +4,7 @@ Starts the training step on so many processes of this machine, one GPU or one CP
 efficiency against the first number of processes, bytes and calls of the reduction of gradients per step, and how much
 of it is hidden behind the backward pass: steps that reduce alternate with steps that do not (DDP's no_sync), and the
 difference is what shows. --each keeps the pairs of a process (weak scaling), --batch those of all (strong scaling).
-Several machines: start it under `srun` or `accelerate launch` on each; it then measures those processes alone.
+Several machines: start it by torchrun or `accelerate launch` on each; it then measures those processes alone.
 """
 
 import argparse
@@ -25,19 +25,20 @@ from rich.table import Table
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook, bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.config import Losses, Networks
+from pipeline.config import Losses, Networks, Run
+from pipeline.hardware import use_hardware
 from pipeline.history import ImageHistory
 from pipeline.networks import parameter_count
 from pipeline.step import CycleGANStep
 
-HOOKS = {"float32": (allreduce_hook, 4), "bfloat16": (bf16_compress_hook, 2)}  # and bytes per value
+HOOKS = {"float32": allreduce_hook, "bfloat16": bf16_compress_hook}  # as exchange_of_gradients has accelerate take
 
 
 class Timeline:
     """The reductions of a step: [bytes, seconds from the start of the backward pass to launch, and to completion]."""
 
     def __init__(self, reduce_in: str):
-        self.hook, self.item = HOOKS[reduce_in]
+        self.hook = HOOKS[reduce_in]
         self.reductions: list[list[float]] = []
         self.began = 0.0
 
@@ -47,14 +48,22 @@ class Timeline:
 
 def recorded(timeline: Timeline, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """A communication hook of DDP that does what the chosen one does, and takes its times."""
-    entry = [bucket.buffer().numel() * timeline.item, timeline.now(), 0.0]
+    entry = [0, timeline.now(), 0.0]
     timeline.reductions.append(entry)
+
+    def counted(tensor: torch.Tensor, *rest, **how):
+        entry[0] += tensor.nbytes
+        return all_reduce(tensor, *rest, **how)
 
     def done(future: torch.futures.Future) -> torch.Tensor:
         entry[2] = timeline.now()  # on a GPU: when it was queued
         return future.value()
 
-    return timeline.hook(None, bucket).then(done)
+    all_reduce, dist.all_reduce = dist.all_reduce, counted
+    try:
+        return timeline.hook(None, bucket).then(done)
+    finally:
+        dist.all_reduce = all_reduce
 
 
 def measure(options: argparse.Namespace) -> dict:
@@ -67,15 +76,14 @@ def measure(options: argparse.Namespace) -> dict:
     dist.init_process_group("nccl" if gpu else "gloo")
     ranks = dist.get_world_size()
     device = torch.device("cuda" if gpu else "cpu")
-    pairs = options.each or options.batch // ranks // options.accumulate
+    pairs, left = (options.each, 0) if options.each else divmod(options.batch, ranks * options.accumulate)
+    if left:
+        sys.exit(f"error: --batch {options.batch}: no multiple of {ranks} processes x {options.accumulate} micro-steps")
     networks = Networks(
         generator_channels=options.channels, generator_blocks=options.blocks, discriminator_channels=options.channels
     )
-    model = CycleGANStep(networks, Losses(), 0).to(device)
-    if options.compile:
-        model.compile_networks()
-        if gpu:
-            model.to(memory_format=torch.channels_last)
+    model = CycleGANStep(networks, Losses(), 0, fused=options.fused_norm).to(device)
+    use_hardware(model, device, Run(compile=options.compile, fused_norm=options.fused_norm))
     adam = torch.optim.Adam(model.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=True)
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     timeline = Timeline(options.reduce_in)
@@ -124,6 +132,7 @@ def measure(options: argparse.Namespace) -> dict:
     dist.all_reduce(times, dist.ReduceOp.MAX)  # a step is over when it is on all
     reductions, backward = last
     result = {
+        "gpu": gpu,
         "ranks": ranks,
         "batch": pairs * ranks * options.accumulate,
         "seconds": times[0].tolist(),
@@ -170,7 +179,7 @@ def show(results: list[dict]) -> None:
         table.add_row(
             str(result["ranks"]), str(result["batch"]), f"{rate:.3g}", f"{rate / result['ranks'] / base:.0%}",
             f"{sum(entry['bytes'] for entry in reductions) / 1e6:.1f}", str(len(reductions)),
-            f"{span:.2f} s", f"{exposed:.1%}", " ".join(launched),
+            "-" if result["gpu"] else f"{span:.2f} s", f"{exposed:.1%}", " ".join(launched),
         )  # fmt: skip
     console = Console()
     console.width = max(console.width, 110)
@@ -188,14 +197,20 @@ def main() -> None:
     parser.add_argument("--reduce-in", choices=HOOKS, default="float32")
     parser.add_argument("--bf16", action="store_true", help="autocast")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--fused-norm", action="store_true")
     parser.add_argument("--size", type=int, default=256, help="pixels")
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="where to write what was measured")
     options = parser.parse_args()
-    if not options.batch:
-        options.each = options.each or 1
+    if options.batch is None and options.each is None:
+        options.each = 1
+    counts = (options.batch, options.each, options.accumulate, options.rounds, *options.ranks)
+    if any(count is not None and count < 1 for count in counts):
+        sys.exit("error: numbers of processes, pairs, micro-steps and rounds must be greater than 0")
+    if options.size % 4 or options.size < 24:
+        sys.exit(f"error: --size {options.size}: must be a multiple of 4, and at least 24")
     if "RANK" in os.environ:
         measured = measure(options)
         if os.environ["RANK"] == "0" and options.json:

@@ -35,8 +35,10 @@ if not CONSOLE.is_terminal:
     CONSOLE.width = 120
 VARIANTS = ["eager", "compile", "fused", "compile-fused"]
 EXACT = 1e-10  # how far off fp64 may be
-TIMES = 5  # as far from the first contender's fp64 as its own fp32 is, another's fp32 may be
-LUCK = {"losses": 1e-6, "gradients": 1e-3}  # or as this: one rounding may turn the sign of an L1 term or of a ReLU
+TIMES = 5  # as far from the first contender's fp64 as its own fp32 is, another's fp32 may be; of TF32 and bf16, twice
+# Or as this is: one rounding turns the sign of an L1 term or of a ReLU, or none does. With 8 pairs of images, fp32 was
+# between 2e-6 and 9e-3 off, eager and compiled alike.
+LUCK = {"losses": 1e-6, "gradients": 5e-3}
 
 
 class Case(NamedTuple):
@@ -95,12 +97,15 @@ def check_equality(makers: dict[str, partial], precisions: list[str]) -> list[di
         for precision in ("fp64", *dict.fromkeys(["fp32", *precisions])):
             allowed = dict.fromkeys(("losses", "next", "gradients"), EXACT) if precision == "fp64" else {}
             for worker in others if precision == "fp64" else (first, *others):
+                if precision == "fp64" and "fused" in worker.name:
+                    continue  # whose kernels have no fp64
                 off = distance(worker.ask("gate", precision), exact)
                 passed = all(off[what] <= most for what, most in allowed.items()) if allowed else None
                 rows.append({"contender": worker.name, "precision": precision, **off, "allowed": allowed})
                 rows[-1]["passed"] = passed
-                if precision == "fp32" and worker is first:
-                    allowed = {what: TIMES * max(off[what], luck) for what, luck in LUCK.items()}
+                if worker is first:
+                    times = TIMES if precision == "fp32" else 2
+                    allowed = {what: times * max(off[what], luck) for what, luck in LUCK.items()}
     return rows
 
 

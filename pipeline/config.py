@@ -1,21 +1,16 @@
-"""Every option of a training run, documented where it stands; presets; the checks that need no data.
+"""Every option of a training run, documented where it stands, and presets.
 
 The groups `images`, `networks`, `losses` and `optimization` define a run: a run directory keeps them, and resuming with
 others is refused, or asks for --allow-change. The group `run` says where and how to compute and may change at any
 restart.
 """
 
-import argparse
 import dataclasses
-import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-
-from pipeline.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -77,13 +72,13 @@ class Optimization:
     lr: Annotated[float, tyro.conf.arg(aliases=["--learning-rate"])] = 2e-4
     """learning rate of Adam"""
     lr_g: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """that of the generators, where it is to be another"""
+    """learning rate of the generators; by default --lr"""
     lr_d: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """that of the discriminators, where it is to be another"""
+    """learning rate of the discriminators; by default --lr"""
     lr_scaling: Literal["none", "sqrt", "linear"] = "none"
-    """the learning rates are those of batch 1; for a larger batch they are multiplied by its square root, or by it"""
+    """none: rates are as given. sqrt, linear: given for batch 1, and multiplied by the root of the batch, or by it"""
     warmup_pairs: int = 0
-    """pairs over which the learning rates rise linearly at the beginning"""
+    """pairs over which the learning rates rise linearly from 0 at the beginning"""
     beta1: float = 0.5
     """first moment's decay of Adam"""
     beta2: float = 0.999
@@ -108,7 +103,7 @@ class Run:
     compile: bool = False
     """compile the networks with torch.compile: minutes at the first start, then faster steps"""
     fused_norm: bool = False
-    """on an NVIDIA GPU: norm, activation, sum and padding in one kernel of ours"""
+    """on an NVIDIA GPU: norm, activation, sum and padding as one operation, which reads and writes memory less often"""
     recompute: bool = False
     """keep only the inputs of the residual blocks for the backward pass, and compute the rest of them twice: less
     memory, longer steps"""
@@ -194,101 +189,5 @@ PRESETS = {
 }
 
 
-def parse(arguments: list[str]) -> Config:
-    """Options of the command line over those of the preset that it names; exits with help or with the nearest name."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=PRESETS, default="paper")
-    preset = first.parse_known_args(arguments)[0].preset if _valid_preset(arguments) else "paper"
-    config = tyro.cli(
-        Annotated[Config, tyro.conf.OmitArgPrefixes],
-        default=PRESETS[preset],
-        args=arguments,
-        console_outputs=os.environ.get("RANK", "0") == "0",
-        prog="accelerate launch pipeline/train.py",
-        description="Train a CycleGAN on two unpaired domains of images. Run the same command again to resume.",
-    )
-    check(config)
-    return config
-
-
-def check(config: Config) -> None:
-    """Raise UserError for the first value that cannot work, whatever the data."""
-    images, networks, losses, optimization, run = (getattr(config, group) for group in (*LEARNED, "run"))
-    positive = {
-        "generator_channels": networks.generator_channels,
-        "discriminator_channels": networks.discriminator_channels,
-        "discriminator_layers": networks.discriminator_layers,
-        "lr": optimization.lr,
-        "lr_g": optimization.lr if optimization.lr_g is None else optimization.lr_g,
-        "lr_d": optimization.lr if optimization.lr_d is None else optimization.lr_d,
-        "accumulate": run.accumulate,
-        "status_every": run.status_every,
-        "sample_every": run.sample_every,
-        "sample_images": run.sample_images,
-        "evaluate_every": run.evaluate_every,
-        "checkpoint_every": run.checkpoint_every,
-        "keep": run.keep,
-        "hang_after": run.hang_after,
-        "cache_gb": run.cache_gb,
-        "read_timeout": run.read_timeout,
-    }
-    if optimization.batch is not None:
-        positive["batch"] = optimization.batch
-    if run.keep_every is not None:
-        positive["keep_every"] = run.keep_every
-    at_least_zero = {
-        "generator_blocks": networks.generator_blocks or 0,
-        "cycle_weight": losses.cycle_weight,
-        "identity_weight": losses.identity_weight,
-        "history": losses.history,
-        "epochs": optimization.epochs,
-        "decay_epochs": optimization.decay_epochs,
-        "warmup_pairs": optimization.warmup_pairs,
-        "seed": optimization.seed,
-        "workers": run.workers,
-    }
-    for name, value in positive.items():
-        if not 0 < value < float("inf"):
-            raise UserError(f"{flag(name)} {value}: must be greater than 0")
-    for name, value in at_least_zero.items():
-        if not 0 <= value < 1e9:
-            raise UserError(f"{flag(name)} {value}: must be 0 or greater, and below 1e9")
-    for name, value in (("beta1", optimization.beta1), ("beta2", optimization.beta2)):
-        if not 0 <= value < 1:
-            raise UserError(f"{flag(name)} {value}: must be at least 0 and below 1")
-    changeable = [item.name for group in LEARNED for item in dataclasses.fields(getattr(config, group))]
-    changeable = [name for name in changeable if name not in FIXED]
-    for name in run.allow_change:
-        if name not in changeable:
-            raise UserError(f"--allow-change {name}: must be one of {', '.join(changeable)}")
-    if optimization.epochs + optimization.decay_epochs == 0:
-        raise UserError("--epochs 0 --decay-epochs 0: one of them must be greater than 0")
-    # The generator halves the image twice and pads a pixel there; a discriminator's last norm needs two logits or more.
-    smallest = max(8, 3 * 2**networks.discriminator_layers)
-    if images.crop_size % 4 or images.crop_size < smallest:
-        raise UserError(
-            f"--crop-size {images.crop_size}: must be a multiple of 4, and at least {smallest} "
-            f"with --discriminator-layers {networks.discriminator_layers}"
-        )
-    if run.fused_norm and run.dtype != "float32":
-        raise UserError(f"--fused-norm: not in --dtype {run.dtype}; drop one")
-    if re.match(r"[a-z][a-z0-9+]+:/(?!/)", run.data):
-        raise UserError(f"--data {run.data}: a URL has two slashes there, and a folder is given without file:")
-    if images.load_size < images.crop_size:
-        raise UserError(
-            f"--load-size {images.load_size}: must be at least --crop-size ({images.crop_size}), "
-            "since crops are cut from the loaded image"
-        )
-
-
 def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _valid_preset(arguments: list[str]) -> bool:
-    """Whether reading the preset would succeed; if not, tyro says what is wrong with it in its own words."""
-    for this, after in zip(arguments, [*arguments, ""][1:], strict=True):
-        name, equals, value = this.partition("=")
-        if name == "--preset" and (value if equals else after) not in PRESETS:
-            return False
-    return True

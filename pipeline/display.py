@@ -17,7 +17,7 @@ from pipeline.data import Shards
 from pipeline.networks import parameter_count
 from pipeline.order import Share
 from pipeline.pixels import CHANNELS
-from pipeline.schedule import total_pairs
+from pipeline.schedule import peak_rates, total_pairs
 
 
 class Patient:
@@ -112,12 +112,19 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
     mirrored = [domain for domain in ("a", "b") if config.images.mirrored(domain)]
     flipped = f"mirrored half of the time: {' and '.join(mirrored)}" if mirrored else "never mirrored"
     steps = -(-pairs // optimization.batch)
+    of_g, of_d = peak_rates(optimization)
+    rates = f"{of_g:g}" if of_g == of_d else f"{of_g:g} (generators) and {of_d:g} (discriminators)"
+    warmup = f", after a rise over {optimization.warmup_pairs} pairs," if optimization.warmup_pairs else ""
+    how = {
+        "compiled networks": config.run.compile, "fused norm": config.run.fused_norm,
+        "recomputed blocks": config.run.recompute, "gradients added up in bfloat16": config.run.reduce_in != "float32",
+    }  # fmt: skip
     rows = {
         "data": f"{shards.root}: {len(shards.train_a)} + {len(shards.train_b)} training images, {tests} test images",
         "images": f"{shards.modes['a']} and {shards.modes['b']}, "
         f"loaded at {config.images.load_size}, cropped to {size}, {flipped}",
         "length": f"{pairs} pairs = {steps} steps = {pairs / epoch:g} epochs of {epoch} pairs",
-        "learning rate": f"{optimization.lr:g} for {optimization.epochs:g} epochs, "
+        "learning rate": f"{rates}{warmup} for {optimization.epochs:g} epochs, "
         f"then to 0 over {optimization.decay_epochs:g}",
         "batch": f"{optimization.batch} = {share.world_size} processes x {share.accumulate} micro-steps "
         f"x {share.each} pairs",
@@ -129,6 +136,7 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
         "precision": config.run.dtype
         if mixed_precision == "no"
         else f"{mixed_precision} over {config.run.dtype} weights",
+        "computed with": ", ".join(name for name, used in how.items() if used) or "nothing special",
         "run directory": str(config.run.out),
     }
     table = Table.grid(padding=(0, 3))

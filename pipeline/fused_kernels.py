@@ -6,8 +6,8 @@ padded plane. `statistics` is [N, 2, C]: mean and 1 / standard deviation.
 
 Nothing is added atomically: partial sums are written out and joined in a fixed order, and the padding's gradient is
 gathered. So the same input gives the same bits. For the same reason no tile is autotuned: the fastest of several nearly
-equal ones differs between ranks and between starts, and with it the order of the sums. How a plane is shared among
-programs depends on its size alone, so an image also gives the same bits in every batch.
+equal ones differs between starts, and with it the order of the sums. How a plane is shared among programs depends on
+its size alone, so an image also gives the same bits in every batch.
 """
 
 try:

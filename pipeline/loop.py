@@ -1,8 +1,6 @@
 """The training loop: one run, from its newest checkpoint to its last pair."""
 
 import dataclasses
-import os
-import shutil
 import signal
 import sys
 from contextlib import nullcontext
@@ -10,15 +8,16 @@ from functools import partial
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from pipeline import checkpoint, display, monitor, order, pictures
 from pipeline.cache import BlockCache
 from pipeline.config import Config, Run
 from pipeline.data import Shards, open_shards, pair_batches
-from pipeline.errors import OneRankError, TransientError, UserError
+from pipeline.errors import TransientError, UserError
 from pipeline.evaluate import Evaluation
+from pipeline.hardware import check_launch, exchange_of_gradients, use_hardware
 from pipeline.history import ImageHistory
 from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
 from pipeline.ownership import Ownership
@@ -57,11 +56,11 @@ def train(config: Config) -> int:
         config.networks, config.losses, seed, (channels["a"], channels["b"]),
         recompute=run.recompute, fused=run.fused_norm,
     ).to(device, dtype)  # fmt: skip
-    use_hardware(model, device, run)
     if run.dry_run:
         if main:
             display.print_plan(config, shards, share, model, accelerator.mixed_precision)
         return 0
+    use_hardware(model, device, run)
     screen = display.Display(end, enabled=main)
     owner = Ownership(out, screen.note) if main else None
     groups = [{"params": part.parameters()} for part in (model.generators, model.discriminators)]
@@ -86,7 +85,7 @@ def train(config: Config) -> int:
             told = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
             screen.note(f"computed in another way than before, on the same samples: {', '.join(told)}")
         if safe:
-            screen.note(f"changed, with no effect on what is learned: {', '.join(safe)}")
+            screen.note(f"changed, with no effect but rounding on what is learned: {', '.join(safe)}")
         if changed:
             screen.note(f"changed from pair {pairs_seen} on: {', '.join(changed)}")
             window.start = pairs_seen
@@ -217,28 +216,6 @@ def train(config: Config) -> int:
     return 0 if done else 128 + stop
 
 
-def exchange_of_gradients(run: Run) -> DistributedDataParallelKwargs:
-    """Each gradient is summed over the ranks once a step, while the backward pass goes on; there are no buffers."""
-    hook = DDPCommunicationHookType.BF16 if run.reduce_in == "bfloat16" else DDPCommunicationHookType.NO
-    # Not static_graph: it gains nothing here and breaks no_sync (https://github.com/pytorch/pytorch/pull/187732).
-    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, comm_hook=hook)
-
-
-def use_hardware(model: CycleGANStep, device: torch.device, run: Run) -> None:
-    """Compile, and choose layout and precision of products. Raises UserError for what this machine cannot do."""
-    if run.fused_norm and device.type != "cuda":
-        raise UserError("--fused-norm needs an NVIDIA GPU, and there is none here; leave it out")
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # the sizes stay the same
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = run.tf32 == "on"
-    if run.compile:
-        if not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))):
-            raise UserError("--compile needs a C++ compiler, such as g++; install one, or leave it out")
-        model.compile_networks()
-    if device.type == "cuda" and (run.compile or run.fused_norm):
-        model.to(memory_format=torch.channels_last)  # which torch's own InstanceNorm would undo
-
-
 def open_together(run: Run, accelerator: Accelerator) -> Shards:
     """The shards as rank 0 finds them: of thousands of ranks, it alone reads the manifest and looks for every file."""
     found = None
@@ -255,17 +232,3 @@ def open_together(run: Run, accelerator: Accelerator) -> Shards:
     if accelerator.is_main_process:
         raise found
     sys.exit(1 if isinstance(found, TransientError) else 2)  # rank 0 tells it
-
-
-def check_launch() -> None:
-    """Raise UserError where the launcher started more processes than there are GPUs for.
-
-    accelerate would let several of them train, each as if alone, into the same run directory.
-    """
-    launched, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
-    gpus = torch.accelerator.device_count()
-    if launched > 1 and not use_cpu and local >= gpus:
-        fix = f"give accelerate launch --num_processes {gpus}" if gpus else "set ACCELERATE_USE_CPU=true to use the CPU"
-        message = f"{launched} processes were launched, but this machine has {gpus} GPUs; {fix}"
-        raise OneRankError(message) if local == gpus else UserError(message)

@@ -51,7 +51,7 @@ class LossWindow:
                     pair = self.start + len(self.rows) * self.batch
                     raise UserError(
                         f"the loss {name} is {value} in the step that began at pair {pair}; stopped before saving it. "
-                        "Lower --lr, or train without mixed precision"
+                        "Lower the learning rate, or train without mixed precision"
                     )
             self.rows.append(row)
 

@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.fused import fused_norm
+from pipeline.fused import EPS, fused_norm
 
 INIT_STD = 0.02  # of the normal distribution every weight starts from (appendix 7.1)
-EPSILON = 1e-5  # of InstanceNorm
 RELU, LEAKY, LINEAR = 0.0, 0.2, 1.0  # activations, by their slope below 0
 
 
@@ -39,7 +38,7 @@ def instance_norm(x: Tensor) -> Tensor:
     # Written out, the compiler fuses it with what follows, keeps channels_last, and reads and writes bf16.
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
-    return ((wide - mean) * torch.rsqrt(variance + EPSILON)).to(x.dtype)
+    return ((wide - mean) * torch.rsqrt(variance + EPS)).to(x.dtype)
 
 
 def norm_act(x: Tensor, slope: float, pad: int = 0, residual: Tensor | None = None, fused: bool = False) -> Tensor:
@@ -127,7 +126,7 @@ class Generator(nn.Module):
         x = norm_act(quarter(x), RELU, 1 if blocks else 0, fused=self.fused)
         for block in blocks:
             recompute = self.recompute and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False) if recompute else block(x)
         x = norm_act(up(x), RELU, fused=self.fused)
         x = norm_act(up_again(x), RELU, 3, fused=self.fused)
         return torch.tanh(image_conv(x, last))

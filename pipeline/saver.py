@@ -123,7 +123,7 @@ class Saver:
         if not all(finite for finite, _ in verdicts):
             raise UserError(
                 f"weights or Adam's moments are not finite after pair {pairs}; stopped before saving them. "
-                "Lower --lr, or train without mixed precision"
+                "Lower the learning rate, or train without mixed precision"
             )
         if verdicts[0][1]:
             self._writing.set_exception(OSError(verdicts[0][1]))

@@ -42,7 +42,8 @@ class CycleGANStep(nn.Module):
         fused: bool = False,
     ):
         super().__init__()
-        self.weights, self._call = weights, call
+        self.weights = weights
+        self._call = call  # until compile_networks
         a, b = channels
         size = networks.generator_channels, networks.generator_blocks
         how = {"recompute": recompute, "fused": fused}
@@ -58,10 +59,13 @@ class CycleGANStep(nn.Module):
             init_weights(network, torch.Generator().manual_seed(key(seed, INIT, number) >> 1))
 
     def compile_networks(self) -> None:
-        """Compile what the networks do in training, one graph per network and size of its batch.
+        """Compile what the networks do in training.
 
-        Whoever calls a network besides, to translate or to evaluate, calls it as it is, so no other size is compiled.
+        That is a graph for each kind of network, size of its batch, and whether its input or its parameters get
+        gradients; DDP splits them at its buckets. Whoever calls a network besides, to translate or to evaluate, calls
+        it as it is, so nothing else is compiled.
         """
+        torch._dynamo.config.recompile_limit = 64  # 8 graphs, and so the default, are reached with unlike domains
         self._call = torch.compile(call, dynamic=False, fullgraph=True)
 
     def forward(

@@ -6,7 +6,7 @@ import sys
 from safetensors import SafetensorError
 
 from pipeline import failure
-from pipeline.config import parse
+from pipeline.commandline import parse
 from pipeline.errors import OneRankError, TransientError, UserError
 from pipeline.rundir import journal, run_directory
 

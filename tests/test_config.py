@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from pipeline.config import parse
+from pipeline.commandline import parse
 from pipeline.errors import UserError
 
 WRONG = """

@@ -18,7 +18,8 @@ from test_data import assert_same, stream
 from pipeline import cache as cache_module
 from pipeline import reader
 from pipeline.cache import BlockCache
-from pipeline.config import Config, Run, parse
+from pipeline.commandline import parse
+from pipeline.config import Config, Run
 from pipeline.data import open_shards
 from pipeline.errors import OneRankError, TransientError, UserError
 from pipeline.remote import Remote, _file_system

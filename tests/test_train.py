@@ -273,6 +273,8 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(shards, tmp_path):
         (["--lr", "0"], ["--lr", "greater than 0"]),
         (["--history", "-1"], ["--history", "0 or greater"]),
         (["--batch", "3", "--accumulate", "2"], ["--batch 3", "multiple of 2"]),
+        (["--fused-norm"], ["--fused-norm", "NVIDIA GPU"]),
+        (["--warmup-pairs", "99999"], ["--warmup-pairs 99999", "give fewer"]),
         (["--epochs", "0.001", "--decay-epochs", "0"], ["less than one pair"]),
         (["--epochs", "1e308"], ["--epochs", "below"]),
         (["--data", "nowhere"], ["nowhere/manifest.json", "data_prep/shard.py"]),
@@ -384,3 +386,38 @@ def test_real_images_end_to_end(tmp_path):
     translated = command([sys.executable, script, tmp_path / "run", images, tmp_path / "out", "--direction", "a2b"])
     assert translated.returncode == 0, translated.stderr
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in images.iterdir())
+
+
+def test_each_side_has_its_learning_rate(shards, tmp_path):
+    """The discriminators' is so small that they stay where they were, and the generators do not."""
+    options = ["--batch", "1", "--epochs", "0.3", "--decay-epochs", "0", "--lr-g", "1e-3", "--lr-d", "1e-12"]
+    run(shards, tmp_path / "run", *options)
+    last, *_, first = (load_file(path / "networks.safetensors") for path in checkpoint.all_of(tmp_path / "run"))
+    moved = {name: (last[name] - first[name]).abs().max().item() for name in last}
+    assert all(moved[name] < 1e-9 for name in moved if name.startswith("discriminators"))
+    assert all(moved[name] > 1e-4 for name in moved if name.endswith("weight") and name.startswith("generators"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_compiled_and_recomputed_on_two_ranks_is_the_same_run(shards, alone, tmp_path):
+    out = tmp_path / "run"
+    run(shards, out, *SIX_STEPS, *EXACT, "--compile", "--recompute", "--accumulate", "2", ranks=2)
+    assert_close(final(out), final(alone / "exact"), 1e-8)
+
+
+@pytest.mark.slow
+def test_gradients_in_bfloat16_are_rounded_and_no_worse(shards, alone, tmp_path):
+    run(shards, tmp_path / "run", *SIX_STEPS, "--reduce-in", "bfloat16", ranks=2)
+    off = [
+        max(abs(x - y) for x, y in zip(mine, theirs, strict=True))
+        for (_, mine), (_, theirs) in zip(losses(tmp_path / "run"), losses(alone / "single"), strict=True)
+    ]
+    assert off[0] < 1e-5 and 1e-4 < max(off) < 5e-2, off
+
+
+def test_a_dry_run_tells_rates_and_means(shards, tmp_path):
+    options = ["--lr-g", "1e-5", "--lr-d", "4e-4", "--lr-scaling", "linear", "--batch", "8", "--warmup-pairs", "7"]
+    done = train(*TINY, *options, "--data", shards, "--out", tmp_path / "run", "--dry-run", "--recompute")
+    assert "8e-05 (generators) and 0.0032 (discriminators), after a rise over 7 pairs" in done.stdout
+    assert "recomputed blocks" in done.stdout

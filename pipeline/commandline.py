@@ -1,0 +1,108 @@
+"""From the command line to a configuration, and the checks that need no data."""
+
+import argparse
+import dataclasses
+import os
+import re
+from typing import Annotated
+
+import tyro
+
+from pipeline.config import FIXED, LEARNED, PRESETS, Config, flag
+from pipeline.errors import UserError
+
+
+def parse(arguments: list[str]) -> Config:
+    """Options of the command line over those of the preset that it names; exits with help or with the nearest name."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=PRESETS, default="paper")
+    preset = first.parse_known_args(arguments)[0].preset if _valid_preset(arguments) else "paper"
+    config = tyro.cli(
+        Annotated[Config, tyro.conf.OmitArgPrefixes],
+        default=PRESETS[preset],
+        args=arguments,
+        console_outputs=os.environ.get("RANK", "0") == "0",
+        prog="accelerate launch pipeline/train.py",
+        description="Train a CycleGAN on two unpaired domains of images. Run the same command again to resume.",
+    )
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Raise UserError for the first value that cannot work, whatever the data."""
+    images, networks, losses, optimization, run = (getattr(config, group) for group in (*LEARNED, "run"))
+    positive = {
+        "generator_channels": networks.generator_channels,
+        "discriminator_channels": networks.discriminator_channels,
+        "discriminator_layers": networks.discriminator_layers,
+        "lr": optimization.lr,
+        "lr_g": optimization.lr if optimization.lr_g is None else optimization.lr_g,
+        "lr_d": optimization.lr if optimization.lr_d is None else optimization.lr_d,
+        "accumulate": run.accumulate,
+        "status_every": run.status_every,
+        "sample_every": run.sample_every,
+        "sample_images": run.sample_images,
+        "evaluate_every": run.evaluate_every,
+        "checkpoint_every": run.checkpoint_every,
+        "keep": run.keep,
+        "hang_after": run.hang_after,
+        "cache_gb": run.cache_gb,
+        "read_timeout": run.read_timeout,
+    }
+    if optimization.batch is not None:
+        positive["batch"] = optimization.batch
+    if run.keep_every is not None:
+        positive["keep_every"] = run.keep_every
+    at_least_zero = {
+        "generator_blocks": networks.generator_blocks or 0,
+        "cycle_weight": losses.cycle_weight,
+        "identity_weight": losses.identity_weight,
+        "history": losses.history,
+        "epochs": optimization.epochs,
+        "decay_epochs": optimization.decay_epochs,
+        "warmup_pairs": optimization.warmup_pairs,
+        "seed": optimization.seed,
+        "workers": run.workers,
+    }
+    for name, value in positive.items():
+        if not 0 < value < float("inf"):
+            raise UserError(f"{flag(name)} {value}: must be greater than 0")
+    for name, value in at_least_zero.items():
+        if not 0 <= value < 1e9:
+            raise UserError(f"{flag(name)} {value}: must be 0 or greater, and below 1e9")
+    for name, value in (("beta1", optimization.beta1), ("beta2", optimization.beta2)):
+        if not 0 <= value < 1:
+            raise UserError(f"{flag(name)} {value}: must be at least 0 and below 1")
+    changeable = [item.name for group in LEARNED for item in dataclasses.fields(getattr(config, group))]
+    changeable = [name for name in changeable if name not in FIXED]
+    for name in run.allow_change:
+        if name not in changeable:
+            raise UserError(f"--allow-change {name}: must be one of {', '.join(changeable)}")
+    if optimization.epochs + optimization.decay_epochs == 0:
+        raise UserError("--epochs 0 --decay-epochs 0: one of them must be greater than 0")
+    # The generator halves the image twice and pads a pixel there; a discriminator's last norm needs two logits or more.
+    smallest = max(8, 3 * 2**networks.discriminator_layers)
+    if images.crop_size % 4 or images.crop_size < smallest:
+        raise UserError(
+            f"--crop-size {images.crop_size}: must be a multiple of 4, and at least {smallest} "
+            f"with --discriminator-layers {networks.discriminator_layers}"
+        )
+    if run.dtype != "float32" and (run.fused_norm or run.reduce_in != "float32"):
+        raise UserError(f"--dtype {run.dtype} excludes --fused-norm and --reduce-in {run.reduce_in}; drop one")
+    if re.match(r"[a-z][a-z0-9+]+:/(?!/)", run.data):
+        raise UserError(f"--data {run.data}: a URL has two slashes there, and a folder is given without file:")
+    if images.load_size < images.crop_size:
+        raise UserError(
+            f"--load-size {images.load_size}: must be at least --crop-size ({images.crop_size}), "
+            "since crops are cut from the loaded image"
+        )
+
+
+def _valid_preset(arguments: list[str]) -> bool:
+    """Whether reading the preset would succeed; if not, tyro says what is wrong with it in its own words."""
+    for this, after in zip(arguments, [*arguments, ""][1:], strict=True):
+        name, equals, value = this.partition("=")
+        if name == "--preset" and (value if equals else after) not in PRESETS:
+            return False
+    return True

@@ -1,0 +1,62 @@
+"""What a run asks of the machine: processes that have a GPU each, compilers, layouts, precision, how ranks add up."""
+
+import os
+
+import torch
+from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
+
+from pipeline.config import Run
+from pipeline.errors import OneRankError, UserError
+from pipeline.step import CycleGANStep
+
+
+def check_launch() -> None:
+    """Raise UserError where the launcher started more processes than there are GPUs for.
+
+    accelerate would let several of them train, each as if alone, into the same run directory.
+    """
+    launched, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    gpus = torch.accelerator.device_count()
+    if launched > 1 and not use_cpu and local >= gpus:
+        fix = f"give accelerate launch --num_processes {gpus}" if gpus else "set ACCELERATE_USE_CPU=true to use the CPU"
+        message = f"{launched} processes were launched, but this machine has {gpus} GPUs; {fix}"
+        raise OneRankError(message) if local == gpus else UserError(message)
+
+
+def exchange_of_gradients(run: Run) -> DistributedDataParallelKwargs:
+    """Each gradient is summed over the ranks once a step, while the backward pass goes on; there are no buffers."""
+    hook = DDPCommunicationHookType.BF16 if run.reduce_in == "bfloat16" else DDPCommunicationHookType.NO
+    # Not static_graph: it gains nothing here and breaks no_sync (https://github.com/pytorch/pytorch/pull/187732).
+    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, comm_hook=hook)
+
+
+def use_hardware(model: CycleGANStep, device: torch.device, run: Run) -> None:
+    """Compile, and choose layout and precision of products. Raises UserError for what this machine cannot do."""
+    if run.fused_norm:
+        if device.type != "cuda":
+            raise UserError("--fused-norm needs an NVIDIA GPU, and there is none here; leave it out")
+        try:
+            import pipeline.fused_kernels  # noqa: F401
+        except ImportError as error:
+            raise UserError(f"--fused-norm: {error}; leave it out") from None
+    if device.type == "cuda":
+        # The fastest algorithm for each size is searched; on a GPU, bits may so differ from one start to the next.
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = run.tf32 == "on"
+    if run.compile:
+        check_compiler(device)
+        model.compile_networks()
+    if run.compile or run.fused_norm:
+        model.to(memory_format=torch.channels_last)  # which torch's own InstanceNorm would undo
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise UserError where torch.compile cannot work."""
+    try:
+        torch.compile(torch.neg)(torch.zeros(8, device=device))
+    except Exception as error:  # a compiler that is missing, headers that are, a GPU that is too old, ...
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"--compile: does not work here ({reason}); install g++ and Python's headers, or leave it out"
+        ) from None

@@ -1,7 +1,8 @@
 """Whether the data keeps up with a GPU: python benchmarks/feed.py SHARDS [--rate 200] [--workers 1 2 4].
 
-Takes batches as the trainer does, through the same worker processes. First as fast as they come; then like a GPU that
-trains --rate pairs/s: it sleeps for the time that a step takes it, and what it waits besides is the data wait.
+Takes batches as the trainer does, through the same worker processes. First as fast as they come; then for a GPU that
+trains --rate pairs/s, of which a clock stands in: a step is queued when its batch is there, at most one ahead of the
+one that runs, and takes its time. The data wait is the share of time in which no step was there to run.
 """
 
 import argparse
@@ -30,15 +31,16 @@ def fastest(batches: Iterator[dict], count: int) -> float:
 
 
 def waiting(batches: Iterator[dict], count: int, step: float) -> float:
-    """The share of its time that a consumer waits which computes for `step` seconds with each batch."""
-    waited = 0.0
-    began = time.perf_counter()
+    """The share of its time that a GPU is idle which takes `step` seconds for each batch."""
+    idle = 0.0
+    began = free = time.perf_counter()  # free: when the GPU has done what is queued
     for _ in range(count):
-        asked = time.perf_counter()
         next(batches)
-        waited += time.perf_counter() - asked
-        time.sleep(step)
-    return waited / (time.perf_counter() - began)
+        now = time.perf_counter()
+        idle += max(0.0, now - free)
+        free = max(free, now) + step
+        time.sleep(max(0.0, free - step - time.perf_counter()))
+    return idle / (free - began)
 
 
 def main() -> None:

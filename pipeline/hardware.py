@@ -47,7 +47,7 @@ def use_hardware(model: CycleGANStep, device: torch.device, run: Run) -> None:
     if run.compile:
         check_compiler(device)
         model.compile_networks()
-    if run.compile or run.fused_norm:
+    if device.type == "cuda" and (run.compile or run.fused_norm):
         model.to(memory_format=torch.channels_last)  # which torch's own InstanceNorm would undo
 
 

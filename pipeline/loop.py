@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 
 import torch
@@ -212,7 +212,8 @@ def train(config: Config) -> int:
         screen.note(f"stopped by {signal.Signals(stop).name} at {pairs_seen} pairs; the same command goes on")
     elif main:
         display.print_summary(screen.console, out, pairs_seen)
-    accelerator.end_training()
+    with suppress(OSError):  # of TensorBoard's last lines, on a disk that was full
+        accelerator.end_training()
     return 0 if done else 128 + stop
 
 

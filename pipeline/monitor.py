@@ -138,7 +138,7 @@ class Recorder:
         self, out: Path, pairs_seen: int, track: Callable[..., None], warn: Callable[[str], None], enabled: bool
     ):
         self.out, self.track, self.warn, self.enabled = out, track, warn, enabled
-        self.stats, self._unwritten = out / "stats.jsonl", ""
+        self.stats, self._unwritten, self._tracking = out / "stats.jsonl", "", True
         if enabled and self.stats.exists():
             lines = self.stats.read_text(errors="replace").splitlines(keepends=True)
             write_durably(self.stats, "".join(line for line in lines if _pairs(line) <= pairs_seen))
@@ -151,8 +151,7 @@ class Recorder:
             with self.attempt("stats.jsonl (these lines come with the next one)"):
                 append(self.stats, self._unwritten)
                 self._unwritten = ""
-        with self.attempt("TensorBoard's line"):
-            self.track(record, step=record["pairs"])
+        self._track(record, record["pairs"])
 
     def evaluation(self, pairs_seen: int, result: dict) -> None:
         if self.enabled:
@@ -160,8 +159,15 @@ class Recorder:
                 (self.out / "eval").mkdir(exist_ok=True)
                 path = self.out / "eval" / f"{pairs_seen:09d}.json"
                 write_durably(path, json.dumps({"pairs": pairs_seen, **result}, indent=2) + "\n")
-        with self.attempt("TensorBoard's line"):
-            self.track({f"{result['metric']}/{way}": result[way] for way in ("a_to_b", "b_to_a")}, step=pairs_seen)
+        self._track({f"{result['metric']}/{way}": result[way] for way in ("a_to_b", "b_to_a")}, pairs_seen)
+
+    def _track(self, values: dict, pairs_seen: int) -> None:
+        if self._tracking:
+            try:
+                self.track(values, step=pairs_seen)
+            except OSError as error:
+                self._tracking = False  # TensorBoard's writer fails for good, and says so late
+                self.warn(f"warning: TensorBoard's records end before pair {pairs_seen}, training goes on: {error}")
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:

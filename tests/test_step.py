@@ -167,6 +167,7 @@ def test_five_steps_are_the_papers(dtype, tolerance, identity_weight, batch):
                 torch.testing.assert_close(p.detach(), q.detach(), rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_compiled_steps_are_the_same_steps():
     """Also when the networks are called between them with other sizes, which are not compiled."""
     if not shutil.which("g++"):

@@ -72,7 +72,9 @@ def alone(shards, tmp_path_factory):
     return base
 
 
-@pytest.mark.parametrize("how", [{"ranks": 2}, {"accumulate": 2}, {"ranks": 2, "accumulate": 2}])
+@pytest.mark.parametrize(
+    "how", [pytest.param({"ranks": 2}, marks=pytest.mark.slow), {"accumulate": 2}, {"ranks": 2, "accumulate": 2}]
+)
 def test_n_equals_one(shards, alone, tmp_path, how):
     """The same global batch split over ranks and micro-steps: samples, history, weights, losses."""
     split = ["--accumulate", str(how.get("accumulate", 1))]
@@ -197,7 +199,7 @@ def test_two_trainers_never_share_a_run(shards, tmp_path):
         first.wait()
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.fault(23)
 def test_lopsided_domains(make_shards, tmp_path, ranks):
     """5 against 5000; one shard of a domain for two ranks; a batch that divides neither."""

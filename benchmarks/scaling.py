@@ -76,9 +76,7 @@ def measure(options: argparse.Namespace) -> dict:
     dist.init_process_group("nccl" if gpu else "gloo")
     ranks = dist.get_world_size()
     device = torch.device("cuda" if gpu else "cpu")
-    pairs, left = (options.each, 0) if options.each else divmod(options.batch, ranks * options.accumulate)
-    if left:
-        sys.exit(f"error: --batch {options.batch}: no multiple of {ranks} processes x {options.accumulate} micro-steps")
+    pairs = options.each or options.batch // (ranks * options.accumulate)
     networks = Networks(
         generator_channels=options.channels, generator_blocks=options.blocks, discriminator_channels=options.channels
     )
@@ -211,7 +209,11 @@ def main() -> None:
         sys.exit("error: numbers of processes, pairs, micro-steps and rounds must be greater than 0")
     if options.size % 4 or options.size < 24:
         sys.exit(f"error: --size {options.size}: must be a multiple of 4, and at least 24")
-    if "RANK" in os.environ:
+    launched = "RANK" in os.environ  # by another, or by `start`
+    for ranks in [int(os.environ["WORLD_SIZE"])] if launched else options.ranks:
+        if options.batch and options.batch % (ranks * options.accumulate):
+            sys.exit(f"error: --batch {options.batch} cannot be divided by {ranks} processes x {options.accumulate}")
+    if launched:
         measured = measure(options)
         if os.environ["RANK"] == "0" and options.json:
             options.json.write_text(json.dumps(measured, indent=2))
@@ -222,8 +224,6 @@ def main() -> None:
     for ranks in options.ranks:
         if gpus and ranks > gpus:
             sys.exit(f"error: --ranks {ranks}: this machine has {gpus} GPUs")
-        if options.batch and options.batch % (ranks * options.accumulate):
-            sys.exit(f"error: --batch {options.batch} cannot be divided by {ranks} processes x {options.accumulate}")
     arguments = sys.argv[1:]
     results = [start(ranks, arguments) for ranks in options.ranks]
     show(results)

@@ -136,12 +136,13 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
         "precision": config.run.dtype
         if mixed_precision == "no"
         else f"{mixed_precision} over {config.run.dtype} weights",
-        "computed with": ", ".join(name for name, used in how.items() if used) or "nothing special",
+        "besides": ", ".join(name for name, used in how.items() if used),
         "run directory": str(config.run.out),
     }
     table = Table.grid(padding=(0, 3))
-    for row in rows.items():
-        table.add_row(*row)
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200  # of a log, whose lines should not be broken

@@ -4,14 +4,10 @@ Logits are [N, 1, H', W'], images [N, 3, H, W]. Every loss is a mean over sample
 micro-steps of equal size is the loss of the global batch.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def at_least_fp32(x: Tensor) -> Tensor:
-    """Half-precision network outputs to fp32; fp32 and fp64 as they are."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+from pipeline.networks import at_least_fp32
 
 
 def adversarial(fake_logits: Tensor) -> Tensor:

@@ -29,6 +29,11 @@ def reflect(x: Tensor, pad: int) -> Tensor:
     return F.pad(x, (pad, pad, pad, pad), mode="reflect") if pad else x
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Half precision to fp32; fp32 and fp64 as they are."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def instance_norm(x: Tensor) -> Tensor:
     """Each channel of each sample to mean 0 and variance 1 (Ulyanov et al. 2016), without parameters."""
     if x.is_cpu and not torch.compiler.is_compiling():
@@ -36,7 +41,7 @@ def instance_norm(x: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         return F.instance_norm(x)
     # Written out, the compiler fuses it with what follows, keeps channels_last, and reads and writes bf16.
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    wide = at_least_fp32(x)
     variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
     return ((wide - mean) * torch.rsqrt(variance + EPS)).to(x.dtype)
 
@@ -124,8 +129,8 @@ class Generator(nn.Module):
         x = norm_act(first(reflect(image, 3)), RELU, fused=self.fused)
         x = norm_act(half(x), RELU, fused=self.fused)
         x = norm_act(quarter(x), RELU, 1 if blocks else 0, fused=self.fused)
+        recompute = self.recompute and torch.is_grad_enabled()
         for block in blocks:
-            recompute = self.recompute and torch.is_grad_enabled()
             x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False) if recompute else block(x)
         x = norm_act(up(x), RELU, fused=self.fused)
         x = norm_act(up_again(x), RELU, 3, fused=self.fused)

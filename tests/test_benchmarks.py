@@ -103,7 +103,9 @@ def test_an_equal_reference_is_measured(tmp_path):
         assert 0 < pairs["p10"] <= pairs["median"] <= pairs["p90"]
         assert images["median"] == pytest.approx(2 * pairs["median"])
         assert contender["flop_per_second"] == pytest.approx(pairs["median"] * case["flop_per_pair"])
-        assert 0 < contender["share_of_product"] < 1
+        assert contender["share_of_product"] == pytest.approx(
+            contender["flop_per_second"] / (sum(case["product_flop_per_second"]) / 2)
+        )
         assert contender["operations_per_step"] > 100
         assert contender["ms_by_class"]["convolution, forward"] > 0
         assert len(contender["rounds"]) == 2

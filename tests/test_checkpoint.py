@@ -179,3 +179,17 @@ def test_a_pickle_in_a_checkpoint_is_never_run(shards, finished, tmp_path, name)
     assert not canary.exists()
     pickle.loads(content)
     assert canary.exists()  # it would have been
+
+
+def test_adams_moments_are_laid_out_as_their_parameters():
+    """Fused Adam goes through both in the order of memory."""
+    model = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    adam = torch.optim.Adam(model.parameters(), fused=True)
+    model(torch.rand(1, 3, 8, 8)).sum().backward()
+    adam.step()
+    stored = {name: tensor.contiguous() for name, tensor in checkpoint.adam_tensors(model, adam).items()}
+    before = {name: tensor.clone() for name, tensor in stored.items()}
+    checkpoint._restore_adam(stored, model, adam)
+    restored = checkpoint.adam_tensors(model, adam)
+    torch.testing.assert_close(restored, before, rtol=0, atol=0)
+    assert restored["exp_avg/weight"].stride() == model.weight.stride() != before["exp_avg/weight"].stride()

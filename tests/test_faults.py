@@ -249,7 +249,7 @@ def test_ctrl_c_twice_ends_at_once(shards, tmp_path):
 
 @pytest.mark.fault(1)
 @pytest.mark.parametrize(
-    ("seed", "kills"), [(0, 1), *[pytest.param(seed, 8, marks=pytest.mark.slow) for seed in (1, 2)]]
+    ("seed", "kills"), [(0, 3), *[pytest.param(seed, 8, marks=pytest.mark.slow) for seed in (1, 2)]]
 )
 def test_kill_9_at_random_moments(shards, whole, tmp_path, recovery, record_property, seed, kills):
     """Whatever the moment, checkpoints being written included, the run that goes on is the same run."""

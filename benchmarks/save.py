@@ -70,7 +70,7 @@ def main() -> None:
             behind, whole, waited, resume = [], [], [], []
             for number in range(2 * options.rounds):
                 state, wait = {"pairs_seen": number}, bool(number % 2)
-                took = timed(lambda: saver.save(state, model, adam, history, best=None, wait=wait))  # noqa: B023
+                took = timed(lambda: saver.save(state, model, None, adam, history, best=None, wait=wait))  # noqa: B023
                 if wait:
                     waited.append(took)
                 else:

@@ -2,6 +2,7 @@
 
 checkpoints/pairs-000000001200/
     networks.safetensors     every parameter, under its name in CycleGANStep
+    ema.safetensors          with --ema-pairs: the averaged generators
     optimizer.safetensors    Adam's moments and step, under FIELD/PARAMETER
     history-00000.safetensors  of each rank: the stored images of its slots, under DOMAIN/SLOT
     state.json               pairs seen, configuration, data constants, losses not yet reported
@@ -28,12 +29,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.config import Config
+from pipeline.ema import Average
 from pipeline.errors import UserError
 from pipeline.history import ImageHistory
 from pipeline.rundir import changes, differences, from_dict, fsync
 
-NETWORKS, OPTIMIZER, STATE, MANIFEST = "networks.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
-KEEP, BEST = "keep", "best"
+NETWORKS, EMA, OPTIMIZER = "networks.safetensors", "ema.safetensors", "optimizer.safetensors"
+STATE, MANIFEST, KEEP, BEST = "state.json", "manifest.json", "keep", "best"
 OF_ONE_START = ("out", "workers", "accumulate", "allow_change", "dry_run")  # stated elsewhere, or nowhere
 PARTS = {"pairs_seen", "lanes", "constants", "how", "best", "window", "config"}  # of state.json
 
@@ -121,15 +123,27 @@ def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[
     return state, changed, [line for name, line in safe.items() if name not in OF_ONE_START]
 
 
-def read_networks(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Parameters whose names start with `prefix`, named without it."""
-    with safe_open(path / NETWORKS, framework="pt") as file:
-        return {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+def read_tensors(file: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Those whose names start with `prefix`, named without it."""
+    with safe_open(file, framework="pt") as stored:
+        return {name.removeprefix(prefix): stored.get_tensor(name) for name in stored.keys() if name.startswith(prefix)}  # noqa: SIM118
 
 
-def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: dict[str, ImageHistory]) -> None:
-    """Put networks, optimizer and the history of this rank's slots back. The world size may be another than before."""
-    model.load_state_dict(read_networks(path))
+def restore(
+    path: Path,
+    model: nn.Module,
+    average: Average | None,
+    optimizer: torch.optim.Optimizer,
+    history: dict[str, ImageHistory],
+) -> None:
+    """Put networks, optimizer and the history of this rank's slots back. The world size may be another than before.
+
+    An average begins with the networks as they are where the checkpoint has none.
+    """
+    model.load_state_dict(read_tensors(path / NETWORKS))
+    if average:
+        stored = (path / EMA).exists()
+        average.generators.load_state_dict(read_tensors(path / EMA) if stored else model.generators.state_dict())
     _restore_adam(load_file(path / OPTIMIZER), model, optimizer)
     owned = {f"{domain}/{slot}" for domain in history for slot in history[domain].rows}
     for file, about in read_manifest(path).items():

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import re
 from typing import Annotated
@@ -62,6 +63,7 @@ def check(config: Config) -> None:
         "epochs": optimization.epochs,
         "decay_epochs": optimization.decay_epochs,
         "warmup_pairs": optimization.warmup_pairs,
+        "ema_pairs": optimization.ema_pairs,
         "seed": optimization.seed,
         "workers": run.workers,
     }
@@ -74,6 +76,12 @@ def check(config: Config) -> None:
     for name, value in (("beta1", optimization.beta1), ("beta2", optimization.beta2)):
         if not 0 <= value < 1:
             raise UserError(f"{flag(name)} {value}: must be at least 0 and below 1")
+    if run.evaluate_images < 2:
+        raise UserError(f"--evaluate-images {run.evaluate_images}: must be at least 2")
+    if "wandb" in run.tracker and importlib.util.find_spec("wandb") is None:
+        raise UserError("--tracker wandb: it is not installed; run: pip install wandb")
+    if run.feature_weights and run.features != "inception_v3":
+        raise UserError(f"--feature-weights is for --features inception_v3, not {run.features}; drop one")
     changeable = [item.name for group in LEARNED for item in dataclasses.fields(getattr(config, group))]
     changeable = [name for name in changeable if name not in FIXED]
     for name in run.allow_change:

@@ -79,6 +79,9 @@ class Optimization:
     """none: rates are as given. sqrt, linear: given for batch 1, and multiplied by the root of the batch, or by it"""
     warmup_pairs: int = 0
     """pairs over which the learning rates rise linearly from 0 at the beginning"""
+    ema_pairs: int = 0
+    """half-life in pairs of a running average of the generators' weights, with which a run then evaluates, and
+    translate.py translates; 0 for none"""
     beta1: float = 0.5
     """first moment's decay of Adam"""
     beta2: float = 0.999
@@ -128,12 +131,27 @@ class Run:
     """test images of each domain in the sample grid"""
     evaluate_every: int = 20000
     """pairs between evaluations on the test images"""
+    evaluate_images: int = 1000
+    """test images of each domain that they take at most"""
+    features: Literal["efficientnet_lite0", "inception_v3", "none"] = "efficientnet_lite0"
+    """network whose features KID and FID compare. inception_v3: that of published numbers; its weights are downloaded.
+    none: the sliced Wasserstein distance of patches alone"""
+    feature_weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """file with the weights of inception_v3, where they cannot be downloaded"""
+    best_by: Literal["kid", "fid", "sliced_wasserstein"] = "kid"
+    """distance whose lowest, as a mean of both directions, makes a checkpoint the best; with --features none it is the
+    sliced_wasserstein"""
     checkpoint_every: int = 5000
     """pairs between checkpoints"""
     keep: int = 2
     """newest checkpoints that are kept, and besides them the best and the milestones"""
     keep_every: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """pairs between milestones, checkpoints that are never removed; by default none"""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """what to do at a sign that training goes wrong, such as a discriminator that has won or translations that are all
+    alike: warn, or stop without saving any more"""
+    tracker: tuple[Literal["tensorboard", "wandb", "none"], ...] = ("tensorboard",)
+    """where losses, distances and sample grids go besides the run directory"""
     dtype: Literal["float32", "float64"] = "float32"
     """precision of weights and arithmetic. float64 is for checks. For bf16: accelerate launch --mixed_precision bf16"""
     hang_after: float = 600.0

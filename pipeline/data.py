@@ -30,6 +30,7 @@ from pipeline.remote import Remote
 from pipeline.split import CorruptSample, Split
 
 AHEAD = 128  # pairs that a worker asks for before it reads them
+MESSAGE = 8  # pairs that a worker sends at once, or a micro-step if that has more
 SUBSTITUTES = 8  # samples that may stand in for one that cannot be read, tried in turn
 
 
@@ -93,22 +94,24 @@ def open_shards(
 class PairPositions(IterableDataset):
     """First stage of the stream: the positions of micro-steps 0, 1, 2, ... without end, dealt to the loader's workers.
 
-    Worker i of n yields micro-steps i, i + n, ...; the loader takes from its workers in turn, which restores the order.
+    `steps` micro-steps go in one message; worker i of n yields messages i, i + n, ...; the loader takes from its
+    workers in turn, which restores the order.
     """
 
-    def __init__(self, share: Share, start: int):
-        self.share, self.start = share, start
+    def __init__(self, share: Share, start: int, steps: int):
+        self.share, self.start, self.steps = share, start, steps
 
     def __iter__(self) -> Iterator[list[int]]:
         worker = get_worker_info()
-        micro_step, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        message, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         while True:
-            yield self.share.positions(self.start, micro_step)
-            micro_step += stride
+            first = message * self.steps
+            yield [at for step in range(self.steps) for at in self.share.positions(self.start, first + step)]
+            message += stride
 
 
 class ReadPairs:
-    """Second stage: positions to {"positions": [n], "a": [n, C, H, W], "b": the same, "failed": [...]}.
+    """Second stage: a message's positions to {"positions": [n], "a": [n, C, H, W], "b": the same, "failed": [...]}.
 
     failed: of each sample that could not be read, {"pair", "domain", "shard", "sample" (of the shard), "reason"}. What
     stands in for it depends on the position alone.
@@ -189,10 +192,13 @@ def pair_batches(
     shards: Shards, images: Images, share: Share, *, seed: int, lanes: int, start: int, workers: int, pin: bool
 ) -> Iterator[dict]:
     """The endless micro-batches of one rank from position `start` on, read ahead by `workers` processes."""
-    pipeline = wds.DataPipeline(PairPositions(share, start), ReadPairs(shards, images, seed, lanes))
-    ahead = {"prefetch_factor": 4, "persistent_workers": True, "worker_init_fn": ignore_signals} if workers else {}
+    # Taking a message over keeps the training process busy for milliseconds, however little is in it.
+    steps = max(1, MESSAGE // share.each) if workers else 1
+    pipeline = wds.DataPipeline(PairPositions(share, start, steps), ReadPairs(shards, images, seed, lanes))
+    ahead = {"prefetch_factor": 3, "persistent_workers": True, "worker_init_fn": ignore_signals} if workers else {}
     try:
-        yield from wds.WebLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pin, **ahead)
+        for message in wds.WebLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pin, **ahead):
+            yield from micro_batches(message, share.each)
     except OneRankError as error:
         # From a worker process the message comes wrapped in its traceback; the last line is ours.
         kind = TransientError if isinstance(error, TransientError) else OneRankError
@@ -201,6 +207,15 @@ def pair_batches(
         if "DataLoader worker" not in str(error):
             raise
         raise TransientError("a data worker was killed, perhaps for its memory; give fewer --workers") from None
+
+
+def micro_batches(message: dict, each: int) -> Iterator[dict]:
+    """What ReadPairs made of several micro-steps, one by one."""
+    for first in range(0, len(message["positions"]), each):
+        part = slice(first, first + each)
+        positions = message["positions"][part]
+        failed = [entry for entry in message["failed"] if entry["pair"] in positions]
+        yield {"positions": positions, "failed": failed, "a": message["a"][part], "b": message["b"][part]}
 
 
 def whole_images(split: Split, samples: Iterable[int], size: int) -> Tensor:

@@ -152,20 +152,27 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
 
 def print_summary(console: Console, out: Path, pairs_seen: int) -> None:
     """The closing words: what the distance was and is, and where to look."""
-    evaluations = [json.loads(path.read_text()) for path in sorted((out / "eval").glob("*.json"))]
+    evaluations = [json.loads(path.read_text()) for path in sorted((out / "eval").glob(9 * "[0-9]" + ".json"))]
     if len(evaluations) > 1:
-        console.print(distance_table(evaluations[0], evaluations[-1]))
+        first, last = evaluations[0], evaluations[-1]
+        columns = {"untranslated": last["untranslated"], "real images": last["real"]}
+        columns |= {f"{each['pairs']} pairs": each for each in (first, last)}
+        images = " and ".join(str(last["protocol"]["images"][way]) for way in ("a_to_b", "b_to_a"))
+        console.print(distance_table(f"{images} test images, compared with real ones", columns))
     console.print(f"{out} is finished at {pairs_seen} pairs; look at {out}/samples/{pairs_seen:09d}.png")
     console.print(f"translate with: python pipeline/translate.py {shlex.quote(str(out))} IN OUT --direction a2b")
 
 
-def distance_table(first: dict, last: dict) -> Table:
-    """Distances to the target domain before and after training, between what they are to be compared with."""
-    table = Table(title=f"distance to real test images ({last['metric']}, {last['images']} images, lower is nearer)")
-    columns = ["direction", "not translated", f"at {first['pairs']} pairs", f"at {last['pairs']} pairs", "real images"]
+def distance_table(title: str, columns: dict[str, dict]) -> Table:
+    """Metrics by direction. columns: {title: {"a_to_b": {metric: value}, "b_to_a": ...}}, the metrics of the last."""
+    table = Table(title=title)
+    table.add_column("")
     for name in columns:
-        table.add_column(name, justify="left" if name == "direction" else "right")
-    for way, title in (("a_to_b", "a to b"), ("b_to_a", "b to a")):
-        values = [last["untranslated"][way], first[way], last[way], last["real"][way]]
-        table.add_row(title, *[f"{value:.4f}" for value in values])
+        table.add_column(name, justify="right")
+    for way in ("a_to_b", "b_to_a"):
+        table.add_section()
+        table.add_row(f"[bold]{way.replace('_', ' ')}")
+        for metric in next(reversed(columns.values()))[way]:
+            values = [each[way].get(metric) for each in columns.values()]
+            table.add_row(metric, *["" if value is None else f"{value:.4g}" for value in values])
     return table

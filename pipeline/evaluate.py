@@ -1,106 +1,133 @@
-"""How far translated test images are from real ones: the sliced Wasserstein distance of local patches.
+"""Evaluate a CycleGAN: [accelerate launch] pipeline/evaluate.py RUN_OR_CHECKPOINT [--data SHARDS] [options]."""
 
-After Karras et al. 2018 (arXiv 1710.10196, section 5): from each level of the images' Laplacian pyramids take 7x7
-patches, project them on random directions, and average the Wasserstein distances of the projections. It needs no
-trained network, sees texture such as stripes at every scale, and is steady with a few dozen images. Not comparable with
-FID or KID.
-One departure: both sets are normalised by the statistics of the real one, so a shift in colour counts.
-"""
-
-from collections.abc import Callable
-from functools import partial
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
+import tyro
+from accelerate import Accelerator
+from rich.console import Console
 from torch import Tensor
 
-from pipeline.data import Shards, Split, whole_images
-from pipeline.order import Share, key
-from pipeline.pixels import to_rgb
-
-METRIC = "sliced_wasserstein"
-AT_MOST = 256  # images per domain
-PATCH = 7
-PATCHES = 128  # per image and level
-DIRECTIONS = 128
-SMALLEST_LEVEL = 16  # pixels
-SEED = 1  # of patch positions and directions: the same for every run, so that distances can be compared
+from pipeline.data import open_shards
+from pipeline.display import distance_table
+from pipeline.errors import UserError
+from pipeline.evaluation import Evaluation, too_few
+from pipeline.features import feature_network
+from pipeline.order import Share
+from pipeline.pixels import to_network, to_pixels
+from pipeline.rundir import write_durably
+from pipeline.trained import Trained, Weights, load_trained
 
 
-def laplacian_pyramid(images: Tensor) -> list[Tensor]:
-    """float [n, 3, S, S] as differences of neighbouring scales, finest first, and the coarsest image last."""
-    levels = []
-    while images.shape[-1] >= 2 * SMALLEST_LEVEL:
-        coarse = F.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
-        levels.append(images - F.interpolate(coarse, size=images.shape[-2:], mode="bilinear"))
-        images = coarse
-    return [*levels, images]
+@dataclass(frozen=True)
+class Options:
+    """Distances of translated test images to real ones, KID and FID, and what comes back of images that are translated
+    there and back. One JSON file holds the numbers and what they must be read with."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """run directory, whose newest checkpoint is taken, or one checkpoint, such as RUN/checkpoints/best"""
+    data: str | None = None
+    """directory of shards or its URL; by default that of the run"""
+    real: Literal["test", "train"] = "test"
+    """real images that translations are compared with"""
+    images: int | None = None
+    """images of a domain at most; by default all"""
+    features: Literal["efficientnet_lite0", "inception_v3"] = "efficientnet_lite0"
+    """network whose features KID and FID compare. inception_v3: as in published numbers; its weights are downloaded"""
+    feature_weights: Path | None = None
+    """file with the weights of inception_v3, where they cannot be downloaded"""
+    weights: Weights = "auto"
+    """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
+    size: int | None = None
+    """pixels a side to translate and compare at; by default those of the crops of training"""
+    class_a: int | None = None
+    """also tell which share of images efficientnet_lite0 takes for this ImageNet class: of b, translated to a, of a"""
+    class_b: int | None = None
+    """the same for translations to b, such as 340 for zebras"""
+    out: Path | None = None
+    """JSON file to write; by default beside the trainer's in RUN/eval, named after what was chosen"""
 
 
-def descriptors(pixels: Tensor, numbers: list[int]) -> Tensor:
-    """Patches of uint8 images [n, 3, S, S], at places keyed by their `numbers`: float [n, levels, PATCHES, 3, 7, 7]."""
-    levels = laplacian_pyramid(pixels.float() / 255)
-    rows = []
-    for i, number in enumerate(numbers):
-        patches = []
-        for depth, level in enumerate(levels):
-            generator = torch.Generator().manual_seed(key(SEED, number, depth) >> 1)
-            span = level.shape[-1] - PATCH + 1
-            y, x = torch.randint(span, (2, PATCHES, 1, 1), generator=generator)
-            offset = torch.arange(PATCH)
-            patches.append(level[i][:, y + offset.view(-1, 1), x + offset].movedim(0, 1))
-        rows.append(torch.stack(patches))
-    return torch.stack(rows)
+def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, Trained]:
+    """The record of an evaluation, None on all ranks but the first, and what was evaluated."""
+    if options.images is not None and options.images < 2:
+        raise UserError(f"--images {options.images}: must be at least 2")
+    if options.size is not None and (options.size % 4 or options.size < 16):
+        raise UserError(f"--size {options.size}: must be a multiple of 4, and at least 16")
+    classes = {"a_to_b": options.class_b, "b_to_a": options.class_a}
+    if options.features != "efficientnet_lite0" and (options.class_a, options.class_b) != (None, None):
+        raise UserError("--class-a and --class-b need --features efficientnet_lite0")
+    trained = load_trained(options.model, options.weights)
+    shards = open_shards(options.data or trained.config.run.data)
+    shards.check()
+    if reason := too_few(shards):
+        raise UserError(f"no evaluation: {reason}")
+    if shards.modes != trained.modes:
+        raise UserError(f"{shards.root}: its images are {shards.modes}, and the networks' {trained.modes}; give others")
+    device = accelerator.device
+    generators = trained.generators.to(device)
+
+    def translate(way: str, pixels: Tensor) -> Tensor:
+        with torch.no_grad(), accelerator.autocast():
+            return to_pixels(generators[way](to_network(pixels, device, torch.float32)), shards.modes[way[-1]])
+
+    with accelerator.main_process_first():  # which downloads
+        network = feature_network(options.features, options.feature_weights, device)
+    evaluation = Evaluation(
+        shards,
+        options.size or trained.config.images.crop_size,
+        Share(accelerator.process_index, accelerator.num_processes, 1, accelerator.num_processes),
+        lambda x: accelerator.gather(x.to(device)).cpu(),
+        network=network,
+        real=options.real,
+        most=options.images,
+    )
+    result = evaluation(translate)
+    shares = {
+        way: evaluation.share_of_class(number, way, translate) for way, number in classes.items() if number is not None
+    }
+    if result is None:
+        return None, trained
+    for way, found in shares.items():
+        name = f"share_of_class_{classes[way]}"
+        result[way][name] = found["translated"]
+        result["untranslated"][way][name], result["real"][way][name] = found["untranslated"], found["real"]
+    made = {
+        "pairs": trained.pairs_seen,
+        "seed": trained.config.optimization.seed,
+        "weights": trained.weights,
+        "precision": accelerator.mixed_precision.replace("no", "float32"),
+    }
+    return made | result, trained
 
 
-def sliced_wasserstein(real: Tensor, other: Tensor) -> float:
-    """Distance between two sets of descriptors; the larger set is cut to the size of the smaller."""
-    n = min(len(real), len(other))
-    generator = torch.Generator().manual_seed(SEED)
-    distances = []
-    for depth in range(real.shape[1]):
-        mean = real[:, depth].mean(dim=(0, 1, 3, 4), keepdim=True)[0]
-        std = real[:, depth].std(dim=(0, 1, 3, 4), keepdim=True)[0].clamp_min(1e-6)  # of images of one colour, 0
-        flat = [((x[:n, depth] - mean) / std).flatten(0, 1).flatten(1) for x in (real, other)]
-        directions = F.normalize(torch.randn(flat[0].shape[1], DIRECTIONS, generator=generator), dim=0)
-        a, b = (torch.sort(x @ directions, dim=0).values for x in flat)
-        distances.append((a - b).abs().mean().item())
-    return sum(distances) / len(distances)
+def main() -> None:
+    """Exit codes: 0 done, 2 a mistake in the options, the checkpoint or the data."""
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        options = tyro.cli(Options, prog="python pipeline/evaluate.py", console_outputs=rank == 0)
+        accelerator = Accelerator()
+        record, trained = evaluate(options, accelerator)
+        if record:
+            name = f"{trained.checkpoint.name}.{options.features}.{options.real}.{trained.weights}.json"
+            out = options.out or trained.checkpoint.resolve().parents[1] / "eval" / name
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(out, json.dumps(record, indent=2) + "\n")
+            columns = {"untranslated": record["untranslated"], "real images": record["real"], "translated": record}
+            title = f"{trained.checkpoint}, {record['weights']} weights, compared with {options.real} images"
+            Console().print(distance_table(title, columns))
+            print(f"written to {out}")
+        accelerator.end_training()
+    except (UserError, OSError) as error:
+        if rank == 0:
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
-class Evaluation:
-    """Distances of a run's translations to the real test images, shared out over the ranks.
-
-    gather: concatenates a tensor of one shape over the ranks, in their order.
-    """
-
-    def __init__(self, shards: Shards, size: int, share: Share, gather: Callable[[Tensor], Tensor]):
-        self.size, self.rank, self.world_size, self.gather = size, share.rank, share.world_size, gather
-        self.tests = {"a": shards.test_a, "b": shards.test_b}
-        self.real = {domain: self._describe(split) for domain, split in self.tests.items()}
-        floor = {domain: self._describe(split) for domain, split in (("a", shards.train_a), ("b", shards.train_b))}
-        untranslated = {"a_to_b": sliced_wasserstein(self.real["b"], self.real["a"])}
-        untranslated["b_to_a"] = sliced_wasserstein(self.real["a"], self.real["b"])
-        self.references = {
-            "untranslated": untranslated,
-            "real": {way: sliced_wasserstein(self.real[way[-1]], floor[way[-1]]) for way in ("a_to_b", "b_to_a")},
-        }
-
-    def __call__(self, translate: Callable[[str, Tensor], Tensor]) -> dict:
-        """translate(way, pixels [n, C, S, S]) -> pixels of the other domain. The same numbers on all ranks."""
-        values = {}
-        for way in ("a_to_b", "b_to_a"):
-            made = self._describe(self.tests[way[0]], partial(translate, way))
-            values[way] = sliced_wasserstein(self.real[way[-1]], made)
-        images = min(AT_MOST, *(len(split) for split in self.tests.values()))
-        return {"metric": METRIC, "images": images, "size": self.size, **values, **self.references}
-
-    def _describe(self, split: Split, change: Callable[[Tensor], Tensor] = lambda pixels: pixels) -> Tensor:
-        """Descriptors of a split's first images, each made by one rank: image i by rank i mod world_size."""
-        count = min(AT_MOST, len(split))
-        # All ranks make equally many; past the end, the last image again, which is cut off below.
-        each = -(-count // self.world_size)
-        mine = [min(self.rank + i * self.world_size, count - 1) for i in range(each)]
-        made = torch.cat([descriptors(to_rgb(change(whole_images(split, [i], self.size))), [i]) for i in mine])
-        everyone = self.gather(made).unflatten(0, (self.world_size, each))
-        return everyone.transpose(0, 1).flatten(0, 1)[:count]
+if __name__ == "__main__":
+    main()

@@ -8,16 +8,19 @@ from functools import partial
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from torch import Tensor
 
 from pipeline import checkpoint, display, monitor, order, pictures
 from pipeline.cache import BlockCache
 from pipeline.config import Config, Run
 from pipeline.data import Shards, open_shards, pair_batches
+from pipeline.ema import Average
 from pipeline.errors import TransientError, UserError
-from pipeline.evaluate import Evaluation
+from pipeline.evaluation import Evaluation, too_few
+from pipeline.features import feature_network
 from pipeline.hardware import check_launch, exchange_of_gradients, use_hardware
+from pipeline.health import LOOKED_AT, Health, Sign, looks
 from pipeline.history import ImageHistory
 from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
 from pipeline.ownership import Ownership
@@ -33,8 +36,8 @@ def train(config: Config) -> int:
     """One run from its newest checkpoint, or from nothing, to its last pair or a signal. Returns the exit code."""
     check_launch()
     accelerator = Accelerator(
-        log_with="tensorboard",
-        project_dir=run_directory(config),
+        log_with=[name for name in config.run.tracker if name != "none"],
+        project_config=ProjectConfiguration(run_directory(config), logging_dir=run_directory(config) / "tensorboard"),
         kwargs_handlers=[exchange_of_gradients(config.run)],
     )
     device, main = accelerator.device, accelerator.is_main_process
@@ -71,6 +74,7 @@ def train(config: Config) -> int:
         name: ImageHistory(share.slots, config.losses.history, size, domain=number, channels=channels[name], **where)
         for name, number in (("a", order.DOMAIN_A), ("b", order.DOMAIN_B))
     }
+    average = Average(model.generators, optimization.ema_pairs) if optimization.ema_pairs else None
     window = monitor.LossWindow(batch, run.accumulate)
 
     # What a checkpoint must agree with for its position in the data to mean the same images.
@@ -79,7 +83,7 @@ def train(config: Config) -> int:
     pairs_seen, state, resumed = 0, None, checkpoint.newest_for_all(out, accelerator, screen.note)
     if resumed:
         state, changed, safe = checkpoint.read_state(resumed, config, constants)
-        checkpoint.restore(resumed, model, adam, history)
+        checkpoint.restore(resumed, model, average, adam, history)
         pairs_seen, lanes = state["pairs_seen"], state["lanes"]
         if state["how"] != how:
             told = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
@@ -98,19 +102,32 @@ def train(config: Config) -> int:
         return 0
     if main:
         start_run_directory(config, resumed)
-    screen.note(f"{f'resuming {resumed}' if resumed else f'starting {out}'}, at {pairs_seen} of {end} pairs")
 
     parallel, optimizer = accelerator.prepare(model, adam)
-    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": pairs_seen + 1}})
-    record = monitor.Recorder(out, pairs_seen, accelerator.log, screen.note, enabled=main)
-    reals = pictures.test_pictures(shards, run.sample_images, size) if main else None
-    evaluation = None
-    if shards.test_a and shards.test_b:
-        evaluation = Evaluation(shards, size, share, lambda x: accelerator.gather(x.to(device)).cpu())
+    monitor.start_trackers(accelerator, config, pairs_seen)
+    record = monitor.Recorder(out, pairs_seen, accelerator.trackers, screen.note, enabled=main)
+
+    def note(line: str) -> None:
+        screen.note(line)
+        record.event(pairs_seen, line)
+
+    note(f"{f'resuming {resumed}' if resumed else f'starting {out}'}, at {pairs_seen} of {end} pairs")
+    health = Health(record.past)
+    reals = pictures.test_pictures(shards, max(run.sample_images, LOOKED_AT), size) if main else None
+    evaluation, metric = None, "sliced_wasserstein"
+    if metric != run.best_by and run.features != "none":
+        metric = f"{run.best_by}_{run.features}"
+    if reason := too_few(shards):
+        note(f"no evaluation: {reason}")
     else:
-        screen.note(f"no evaluation: {run.data} lacks test images of one domain or both")
+        with accelerator.main_process_first():  # which downloads
+            network = None if run.features == "none" else feature_network(run.features, run.feature_weights, device)
+        evaluation = Evaluation(
+            shards, size, share, lambda x: accelerator.gather(x.to(device)).cpu(),
+            network=network, most=run.evaluate_images,
+        )  # fmt: skip
     if "://" in run.data and shards.needs_cached > run.cache_gb * 1e9:
-        screen.note(
+        note(
             f"warning: --cache-gb {run.cache_gb:g} does not hold this data set, so most of it is fetched again in "
             f"each epoch; with --cache-gb {shards.needs_cached / 1e9:.3g}, or a copy on a disk, it is fetched once"
         )
@@ -120,18 +137,30 @@ def train(config: Config) -> int:
     )  # fmt: skip
 
     samples = {"a": len(shards.train_a), "b": len(shards.train_b)}
-    quarantine = Quarantine(out, share.rank, samples, screen.note if main else partial(print, file=sys.stderr))
+    quarantine = Quarantine(out, share.rank, samples, note if main else partial(print, file=sys.stderr))
+
+    generators = average.generators if average else model.generators
+    what = {"seed": seed, "weights": "ema" if average else "raw"}
+    what["precision"] = accelerator.mixed_precision.replace("no", run.dtype)
 
     def translate(way: str, pixels: Tensor) -> Tensor:
         with torch.no_grad(), accelerator.autocast():
-            return to_pixels(model.generators[way](to_network(pixels, device, dtype)), shards.modes[way[-1]])
+            return to_pixels(generators[way](to_network(pixels, device, dtype)), shards.modes[way[-1]])
 
     start = pairs_seen
     request, watch = StopRequest(accelerator.num_processes), monitor.Stopwatch()
     before = pairs_seen if resumed else -1
-    saver = Saver(out, accelerator, owner, screen.note, keep=run.keep, keep_every=run.keep_every, resumed=state)
+    saver = Saver(out, accelerator, owner, note, keep=run.keep, keep_every=run.keep_every, resumed=state)
     if main:
         journal(f"started {pairs_seen}")
+
+    def heed(signs: list[Sign]) -> None:
+        """Tell them; with --on-collapse stop, raise UserError on all ranks."""
+        for sign in signs:
+            note(f"warning: {sign}")
+        if run.on_collapse == "stop" and (worst := broadcast_object_list([next(map(str, signs), None)])[0]):
+            raise UserError(f"stopped before saving any more: {worst}; --on-collapse warn goes on in spite of it")
+
     with screen:
         while True:
             done, stop = pairs_seen >= end, request.agreed()
@@ -150,21 +179,33 @@ def train(config: Config) -> int:
                 watch.pause()
                 if main:
                     owner.check()
+                signs = []
                 if due["status"] and window.rows:
                     rates = learning_rates(before, optimization, shards.epoch)
                     status = monitor.status(pairs_seen, shards.epoch, rates, window, watch)
                     record.status(status)
+                    signs += health.take(status)
                     screen.status(status)
                 if due["sample"] and main:
+                    columns = pictures.translated(reals, run.sample_images, translate)
                     with record.attempt("the sample grid"):
-                        pictures.save_grid(out, pairs_seen, reals, translate)
+                        record.grid(pairs_seen, pictures.save_grid(out, pairs_seen, columns))
+                    a, fake_b, _, b, fake_a, _ = columns.values()
+                    if len(a) > 1:
+                        line = {
+                            "pairs": pairs_seen,
+                            "looks": {"a_to_b": looks(a, fake_b, b), "b_to_a": looks(b, fake_a, a)},
+                        }
+                        record.looks(line)
+                        signs += health.take(line)
+                heed(signs)
                 best = None
                 if due["evaluate"] and evaluation:
                     watchdog.progress("evaluation", pairs_seen)
                     result = broadcast_object_list([evaluation(translate)])[0]  # and one decision below
-                    record.evaluation(pairs_seen, result)
-                    value = (result["a_to_b"] + result["b_to_a"]) / 2
-                    distance = {"pairs": pairs_seen, "metric": result["metric"], "value": value}
+                    record.evaluation({"pairs": pairs_seen, **what, **result})
+                    value = (result["a_to_b"][metric] + result["b_to_a"][metric]) / 2
+                    distance = {"pairs": pairs_seen, "metric": metric, "value": value}
                     best = distance if saver.improves(distance) else None
 
                 # Last, so that a checkpoint stands for everything up to this pair.
@@ -175,7 +216,7 @@ def train(config: Config) -> int:
                         state |= {"window": window.state(), "config": dataclasses.asdict(config)}
                         # The first one, before any step, shows that one can be written.
                         must = done or stop or saver.newest < 0
-                        saver.save(state, model, adam, history, best=best, wait=must)
+                        saver.save(state, model, average, adam, history, best=best, wait=must)
                     else:
                         saver.poll()
                 watch.resume()
@@ -203,14 +244,17 @@ def train(config: Config) -> int:
             optimizer.step()
             optimizer.zero_grad()
             before, pairs_seen = pairs_seen, pairs_seen + batch
+            if average:
+                average.update(model.generators, pairs_seen, batch)
             watch.pairs += batch
             screen.advance(pairs_seen)
     ignore_signals()  # one that comes again would kill this process while Python ends
     if main:
         journal(f"{'finished' if done else 'stopped'} {pairs_seen}")
     if main and stop and not done:
-        screen.note(f"stopped by {signal.Signals(stop).name} at {pairs_seen} pairs; the same command goes on")
+        note(f"stopped by {signal.Signals(stop).name} at {pairs_seen} pairs; the same command goes on")
     elif main:
+        record.event(pairs_seen, "finished")
         display.print_summary(screen.console, out, pairs_seen)
     with suppress(OSError):  # of TensorBoard's last lines, on a disk that was full
         accelerator.end_training()

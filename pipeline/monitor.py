@@ -1,19 +1,25 @@
-"""What a run measures of itself, and its records: stats.jsonl, eval/*.json, the trackers."""
+"""What a run measures of itself, and its records: stats.jsonl and others, eval/*.json, the trackers."""
 
 import errno
 import json
 import math
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.rundir import records_after, write_durably
+from pipeline.config import Config
+from pipeline.errors import OneRankError, UserError
+from pipeline.rundir import records_after, to_json, write_durably
 
 
 class LossWindow:
@@ -127,47 +133,83 @@ def status(pairs_seen: int, epoch: int, rates: tuple[float, float], window: Loss
     return record
 
 
-class Recorder:
-    """stats.jsonl, eval/*.json and the trackers. Writes on rank 0 alone.
+STATS, LOOKS, EVENTS = "stats.jsonl", "looks.jsonl", "events.jsonl"
 
-    Records after `pairs_seen` are removed: they stem from steps that a resume does again. One that cannot be written,
-    as on a full disk, is told to `warn`, and is no reason to stop.
+
+class Recorder:
+    """stats.jsonl, looks.jsonl, events.jsonl, eval/*.json and the trackers. Writes on rank 0 alone.
+
+    Records after `pairs_seen` are removed: they stem from steps that a resume does again. What happened stays. One that
+    cannot be written, as on a full disk, is told to `warn`, and is no reason to stop.
+
+    trackers: of accelerate. past: the lines of stats.jsonl and looks.jsonl up to now.
     """
 
-    def __init__(
-        self, out: Path, pairs_seen: int, track: Callable[..., None], warn: Callable[[str], None], enabled: bool
-    ):
-        self.out, self.track, self.warn, self.enabled = out, track, warn, enabled
-        self.stats, self._unwritten, self._tracking = out / "stats.jsonl", "", True
-        if enabled and self.stats.exists():
-            lines = self.stats.read_text(errors="replace").splitlines(keepends=True)
-            write_durably(self.stats, "".join(line for line in lines if _pairs(line) <= pairs_seen))
+    def __init__(self, out: Path, pairs_seen: int, trackers: list, warn: Callable[[str], None], enabled: bool):
+        self.out, self.trackers, self.warn, self.enabled = out, trackers, warn, enabled
+        self.past: list[dict] = []
+        self._unwritten = dict.fromkeys((STATS, LOOKS), "")
+        for name in (STATS, LOOKS) if enabled else ():
+            if (out / name).exists():
+                lines = (out / name).read_text(errors="replace").splitlines(keepends=True)
+                kept = [line for line in lines if _pairs(line) <= pairs_seen]
+                write_durably(out / name, "".join(kept))
+                self.past += map(json.loads, kept)
         for path in records_after(out, pairs_seen) if enabled else ():
             path.unlink()
 
     def status(self, record: dict) -> None:
-        if self.enabled:
-            self._unwritten += json.dumps(record) + "\n"
-            with self.attempt("stats.jsonl (these lines come with the next one)"):
-                append(self.stats, self._unwritten)
-                self._unwritten = ""
-        self._track(record, record["pairs"])
+        self._line(STATS, record)
+        self._track(lambda tracker: tracker.log(record, step=record["pairs"]), record["pairs"])
 
-    def evaluation(self, pairs_seen: int, result: dict) -> None:
+    def looks(self, record: dict) -> None:
+        self._line(LOOKS, record)
+        values = {f"{name}/{way}": value for way, each in record["looks"].items() for name, value in each.items()}
+        self._track(lambda tracker: tracker.log(values, step=record["pairs"]), record["pairs"])
+
+    def evaluation(self, result: dict) -> None:
         if self.enabled:
             with self.attempt("the evaluation"):
                 (self.out / "eval").mkdir(exist_ok=True)
-                path = self.out / "eval" / f"{pairs_seen:09d}.json"
-                write_durably(path, json.dumps({"pairs": pairs_seen, **result}, indent=2) + "\n")
-        self._track({f"{result['metric']}/{way}": result[way] for way in ("a_to_b", "b_to_a")}, pairs_seen)
+                path = self.out / "eval" / f"{result['pairs']:09d}.json"
+                write_durably(path, json.dumps(result, indent=2) + "\n")
+        values = {f"{name}/{way}": value for way in ("a_to_b", "b_to_a") for name, value in result[way].items()}
+        self._track(lambda tracker: tracker.log(values, step=result["pairs"]), result["pairs"])
 
-    def _track(self, values: dict, pairs_seen: int) -> None:
-        if self._tracking:
+    def grid(self, pairs_seen: int, image: np.ndarray) -> None:
+        """uint8 [H, W, 3], for the trackers."""
+
+        def log(tracker: GeneralTracker) -> None:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"samples": image[None]}, step=pairs_seen, **layout)
+
+        self._track(log, pairs_seen)
+
+    def event(self, pairs_seen: int, text: str) -> None:
+        """Something that happened, for whoever reads later."""
+        if self.enabled:
+            line = {
+                "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "pairs": pairs_seen,
+                "text": text,
+            }
+            with suppress(OSError):  # such as the very warning that the disk is full
+                append(self.out / EVENTS, json.dumps(line) + "\n")
+
+    def _line(self, name: str, record: dict) -> None:
+        if self.enabled:
+            self._unwritten[name] += json.dumps(record) + "\n"
+            with self.attempt(f"{name} (these lines come with the next one)"):
+                append(self.out / name, self._unwritten[name])
+                self._unwritten[name] = ""
+
+    def _track(self, log: Callable[[GeneralTracker], None], pairs_seen: int) -> None:
+        for tracker in list(self.trackers):
             try:
-                self.track(values, step=pairs_seen)
+                log(tracker)
             except OSError as error:
-                self._tracking = False  # TensorBoard's writer fails for good, and says so late
-                self.warn(f"warning: TensorBoard's records end before pair {pairs_seen}, training goes on: {error}")
+                self.trackers.remove(tracker)  # TensorBoard's writer fails for good, and says so late
+                self.warn(f"warning: {tracker.name}'s records end before pair {pairs_seen}, training goes on: {error}")
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
@@ -175,6 +217,27 @@ class Recorder:
             yield
         except OSError as error:
             self.warn(f"warning: {what} could not be written, training goes on: {error}")
+
+
+def start_trackers(accelerator: Accelerator, config: Config, pairs_seen: int) -> None:
+    """TensorBoard in OUT/tensorboard, and one run at Weights & Biases however often it is resumed.
+
+    Raises OneRankError where Weights & Biases refuses.
+    """
+    settings = {"tensorboard": {"purge_step": pairs_seen + 1}}
+    if "wandb" in config.run.tracker and accelerator.is_main_process:
+        file = config.run.out / "wandb-id"
+        if not file.exists():
+            write_durably(file, secrets.token_hex(4))
+        settings["wandb"] = {"id": file.read_text(), "resume": "allow", "name": config.run.out.name}
+        settings["wandb"] |= {"dir": str(config.run.out), "config": json.loads(to_json(config))}
+    try:
+        accelerator.init_trackers("zorse", init_kwargs=settings)
+    except OSError:
+        raise
+    except Exception as error:  # of a library that we know little about
+        reason = str(error).splitlines()[0]
+        raise OneRankError(f"--tracker {' '.join(config.run.tracker)}: {reason}; mend it, or leave it out") from None
 
 
 def append(path: Path, text: str) -> None:

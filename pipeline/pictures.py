@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -19,25 +20,32 @@ def test_pictures(shards: Shards, count: int, size: int) -> tuple[Tensor, Tensor
     return whole_images(a, range(count), size), whole_images(b, range(count), size)
 
 
-def save_grid(
-    out: Path, pairs_seen: int, pictures: tuple[Tensor, Tensor], translate: Callable[[str, Tensor], Tensor]
-) -> None:
-    """samples/N.png: real, translated and reconstructed, in both directions. translate(way, pixels) -> pixels."""
+def translated(pictures: tuple[Tensor, Tensor], rows: int, translate: Callable[[str, Tensor], Tensor]) -> dict:
+    """Columns of RGB images uint8 [n, 3, H, W] by title: real, translated, and back for the first `rows` of them.
+
+    translate(way, pixels) -> pixels.
+    """
     a, b = pictures
     fake_b, fake_a = translate("a_to_b", a), translate("b_to_a", b)
     columns = {
         "a": a,
         "a to b": fake_b,
-        "a to b to a": translate("b_to_a", fake_b),
+        "a to b to a": translate("b_to_a", fake_b[:rows]),
         "b": b,
         "b to a": fake_a,
-        "b to a to b": translate("a_to_b", fake_a),
+        "b to a to b": translate("a_to_b", fake_a[:rows]),
     }
+    return {title: to_rgb(column) for title, column in columns.items()}
+
+
+def save_grid(out: Path, pairs_seen: int, columns: dict[str, Tensor]) -> np.ndarray:
+    """samples/N.png, and what it shows: uint8 [H, W, 3]."""
     (out / "samples").mkdir(exist_ok=True)
+    grid = sample_grid(columns)
     png = io.BytesIO()
-    grid = sample_grid({title: to_rgb(column) for title, column in columns.items()})
     grid.save(png, "png")
     write_durably(out / "samples" / f"{pairs_seen:09d}.png", png.getvalue())
+    return np.asarray(grid)
 
 
 def sample_grid(pictures: dict[str, Tensor]) -> Image.Image:

@@ -95,7 +95,9 @@ def to_json(config: Config) -> str:
 def from_dict(values: dict) -> Config:
     """The inverse of to_json's dictionary. Raises TypeError or KeyError for one of another shape."""
     groups = {"images": Images, "networks": Networks, "losses": Losses, "optimization": Optimization}
-    paths = {name: Path(value) for name in ("out", "cache_dir") if (value := values["run"].get(name))}
+    paths = {
+        name: Path(value) for name in ("out", "cache_dir", "feature_weights") if (value := values["run"].get(name))
+    }
     run = {**values["run"], **paths}
     built = {name: group(**values[name]) for name, group in groups.items()}
     return Config(preset=values["preset"], run=Run(**run), **built)

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline import checkpoint
-from pipeline.checkpoint import BEST, KEEP, MANIFEST, NETWORKS, OPTIMIZER, STATE
+from pipeline.checkpoint import BEST, EMA, KEEP, MANIFEST, NETWORKS, OPTIMIZER, STATE
+from pipeline.ema import Average
 from pipeline.errors import UserError
 from pipeline.history import ImageHistory
 from pipeline.ownership import Ownership
@@ -70,6 +71,7 @@ class Saver:
         self,
         state: dict,
         model: nn.Module,
+        average: Average | None,
         adam: torch.optim.Optimizer,
         history: dict[str, ImageHistory],
         *,
@@ -85,14 +87,14 @@ class Saver:
         pairs = state["pairs_seen"]
         self.poll(wait=True)
         if self.newest != pairs:
-            self._start(state, model, adam, history, best)
+            self._start(state, model, average, adam, history, best)
         if wait and (problem := self._finish(wait=True)):
             raise UserError(f"no checkpoint could be written at pair {pairs}: {problem}")
 
     def improves(self, distance: dict) -> bool:
-        """Whether {"pairs", "metric", "value"} is lower than that of the best checkpoint, or the first."""
+        """Whether {"pairs", "metric", "value"} is lower than the best's, or the first in its metric."""
         self.poll(wait=True)
-        return self.best is None or distance["value"] < self.best["value"]
+        return not self.best or self.best["metric"] != distance["metric"] or distance["value"] < self.best["value"]
 
     def poll(self, wait: bool = False) -> None:
         """Commit the checkpoint that is being written, if all ranks have written it; wait: when they have."""
@@ -103,6 +105,7 @@ class Saver:
         self,
         state: dict,
         model: nn.Module,
+        average: Average | None,
         adam: torch.optim.Optimizer,
         history: dict[str, ImageHistory],
         best: dict | None,
@@ -115,7 +118,9 @@ class Saver:
         self._writing = Future()
 
         tensors = {NETWORKS: dict(model.named_parameters()), OPTIMIZER: checkpoint.adam_tensors(model, adam)}
-        finite = all_finite([*tensors[NETWORKS].values(), *tensors[OPTIMIZER].values()])
+        if average:
+            tensors[EMA] = dict(average.generators.named_parameters())
+        finite = all_finite([tensor for content in tensors.values() for tensor in content.values()])
         slots = {f"{domain}/{slot}": images for domain in history for slot, images in history[domain].state().items()}
         needed = size(slots) * self.accelerator.num_processes + sum(map(size, tensors.values()))
         problem = attempt(lambda: self._begin(needed)) if self.accelerator.is_main_process else None

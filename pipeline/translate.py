@@ -1,6 +1,5 @@
 """Translate images with a trained CycleGAN: python pipeline/translate.py RUN_OR_CHECKPOINT IN OUT --direction a2b."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,9 @@ from rich.progress import track
 from torch import Tensor
 
 from data_prep.images import BadImage, read_as
-from pipeline import checkpoint
 from pipeline.errors import UserError
-from pipeline.networks import Generator
-from pipeline.pixels import CHANNELS, image_of, pixels_of, to_network, to_pixels
-from pipeline.rundir import from_dict
+from pipeline.pixels import image_of, pixels_of, to_network, to_pixels
+from pipeline.trained import Weights, load_trained
 
 KINDS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
@@ -43,23 +40,20 @@ class Options:
     """which domain the given images belong to, and which they are translated to"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """where to compute"""
+    weights: Weights = "auto"
+    """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
 
 
 class Translator:
     """One direction of a run directory or of a checkpoint: an image of any size to the other domain, at the same size.
 
-    direction: "a2b" or "b2a". modes: of the images it takes and of those it gives, see pixels.py.
+    direction: "a2b" or "b2a". weights: see load_trained. modes: of the images it takes and gives, see pixels.py.
     """
 
-    def __init__(self, model: Path, direction: str, device: torch.device | str = "cpu"):
-        path, self.device = whole_checkpoint(model), device
-        state = json.loads((path / checkpoint.STATE).read_text())
-        networks, modes = from_dict(state["config"]).networks, state["constants"]["modes"]
-        self.modes = modes[direction[0]], modes[direction[-1]]
-        channels = (CHANNELS[mode] for mode in self.modes)
-        generator = Generator(networks.generator_channels, networks.generator_blocks, *channels)
-        generator.load_state_dict(checkpoint.read_networks(path, f"generators.{direction.replace('2', '_to_')}."))
-        self.generator = generator.to(device, torch.float32).eval()
+    def __init__(self, model: Path, direction: str, device: torch.device | str = "cpu", weights: Weights = "auto"):
+        trained, self.device = load_trained(model, weights), device
+        self.modes = trained.modes[direction[0]], trained.modes[direction[-1]]
+        self.generator = trained.generators[direction.replace("2", "_to_")].to(device)
 
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> Image.Image:
@@ -67,18 +61,6 @@ class Translator:
         height, width = pixels.shape[2:]
         fake = self.generator(pad_to_multiple(to_network(pixels, self.device, torch.float32)))[..., :height, :width]
         return image_of(to_pixels(fake, self.modes[1])[0], self.modes[1])
-
-
-def whole_checkpoint(model: Path) -> Path:
-    """A checkpoint, or the newest one of a run directory. Raises UserError where it is damaged, or there is none."""
-    if (model / checkpoint.STATE).exists():
-        if problem := checkpoint.damage(model):
-            raise UserError(f"{model}: this checkpoint is damaged ({problem}); give another")
-        return model
-    path = checkpoint.newest(model, lambda line: print(line, file=sys.stderr))
-    if path is None:
-        raise UserError(f"{model}: no checkpoint here; give a run directory of pipeline/train.py, or a checkpoint")
-    return path
 
 
 def pad_to_multiple(image: Tensor) -> Tensor:
@@ -117,7 +99,7 @@ def run(options: Options) -> None:
     except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown and for an absent device
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {options.device}: cannot be used ({reason}); give cpu, or leave it out") from None
-    translator = Translator(options.model, options.direction, options.device)
+    translator = Translator(options.model, options.direction, options.device, options.weights)
     if translator.modes[1] in ("rgba", "grey16"):
         pairs = [(source, keeping(target)) for source, target in pairs]
         if len({target for _, target in pairs}) < len(pairs):

@@ -17,7 +17,7 @@ HORSE2ZEBRA = ROOT.parent / "shared" / "data" / "horse2zebra"
 # Networks small enough for a step to cost milliseconds, at the smallest size they allow.
 TINY = [
     "--crop-size", "32", "--load-size", "36", "--generator-channels", "4", "--generator-blocks", "1",
-    "--discriminator-channels", "4", "--discriminator-layers", "2", "--workers", "0",
+    "--discriminator-channels", "4", "--discriminator-layers", "2", "--workers", "0", "--features", "none",
 ]  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_the_best_the_milestones_and_what_the_user_wants_are_kept(shards, finish
     values = {}
     for path in (out / "eval").glob("*.json"):
         record = json.loads(path.read_text())
-        values[record["pairs"]] = (record["a_to_b"] + record["b_to_a"]) / 2
+        values[record["pairs"]] = sum(record[way]["sliced_wasserstein"] for way in ("a_to_b", "b_to_a")) / 2
     lowest = min(values, key=values.get)
     best = (out / "checkpoints" / "best").resolve()
     assert best.name == f"pairs-{lowest:012d}" and checkpoint.damage(best) is None
@@ -99,7 +99,7 @@ def saver_of(tmp_path):
         def save(pairs, value):
             best = {"pairs": pairs, "metric": "m", "value": value}
             best = best if saver.improves(best) else None
-            saver.save({"pairs_seen": pairs}, model, adam, {}, best=best, wait=False)
+            saver.save({"pairs_seen": pairs}, model, None, adam, {}, best=best, wait=False)
             saver.poll(wait=True)
             return json.loads((tmp_path / "checkpoints" / "best" / "state.json").read_text())
 

@@ -51,6 +51,18 @@ def test_non_finite_loss_stops_with_its_pair_and_name(value):
         window.collect(lambda x: x)
 
 
+class Tracked:
+    """A tracker that keeps at which pairs it was told something."""
+
+    name = "tracked"
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def log(self, values, step):
+        self.steps.append(step)
+
+
 def test_records_after_the_resumed_pair_are_removed(tmp_path):
     stats = tmp_path / "stats.jsonl"
     stats.write_text('{"pairs": 10}\n{"pairs": 20}\n{"pairs": 30}\n{"pai')
@@ -58,7 +70,7 @@ def test_records_after_the_resumed_pair_are_removed(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     tracked = []
-    record = Recorder(tmp_path, 20, lambda values, step: tracked.append(step), print, enabled=True)
+    record = Recorder(tmp_path, 20, [Tracked(tracked)], print, enabled=True)
     assert [path.stem for path in sorted(tmp_path.glob("*/*"))] == ["000000020", "000000020"]
     record.status({"pairs": 30, "new": True})
     assert [json.loads(line) for line in stats.read_text().splitlines()] == [
@@ -71,7 +83,7 @@ def test_records_after_the_resumed_pair_are_removed(tmp_path):
 
 def test_a_line_that_could_not_be_written_comes_with_the_next(tmp_path, monkeypatch):
     told, tracked = [], []
-    record = Recorder(tmp_path, 0, lambda values, step: tracked.append(step), told.append, enabled=True)
+    record = Recorder(tmp_path, 0, [Tracked(tracked)], told.append, enabled=True)
     record.status({"pairs": 10})
     with monkeypatch.context() as patch:
         patch.setattr(monitor, "append", half_an_append)

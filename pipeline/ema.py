@@ -1,0 +1,27 @@
+"""A running average of the generators' weights, which often translates better than the weights themselves."""
+
+import copy
+
+import torch
+from torch import nn
+
+RAMP = (
+    0.05  # the half-life is never more than this share of the pairs seen, so that the first weights are soon forgotten
+)
+
+
+class Average:
+    """Exponential moving average of generators. (Karras et al. 2020, arXiv 1912.04958, and its code's ramp)
+
+    half_life: pairs after which weights count half as much; the same at any batch.
+    """
+
+    def __init__(self, generators: nn.ModuleDict, half_life: int):
+        self.half_life = half_life
+        self.generators = copy.deepcopy(generators).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, generators: nn.ModuleDict, pairs_seen: int, batch: int) -> None:
+        """After the step of `batch` pairs that ends at `pairs_seen`."""
+        kept = 0.5 ** (batch / min(self.half_life, RAMP * pairs_seen))
+        torch._foreach_lerp_(list(self.generators.parameters()), list(generators.parameters()), 1 - kept)

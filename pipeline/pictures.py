@@ -12,6 +12,9 @@ from pipeline.data import Shards, whole_images
 from pipeline.pixels import to_rgb
 from pipeline.rundir import write_durably
 
+TITLES = ("a", "a to b", "a to b to a", "b", "b to a", "b to a to b")
+GAP, HEADER = 4, 24  # pixels
+
 
 def test_pictures(shards: Shards, count: int, size: int) -> tuple[Tensor, Tensor]:
     """The images of the sample grid, the same from first to last: pixels [n, C, size, size] of both domains."""
@@ -27,15 +30,9 @@ def translated(pictures: tuple[Tensor, Tensor], rows: int, translate: Callable[[
     """
     a, b = pictures
     fake_b, fake_a = translate("a_to_b", a), translate("b_to_a", b)
-    columns = {
-        "a": a,
-        "a to b": fake_b,
-        "a to b to a": translate("b_to_a", fake_b[:rows]),
-        "b": b,
-        "b to a": fake_a,
-        "b to a to b": translate("a_to_b", fake_a[:rows]),
-    }
-    return {title: to_rgb(column) for title, column in columns.items()}
+    back_a, back_b = translate("b_to_a", fake_b[:rows]), translate("a_to_b", fake_a[:rows])
+    columns = (a, fake_b, back_a, b, fake_a, back_b)
+    return {title: to_rgb(column) for title, column in zip(TITLES, columns, strict=True)}
 
 
 def save_grid(out: Path, pairs_seen: int, columns: dict[str, Tensor]) -> np.ndarray:
@@ -53,14 +50,13 @@ def sample_grid(pictures: dict[str, Tensor]) -> Image.Image:
     titles, columns = list(pictures), list(pictures.values())
     rows, size = min(len(column) for column in columns), columns[0].shape[-1]
     tile = size * max(1, 128 // size)
-    gap, header = 4, 24
-    grid = Image.new("RGB", (len(columns) * (tile + gap) + gap, header + rows * (tile + gap)), "white")
+    grid = Image.new("RGB", (len(columns) * (tile + GAP) + GAP, HEADER + rows * (tile + GAP)), "white")
     draw = ImageDraw.Draw(grid)
     font = ImageFont.load_default(size=14)
     for x, (title, column) in enumerate(zip(titles, columns, strict=True)):
-        left = gap + x * (tile + gap)
-        draw.text((left + tile / 2, header / 2), title, fill="black", font=font, anchor="mm")
+        left = GAP + x * (tile + GAP)
+        draw.text((left + tile / 2, HEADER / 2), title, fill="black", font=font, anchor="mm")
         for y in range(rows):
             picture = Image.fromarray(column[y].permute(1, 2, 0).numpy()).resize((tile, tile), Image.Resampling.NEAREST)
-            grid.paste(picture, (left, header + y * (tile + gap)))
+            grid.paste(picture, (left, HEADER + y * (tile + GAP)))
     return grid

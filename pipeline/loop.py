@@ -200,7 +200,8 @@ def train(config: Config) -> int:
                         record.looks(line)
                         signs += health.take(line)
                 if due["evaluate"] and main:
-                    with record.attempt("report.html"):
+                    with record.attempt("report.html or strip.png"):
+                        pictures.save_strip(out)
                         write_report(out)
                 heed(signs)
                 best = None

@@ -45,18 +45,50 @@ def save_grid(out: Path, pairs_seen: int, columns: dict[str, Tensor]) -> np.ndar
     return np.asarray(grid)
 
 
+def save_strip(out: Path, times: int = 8, rows: int = 3) -> None:
+    """samples/strip.png: a column for each of at most so many sample grids through time, of their first images."""
+    grids = [Image.open(path) for path in through_time(out, times)]
+    if not grids:
+        return
+    tile = (grids[0].width - GAP) // len(TITLES) - GAP
+    rows = min(rows, (grids[0].height - HEADER) // (tile + GAP))
+    titles = [f"{int(Path(grid.filename).stem):,} pairs" for grid in grids]
+    strip, paste = empty(["real", *titles], 2 * rows, tile)
+    for y in range(2 * rows):
+        first = len(TITLES) // 2 * (y // rows)  # of a direction
+        for x in range(len(grids) + 1):
+            left, top = GAP + (first + (x > 0)) * (tile + GAP), HEADER + y % rows * (tile + GAP)
+            paste(x, y, grids[max(0, x - 1)].crop((left, top, left + tile, top + tile)))
+    png = io.BytesIO()
+    strip.save(png, "png")
+    write_durably(out / "samples" / "strip.png", png.getvalue())
+
+
+def through_time(out: Path, most: int) -> list[Path]:
+    """Sample grids of a run, evenly chosen, the first and the last among them."""
+    grids = sorted(path for path in (out / "samples").glob("*.png") if path.stem.isdecimal())
+    if len(grids) <= most:
+        return grids
+    return [grids[round(i * (len(grids) - 1) / (most - 1))] for i in range(most)]
+
+
 def sample_grid(pictures: dict[str, Tensor]) -> Image.Image:
     """Columns of images under titles. pictures: {title: uint8 [n, 3, H, W]}; small ones are enlarged to 128 pixels."""
-    titles, columns = list(pictures), list(pictures.values())
+    columns = list(pictures.values())
     rows, size = min(len(column) for column in columns), columns[0].shape[-1]
     tile = size * max(1, 128 // size)
-    grid = Image.new("RGB", (len(columns) * (tile + GAP) + GAP, HEADER + rows * (tile + GAP)), "white")
-    draw = ImageDraw.Draw(grid)
-    font = ImageFont.load_default(size=14)
-    for x, (title, column) in enumerate(zip(titles, columns, strict=True)):
-        left = GAP + x * (tile + GAP)
-        draw.text((left + tile / 2, HEADER / 2), title, fill="black", font=font, anchor="mm")
+    grid, paste = empty(list(pictures), rows, tile)
+    for x, column in enumerate(columns):
         for y in range(rows):
-            picture = Image.fromarray(column[y].permute(1, 2, 0).numpy()).resize((tile, tile), Image.Resampling.NEAREST)
-            grid.paste(picture, (left, HEADER + y * (tile + GAP)))
+            picture = Image.fromarray(column[y].permute(1, 2, 0).numpy())
+            paste(x, y, picture.resize((tile, tile), Image.Resampling.NEAREST))
     return grid
+
+
+def empty(titles: list[str], rows: int, tile: int) -> tuple[Image.Image, Callable[[int, int, Image.Image], None]]:
+    """A grid of tiles under titles, and what puts one into a column and a row."""
+    grid = Image.new("RGB", (len(titles) * (tile + GAP) + GAP, HEADER + rows * (tile + GAP)), "white")
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(size=14)
+    for x, title in enumerate(titles):
+        draw.text((GAP + x * (tile + GAP) + tile / 2, HEADER / 2), title, fill="black", font=font, anchor="mm")
+    return grid, lambda x, y, picture: grid.paste(picture, (GAP + x * (tile + GAP), HEADER + y * (tile + GAP)))

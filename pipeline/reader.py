@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from queue import Full, Queue
 from typing import NamedTuple, TypeVar
@@ -98,7 +99,8 @@ class Folder:
     def read(self, file: File, start: int, end: int, block: tuple[int, int]) -> bytes:
         def attempt() -> bytes:
             try:
-                return os.pread(self._opened(file), end - start, start)
+                opened = self._opened(file)
+                return os.pread(opened.fileno(), end - start, start)
             except OSError as error:
                 raise _judged(self.where(file.name), error) from None
 
@@ -108,22 +110,24 @@ class Folder:
         """Have the system read a range ahead. Any range will do that may be cached as one."""
         if hasattr(os, "posix_fadvise"):  # not on macOS
             with suppress(OSError, Temporary):
-                os.posix_fadvise(self._opened(file), start, end - start, os.POSIX_FADV_WILLNEED)
+                opened = self._opened(file)
+                os.posix_fadvise(opened.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
 
-    def _opened(self, file: File) -> int:
+    def _opened(self, file: File) -> FileIO:
+        """The open file. Who reads keeps it, since another thread may take its place among those that are kept."""
         path = self.root / file.name
         try:
-            descriptor, found = _open(path)
+            opened, found = _open(path)
         except OSError as error:
             raise _judged(str(path), error) from None
         if found != file.size:
             raise OneRankError(f"{path}: has {found} bytes, the manifest says {file.size}; {MEND}")
-        return descriptor.fileno()
+        return opened
 
 
 @lru_cache(256)
-def _open(path: Path) -> tuple:
-    """An open file and its size; the least recently used of a process are closed."""
+def _open(path: Path) -> tuple[FileIO, int]:
+    """An open file and its size; the least recently used of a process are closed, once nobody reads from them."""
     file = path.open("rb", buffering=0)
     return file, os.fstat(file.fileno()).st_size
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.monitor import EVENTS, LOOKS, STATS
-from pipeline.pictures import GAP, HEADER, TITLES
+from pipeline.pictures import GAP, HEADER, TITLES, through_time
 from pipeline.rundir import write_durably
 
 FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last are always there
@@ -50,7 +50,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
             "stats": thinned(stats),
             "looks": read_lines(run / LOOKS),
             "evaluations": [record for record in evaluations if record["trained"]],
-            "frames": [frame(path) for path in chosen(run)],
+            "frames": [frame(path) for path in through_time(run, FRAMES)],
             "grid": {"gap": GAP, "header": HEADER, "columns": len(TITLES)},
         },
     )
@@ -81,14 +81,6 @@ def thinned(lines: list[dict]) -> list[dict]:
     return [
         {name: sum(line[name] for line in group if name in line) / len(group) for name in group[-1]} for group in groups
     ]
-
-
-def chosen(run: Path) -> list[Path]:
-    """At most FRAMES sample grids through time."""
-    grids = sorted(path for path in (run / "samples").glob("*.png") if path.stem.isdecimal())
-    if len(grids) <= FRAMES:
-        return grids
-    return [grids[round(i * (len(grids) - 1) / (FRAMES - 1))] for i in range(FRAMES)]
 
 
 def frame(grid: Path) -> dict:

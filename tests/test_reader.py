@@ -3,7 +3,10 @@
 import errno
 import json
 import os
+import random
 import shutil
+import threading
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -364,3 +367,29 @@ def test_files_are_looked_for_by_their_sizes(copied):
     assert store.sizes(["manifest.json", "nothing"]) == {"manifest.json": (copied / "manifest.json").stat().st_size}
     with pytest.raises(OneRankError, match="nothing: is missing"):
         store.read(File("nothing", 3), 0, 3, (0, 3))
+
+
+def test_threads_never_read_through_anothers_handle(tmp_path, monkeypatch):
+    """Handles are opened by several threads at once, and closed when there are too many; their numbers come again."""
+    store, files = Folder(tmp_path), [File(f"{number:03d}", 64) for number in range(64)]
+    for file in files:
+        (tmp_path / file.name).write_bytes(file.name.encode().ljust(64, b"."))
+    monkeypatch.setattr(reader, "_open", lru_cache(4)(reader._open.__wrapped__))
+    wrong = []
+
+    def work(seed):
+        order = random.Random(seed)
+        for file in order.choices(files, k=3000):
+            try:
+                found = store.read(file, 0, 3, (0, 64))
+            except Exception as error:
+                found = str(error).encode()
+            if found != file.name.encode():
+                wrong.append((file.name, found))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

@@ -241,9 +241,12 @@ def test_what_a_run_leaves_to_look_at(alone):
     assert grid.size == (6 * 132 + 4, 24 + 132)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(out / "tensorboard"))
+    events = EventAccumulator(str(out / "tensorboard" / "zorse"))
     events.Reload()
     assert [event.step for event in events.Scalars("cycle_a")] == [4, 8, 12, 16, 20, 24]
+    assert [event.step for event in events.Images("samples")] == [0, 24]
+    assert Image.open(out / "samples" / "strip.png").size == (3 * 132 + 4, 24 + 2 * 132)
+    assert "sliced_wasserstein" in (out / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -254,9 +257,21 @@ def test_resume_leaves_no_doubled_points_in_tensorboard(shards, tmp_path):
     run(shards, out, *SEVENTEEN)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(out / "tensorboard"))
+    events = EventAccumulator(str(out / "tensorboard" / "zorse"))
     events.Reload()
     assert [event.step for event in events.Scalars("cycle_a")] == list(range(1, 18))
+
+
+def test_weights_and_biases_has_one_run_over_a_resume(shards, tmp_path):
+    """Without its server; there, runs of one id are one."""
+    how = ["--tracker", "wandb", "--epochs", "1", "--decay-epochs", "0"]
+    for options in (how, [*how, "--decay-epochs", "1", "--allow-change", "decay_epochs"]):
+        done = train("--data", shards, "--out", tmp_path, *TINY, *options, WANDB_MODE="offline", WANDB_SILENT="true")
+        assert done.returncode == 0, done.stderr
+    name = (tmp_path / "wandb-id").read_text()
+    found = list((tmp_path / "wandb").glob(f"offline-run-*-{name}/run-{name}.wandb"))
+    assert len(found) == 2 and not (tmp_path / "tensorboard").exists()
+    assert all(b"discriminator_a" in path.read_bytes() for path in found)
 
 
 def test_dry_run_prints_the_plan_and_leaves_nothing(shards, tmp_path):

@@ -12,8 +12,10 @@ import tyro
 from pipeline.config import FIXED, LEARNED, PRESETS, Config, flag
 from pipeline.errors import UserError
 
+TRAIN = "Train a CycleGAN on two unpaired domains of images. Run the same command again to resume."
 
-def parse(arguments: list[str]) -> Config:
+
+def parse(arguments: list[str], program: str = "train.py", what: str = TRAIN) -> Config:
     """Options of the command line over those of the preset that it names; exits with help or with the nearest name."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=PRESETS, default="paper")
@@ -23,8 +25,8 @@ def parse(arguments: list[str]) -> Config:
         default=PRESETS[preset],
         args=arguments,
         console_outputs=os.environ.get("RANK", "0") == "0",
-        prog="accelerate launch pipeline/train.py",
-        description="Train a CycleGAN on two unpaired domains of images. Run the same command again to resume.",
+        prog=f"accelerate launch pipeline/{program}",
+        description=what,
     )
     check(config)
     return config

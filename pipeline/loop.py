@@ -12,25 +12,23 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from torch import Tensor
 
 from pipeline import checkpoint, display, monitor, order, pictures
-from pipeline.cache import BlockCache
-from pipeline.config import Config, Run
-from pipeline.data import Shards, open_shards, pair_batches
+from pipeline.build import build_adam, build_history, build_model, open_together
+from pipeline.config import Config
+from pipeline.data import pair_batches
 from pipeline.ema import Average
-from pipeline.errors import TransientError, UserError
+from pipeline.errors import UserError
 from pipeline.evaluation import Evaluation, too_few
 from pipeline.features import feature_network
 from pipeline.hardware import check_launch, exchange_of_gradients, use_hardware
 from pipeline.health import LOOKED_AT, Health, Sign, looks
-from pipeline.history import ImageHistory
 from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
 from pipeline.ownership import Ownership
-from pipeline.pixels import CHANNELS, to_network, to_pixels
+from pipeline.pixels import to_network, to_pixels
 from pipeline.quarantine import Quarantine
 from pipeline.report import write_report
 from pipeline.rundir import journal, resolve, run_directory, start_run_directory
 from pipeline.saver import Saver
 from pipeline.schedule import learning_rates, total_pairs
-from pipeline.step import CycleGANStep
 
 
 def train(config: Config) -> int:
@@ -50,16 +48,7 @@ def train(config: Config) -> int:
     end = total_pairs(optimization, shards.epoch)
 
     watchdog = Watchdog(share.rank, run.hang_after)
-    channels = {domain: CHANNELS[mode] for domain, mode in shards.modes.items()}
-    if channels["a"] != channels["b"] and config.losses.identity_weight:
-        raise UserError(
-            f"{run.data}: images of a are {shards.modes['a']} and of b {shards.modes['b']}, "
-            "which a generator cannot leave as they are; add --identity-weight 0"
-        )
-    model = CycleGANStep(
-        config.networks, config.losses, seed, (channels["a"], channels["b"]),
-        recompute=run.recompute, fused=run.fused_norm,
-    ).to(device, dtype)  # fmt: skip
+    model = build_model(config, shards.modes, device)
     if run.dry_run:
         if main:
             display.print_plan(config, shards, share, model, accelerator.mixed_precision)
@@ -67,14 +56,9 @@ def train(config: Config) -> int:
     use_hardware(model, device, run)
     screen = display.Display(end, enabled=main)
     owner = Ownership(out, screen.note) if main else None
-    groups = [{"params": part.parameters()} for part in (model.generators, model.discriminators)]
-    adam = torch.optim.Adam(groups, betas=(optimization.beta1, optimization.beta2), fused=True)
+    adam = build_adam(config, model)
     size = config.images.crop_size
-    where = {"seed": seed, "device": device, "dtype": dtype}
-    history = {
-        name: ImageHistory(share.slots, config.losses.history, size, domain=number, channels=channels[name], **where)
-        for name, number in (("a", order.DOMAIN_A), ("b", order.DOMAIN_B))
-    }
+    history = build_history(config, shards.modes, share, device)
     average = Average(model.generators, optimization.ema_pairs) if optimization.ema_pairs else None
     window = monitor.LossWindow(batch, run.accumulate)
 
@@ -264,21 +248,3 @@ def train(config: Config) -> int:
     with suppress(OSError):  # of TensorBoard's last lines, on a disk that was full
         accelerator.end_training()
     return 0 if done else 128 + stop
-
-
-def open_together(run: Run, accelerator: Accelerator) -> Shards:
-    """The shards as rank 0 finds them: of thousands of ranks, it alone reads the manifest and looks for every file."""
-    found = None
-    if accelerator.is_main_process:
-        cache = BlockCache(run.cache_dir, int(run.cache_gb * 1e9))
-        try:
-            found = open_shards(run.data, verify=run.verify_samples, cache=cache, timeout=run.read_timeout)
-            found.check()
-        except UserError as error:
-            found = error
-    found = broadcast_object_list([found])[0]
-    if not isinstance(found, UserError):
-        return found
-    if accelerator.is_main_process:
-        raise found
-    sys.exit(1 if isinstance(found, TransientError) else 2)  # rank 0 tells it

@@ -98,7 +98,8 @@ def from_dict(values: dict) -> Config:
     paths = {
         name: Path(value) for name in ("out", "cache_dir", "feature_weights") if (value := values["run"].get(name))
     }
-    run = {**values["run"], **paths}
+    lists = {name: tuple(value) for name, value in values["run"].items() if isinstance(value, list)}
+    run = {**values["run"], **paths, **lists}
     built = {name: group(**values[name]) for name, group in groups.items()}
     return Config(preset=values["preset"], run=Run(**run), **built)
 

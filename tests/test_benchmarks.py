@@ -80,6 +80,7 @@ def found(tmp_path):
     return json.loads((tmp_path / "found.json").read_text())
 
 
+@pytest.mark.slow
 def test_an_equal_reference_is_measured(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr

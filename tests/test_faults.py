@@ -151,6 +151,7 @@ def test_a_killed_launcher_leaves_nobody_behind(shards, whole_on_two, tmp_path):
     assert losses(out) == losses(whole_on_two)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1)
 def test_a_killed_rank_ends_the_others(shards, whole_on_two, tmp_path, recovery):
     """Seen by the others at once; the first failure is shown once; nobody is left."""
@@ -249,7 +250,7 @@ def test_ctrl_c_twice_ends_at_once(shards, tmp_path):
 
 @pytest.mark.fault(1)
 @pytest.mark.parametrize(
-    ("seed", "kills"), [(0, 3), *[pytest.param(seed, 8, marks=pytest.mark.slow) for seed in (1, 2)]]
+    ("seed", "kills"), [(0, 1), *[pytest.param(seed, 8, marks=pytest.mark.slow) for seed in (1, 2)]]
 )
 def test_kill_9_at_random_moments(shards, whole, tmp_path, recovery, record_property, seed, kills):
     """Whatever the moment, checkpoints being written included, the run that goes on is the same run."""

@@ -25,6 +25,7 @@ def test_a_healthy_run_raises_none(shards, tmp_path):
     assert told == [f"starting {tmp_path}, at 0 of 440 pairs", "finished"]
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_has_won(shards, tmp_path):
     options = ["--lr-g", "1e-9", "--lr-d", "1e-3", "--discriminator-channels", "16", "--history", "0", "--epochs", "60"]
     found = warnings(train("--data", shards, "--out", tmp_path, *TINY, *EVERY, *options))
@@ -54,6 +55,7 @@ def test_a_loss_that_drifts_up_and_a_stop_on_all_ranks(shards, tmp_path):
     assert int(newest.removeprefix("pairs-")) < stopped  # nothing was saved after it
 
 
+@pytest.mark.slow
 def test_light_and_dark_exchanged(tmp_path):
     """B is the negative of A, and the generators find that out."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,67 @@
+"""What training needs, made from a configuration: shards, networks, optimizer, image history."""
+
+import sys
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from pipeline import order
+from pipeline.cache import BlockCache
+from pipeline.config import Config, Run
+from pipeline.data import Shards, open_shards
+from pipeline.errors import TransientError, UserError
+from pipeline.history import ImageHistory
+from pipeline.order import Share
+from pipeline.pixels import CHANNELS
+from pipeline.step import CycleGANStep
+
+
+def open_together(run: Run, accelerator: Accelerator) -> Shards:
+    """The shards as rank 0 finds them: of thousands of ranks, it alone reads the manifest and looks for every file."""
+    found = None
+    if accelerator.is_main_process:
+        cache = BlockCache(run.cache_dir, int(run.cache_gb * 1e9))
+        try:
+            found = open_shards(run.data, verify=run.verify_samples, cache=cache, timeout=run.read_timeout)
+            found.check()
+        except UserError as error:
+            found = error
+    found = broadcast_object_list([found])[0]
+    if not isinstance(found, UserError):
+        return found
+    if accelerator.is_main_process:
+        raise found
+    sys.exit(1 if isinstance(found, TransientError) else 2)  # rank 0 tells it
+
+
+def build_model(config: Config, modes: dict[str, str], device: torch.device) -> CycleGANStep:
+    """The networks on the device. modes: of the images of both domains. Raises UserError where they do not fit."""
+    a, b = CHANNELS[modes["a"]], CHANNELS[modes["b"]]
+    if a != b and config.losses.identity_weight:
+        raise UserError(
+            f"{config.run.data}: images of a are {modes['a']} and of b {modes['b']}, "
+            "which a generator cannot leave as they are; add --identity-weight 0"
+        )
+    model = CycleGANStep(
+        config.networks, config.losses, config.optimization.seed, (a, b),
+        recompute=config.run.recompute, fused=config.run.fused_norm,
+    )  # fmt: skip
+    return model.to(device, getattr(torch, config.run.dtype))
+
+
+def build_adam(config: Config, model: CycleGANStep) -> torch.optim.Adam:
+    """One for all networks, with the generators and the discriminators as its two groups."""
+    groups = [{"params": part.parameters()} for part in (model.generators, model.discriminators)]
+    return torch.optim.Adam(groups, betas=(config.optimization.beta1, config.optimization.beta2), fused=True)
+
+
+def build_history(config: Config, modes: dict[str, str], share: Share, device: torch.device) -> dict[str, ImageHistory]:
+    """Of the fakes of both domains, for the slots of this rank."""
+    return {
+        name: ImageHistory(
+            share.slots, config.losses.history, config.images.crop_size, domain=number, channels=CHANNELS[modes[name]],
+            seed=config.optimization.seed, device=device, dtype=getattr(torch, config.run.dtype),
+        )
+        for name, number in (("a", order.DOMAIN_A), ("b", order.DOMAIN_B))
+    }  # fmt: skip

@@ -1,0 +1,236 @@
+"""What would fail, before an allocation burns: accelerate launch pipeline/doctor.py [the options of train.py]."""
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import timedelta
+from itertools import islice
+from typing import NamedTuple
+
+import accelerate
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.build import build_adam, build_history, build_model, open_together
+from pipeline.commandline import parse
+from pipeline.config import Config
+from pipeline.data import Shards, pair_batches
+from pipeline.ema import Average
+from pipeline.errors import OneRankError, UserError
+from pipeline.features import feature_network
+from pipeline.hardware import check_launch, exchange_of_gradients, use_hardware
+from pipeline.order import Share
+from pipeline.pixels import CHANNELS, to_network
+from pipeline.rundir import resolve, run_directory
+from pipeline.schedule import learning_rates, total_pairs
+
+WHAT = "Look for what would fail in a training run with these options: machines, data, a step, memory, disk, length."
+SECONDS = 3.0  # of each measurement, about
+FINE, DOUBT, BAD = "[green]fine[/]", "[yellow]doubt[/]", "[bold red]FAILS[/]"
+
+
+class Finding(NamedTuple):
+    verdict: str
+    what: str
+    found: str
+
+
+def examine(config: Config) -> list[Finding]:
+    """On rank 0 what was found; other ranks take part in it. Nothing is left in the run directory."""
+    check_launch()
+    accelerator = Accelerator(kwargs_handlers=[exchange_of_gradients(config.run)])
+    shards = open_together(config.run, accelerator)
+    config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    share = Share(rank, ranks, config.run.accumulate, config.optimization.batch)
+    findings = [*machines(accelerator), data(shards), collective(accelerator)]
+    batches = pair_batches(
+        shards, config.images, share, seed=config.optimization.seed, lanes=config.optimization.batch, start=0,
+        workers=config.run.workers, pin=accelerator.device.type == "cuda",
+    )  # fmt: skip
+    read = min(gather_object([reading(batches)])) * share.world_size * share.each
+    try:
+        trained, used, available, finite = steps(config, shards, share, accelerator, batches)
+    except torch.OutOfMemoryError:
+        fix = "give --recompute, more --accumulate, a smaller --batch or --crop-size"
+        raise OneRankError(f"a step does not fit into the memory of rank {rank}; {fix}") from None
+    batches.close()
+    pairs = total_pairs(config.optimization, shards.epoch)
+    left = timedelta(seconds=round(pairs / trained))
+    findings.append(Finding(FINE if finite else BAD, "a step", f"{trained:.1f} pairs/s, losses are finite: {finite}"))
+    verdict = FINE if read > 1.2 * trained else DOUBT
+    fix = "" if verdict == FINE else f"; training would wait for data, give more than --workers {config.run.workers}"
+    findings.append(Finding(verdict, "reading", f"{read:.1f} pairs/s{fix}"))
+    verdict = FINE if used < 0.9 * available else DOUBT
+    findings.append(Finding(verdict, "memory", f"{used / 1e9:.1f} of {available / 1e9:.1f} GB a process, at its peak"))
+    findings.append(
+        Finding(FINE, "length", f"{pairs} pairs = {-(-pairs // config.optimization.batch)} steps, {left} at this speed")
+    )
+    return [*findings, *disk(config, shards), evaluation(config)]
+
+
+def machines(accelerator: Accelerator) -> list[Finding]:
+    """Versions and devices, which should be the same everywhere."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, accelerate {accelerate.__version__}"
+    if device.type == "cuda":
+        versions += f", CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+        versions += f", NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"
+    everywhere = gather_object([(platform.node(), name, versions)])
+    hosts, names, found = (sorted({each[i] for each in everywhere}) for i in range(3))
+    return [
+        Finding(
+            FINE if len(names) == 1 else DOUBT,
+            "devices",
+            f"{' or '.join(names)}: processes {len(everywhere)}, machines {len(hosts)}",
+        ),
+        Finding(FINE if len(found) == 1 else DOUBT, "versions", " or ".join(found)),
+    ]
+
+
+def data(shards: Shards) -> Finding:
+    """Its files are there at their sizes, or `open_together` would have said so."""
+    tests = [len(split) if split else 0 for split in (shards.test_a, shards.test_b)]
+    counts = f"{len(shards.train_a)} + {len(shards.train_b)} training and {tests[0]} + {tests[1]} test images"
+    return Finding(FINE if min(tests) > 1 else DOUBT, "data", f"{shards.root}: {counts}, all files there")
+
+
+def collective(accelerator: Accelerator) -> Finding:
+    """Do the processes reach each other, and how fast do they add up the paper's gradients, 113 MB?"""
+    ranks = accelerator.num_processes
+    if ranks == 1:
+        return Finding(FINE, "exchange", "one process, nothing to exchange")
+    gradients = torch.ones(28_286_000, device=accelerator.device)
+    taken = []
+    for _ in range(4):
+        accelerator.wait_for_everyone()
+        began = time.perf_counter()
+        total = accelerator.reduce(gradients.clone(), "sum")
+        correct = bool((total == ranks).all())  # which waits for the device
+        taken.append(time.perf_counter() - began)
+    speed = f"113 MB added up over {ranks} processes in {1000 * min(taken[1:]):.0f} ms"
+    everywhere = all(gather_object([correct]))
+    return Finding(FINE if everywhere else BAD, "exchange", speed + ("" if everywhere else ", with a WRONG result"))
+
+
+def reading(batches: Iterator[dict]) -> float:
+    """Micro-batches a second of this process, while all read."""
+    for _ in islice(batches, 4):  # until the workers run
+        pass
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < SECONDS:
+        next(batches)
+        count += 1
+    return count / (time.perf_counter() - began)
+
+
+def steps(
+    config: Config, shards: Shards, share: Share, accelerator: Accelerator, batches: Iterator[dict]
+) -> tuple[float, float, float, bool]:
+    """Real training steps that are thrown away: pairs per second of all processes, bytes at the peak, bytes there are,
+    whether losses stayed finite."""
+    device, dtype, optimization = accelerator.device, getattr(torch, config.run.dtype), config.optimization
+    model = build_model(config, shards.modes, device)
+    use_hardware(model, device, config.run)
+    average = Average(model.generators, optimization.ema_pairs) if optimization.ema_pairs else None
+    history = build_history(config, shards.modes, share, device)
+    parallel, optimizer = accelerator.prepare(model, build_adam(config, model))
+    for group, lr in zip(optimizer.param_groups, learning_rates(0, optimization, shards.epoch), strict=True):
+        group["lr"] = lr
+    pairs = [next(batches) for _ in range(config.run.accumulate)]
+    count, finite, began = -1, True, 0.0  # the first step makes ready what later ones use
+    while True:
+        for micro_step, batch in enumerate(pairs):
+            a, b = (to_network(batch[domain], device, dtype) for domain in ("a", "b"))
+            slots = share.positions(0, micro_step)
+            plans = {domain: images.plan(slots, batch["positions"]) for domain, images in history.items()}
+            last = micro_step == config.run.accumulate - 1
+            with nullcontext() if last else accelerator.no_sync(parallel):
+                loss, _ = parallel(a, b, history, plans)
+                accelerator.backward(loss / config.run.accumulate)
+        optimizer.step()
+        optimizer.zero_grad()
+        if average:
+            average.update(model.generators, optimization.batch, optimization.batch)
+        finite = finite and bool(loss.isfinite())  # which waits for the device
+        count += 1
+        began = began or time.perf_counter()
+        taken = time.perf_counter() - began
+        if max(gather_object([taken])) > SECONDS and count:  # all stop after the same step
+            break
+    if device.type == "cuda":
+        used, available = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
+    else:
+        used, memory = psutil.Process().memory_info().rss, psutil.virtual_memory()
+        available = used + memory.available
+    most = max(gather_object([used / available]))
+    return count * optimization.batch / taken, most * available, available, all(gather_object([finite]))
+
+
+def disk(config: Config, shards: Shards) -> list[Finding]:
+    """Can the run directory be written, and does it hold the checkpoints to come?"""
+    out = run_directory(config).resolve()
+    there = next(folder for folder in (out, *out.parents) if folder.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"0")
+    except OSError as error:
+        return [Finding(BAD, "run directory", f"{there} cannot be written ({error.strerror}); give another --out")]
+    item = 8 if config.run.dtype == "float64" else 4
+    model = build_model(config, shards.modes, torch.device("meta"))
+    weights, generators = (item * sum(p.numel() for p in part.parameters()) for part in (model, model.generators))
+    pixels = sum(CHANNELS[mode] for mode in shards.modes.values()) * config.images.crop_size**2
+    images = config.losses.history * config.optimization.batch * pixels
+    each = 3 * weights + (generators if config.optimization.ema_pairs else 0) + item * images
+    pairs = total_pairs(config.optimization, shards.epoch)
+    milestones = pairs // config.run.keep_every if config.run.keep_every else 0
+    count = config.run.keep + milestones + 2  # the best, and the one that is being written
+    free = shutil.disk_usage(there).free
+    told = f"{count} checkpoints of {each / 1e6:.0f} MB, and {free / 1e9:.1f} GB free in {there}"
+    verdict = FINE if free > 1.1 * count * each else DOUBT if free > 2.2 * each else BAD
+    return [Finding(verdict, "disk", told + ("" if verdict == FINE else "; give fewer --keep, or another --out"))]
+
+
+def evaluation(config: Config) -> Finding:
+    """Can the feature network be had?"""
+    if config.run.features == "none":
+        return Finding(FINE, "evaluation", "without a feature network")
+    try:
+        network = feature_network(config.run.features, config.run.feature_weights, torch.device("cpu"))
+    except UserError as error:
+        return Finding(BAD, "evaluation", str(error))
+    return Finding(FINE, "evaluation", f"by {network.name}, weights {network.sha256[:12]}")
+
+
+def main() -> None:
+    """Exit codes: 0 nothing would fail, 1 something would, 2 a mistake in the options or the data."""
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        findings = examine(parse(sys.argv[1:], "doctor.py", WHAT))
+    except UserError as error:
+        if rank == 0 or isinstance(error, OneRankError):
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if rank == 0:
+        table = Table.grid(padding=(0, 3))
+        for finding in findings:
+            table.add_row(*finding)
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = 200
+        console.print(table)
+    sys.exit(any(finding.verdict == BAD for finding in findings))
+
+
+if __name__ == "__main__":
+    main()

@@ -31,25 +31,25 @@ class Options:
 
     model: Annotated[Path, tyro.conf.Positional]
     """run directory, whose newest checkpoint is taken, or one checkpoint, such as RUN/checkpoints/best"""
-    data: str | None = None
+    data: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
     """directory of shards or its URL; by default that of the run"""
     real: Literal["test", "train"] = "test"
     """real images that translations are compared with"""
-    images: int | None = None
+    images: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """images of a domain at most; by default all"""
     features: Literal["efficientnet_lite0", "inception_v3"] = "efficientnet_lite0"
     """network whose features KID and FID compare. inception_v3: as in published numbers; its weights are downloaded"""
-    feature_weights: Path | None = None
+    feature_weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """file with the weights of inception_v3, where they cannot be downloaded"""
     weights: Weights = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
-    size: int | None = None
+    size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """pixels a side to translate and compare at; by default those of the crops of training"""
-    class_a: int | None = None
+    class_a: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """also tell which share of images efficientnet_lite0 takes for this ImageNet class: of b, translated to a, of a"""
-    class_b: int | None = None
+    class_b: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """the same for translations to b, such as 340 for zebras"""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """JSON file to write; by default beside the trainer's in RUN/eval, named after what was chosen"""
 
 

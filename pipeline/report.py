@@ -96,7 +96,7 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """run directory of pipeline/train.py; the run may be going on"""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """HTML file to write; by default RUN/report.html"""
 
 

@@ -1,6 +1,7 @@
 """What training needs, made from a configuration: shards, networks, optimizer, image history."""
 
 import sys
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +12,7 @@ from pipeline.cache import BlockCache
 from pipeline.config import Config, Run
 from pipeline.data import Shards, open_shards
 from pipeline.errors import TransientError, UserError
+from pipeline.features import FeatureNetwork, feature_network
 from pipeline.history import ImageHistory
 from pipeline.order import Share
 from pipeline.pixels import CHANNELS
@@ -33,6 +35,23 @@ def open_together(run: Run, accelerator: Accelerator) -> Shards:
     if accelerator.is_main_process:
         raise found
     sys.exit(1 if isinstance(found, TransientError) else 2)  # rank 0 tells it
+
+
+def feature_network_together(name: str, weights: Path | None, accelerator: Accelerator) -> FeatureNetwork | None:
+    """feature_network, which downloads on rank 0 alone. None for the name "none". What fails there ends all ranks."""
+    if name == "none":
+        return None
+    found = problem = None
+    if accelerator.is_main_process:
+        try:
+            found = feature_network(name, weights, accelerator.device)
+        except UserError as error:
+            problem = error
+    if broadcast_object_list([problem is not None])[0]:
+        if problem:
+            raise problem
+        sys.exit(2)  # rank 0 tells it
+    return found or feature_network(name, weights, accelerator.device)
 
 
 def build_model(config: Config, modes: dict[str, str], device: torch.device) -> CycleGANStep:

@@ -28,7 +28,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pipeline import order
 from pipeline.config import Config
+from pipeline.data import Shards
 from pipeline.ema import Average
 from pipeline.errors import UserError
 from pipeline.history import ImageHistory
@@ -97,6 +99,11 @@ def damage(path: Path, first: int = 0, stride: int = 1) -> str | None:
 
 def read_manifest(path: Path) -> dict[str, dict]:
     return json.loads((path / MANIFEST).read_text())
+
+
+def constants(shards: Shards) -> dict:
+    """What a checkpoint must agree with for its position in the data to mean the same images."""
+    return {"order": order.VERSION, "data": shards.fingerprint, "modes": shards.modes}
 
 
 def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[str], list[str]]:

@@ -80,6 +80,8 @@ def check(config: Config) -> None:
             raise UserError(f"{flag(name)} {value}: must be at least 0 and below 1")
     if run.evaluate_images < 2:
         raise UserError(f"--evaluate-images {run.evaluate_images}: must be at least 2")
+    if not run.tracker or ("none" in run.tracker and len(run.tracker) > 1):
+        raise UserError("--tracker: give tensorboard, wandb, both, or none alone")
     if "wandb" in run.tracker and importlib.util.find_spec("wandb") is None:
         raise UserError("--tracker wandb: it is not installed; run: pip install wandb")
     if run.feature_weights and run.features != "inception_v3":

@@ -1,6 +1,5 @@
 """What a person sees in the terminal: the plan, progress as a live bar or as plain lines, the closing table."""
 
-import json
 import shlex
 import sys
 from contextlib import suppress
@@ -14,6 +13,7 @@ from torch import nn
 
 from pipeline.config import Config
 from pipeline.data import Shards
+from pipeline.monitor import read_evaluation
 from pipeline.networks import parameter_count
 from pipeline.order import Share
 from pipeline.pixels import CHANNELS
@@ -152,7 +152,8 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
 
 def print_summary(console: Console, out: Path, pairs_seen: int) -> None:
     """The closing words: what the distance was and is, and where to look."""
-    evaluations = [json.loads(path.read_text()) for path in sorted((out / "eval").glob(9 * "[0-9]" + ".json"))]
+    found = (read_evaluation(path) for path in sorted((out / "eval").glob("*.json")) if path.stem.isdecimal())
+    evaluations = [record for record in found if record]
     if len(evaluations) > 1:
         first, last = evaluations[0], evaluations[-1]
         columns = {"untranslated": last["untranslated"], "real images": last["real"]}

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import shutil
 import sys
 import tempfile
@@ -20,12 +21,14 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import checkpoint
 from pipeline.build import build_adam, build_history, build_model, open_together
 from pipeline.commandline import parse
 from pipeline.config import Config
 from pipeline.data import Shards, pair_batches
 from pipeline.ema import Average
 from pipeline.errors import OneRankError, UserError
+from pipeline.evaluation import too_few
 from pipeline.features import feature_network
 from pipeline.hardware import check_launch, exchange_of_gradients, use_hardware
 from pipeline.order import Share
@@ -52,24 +55,30 @@ def examine(config: Config) -> list[Finding]:
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
     rank, ranks = accelerator.process_index, accelerator.num_processes
     share = Share(rank, ranks, config.run.accumulate, config.optimization.batch)
-    findings = [*machines(accelerator), data(shards), collective(accelerator)]
+    findings = [*machines(accelerator), data(shards), *resumed(config, shards, accelerator), collective(accelerator)]
     batches = pair_batches(
         shards, config.images, share, seed=config.optimization.seed, lanes=config.optimization.batch, start=0,
         workers=config.run.workers, pin=accelerator.device.type == "cuda",
     )  # fmt: skip
-    read = min(gather_object([reading(batches)])) * share.world_size * share.each
+    each, failed = reading(batches)
+    read = min(gather_object([each])) * share.world_size * share.each
+    failed = [entry for entry in gather_object([failed]) if entry]
     try:
         trained, used, available, finite = steps(config, shards, share, accelerator, batches)
     except torch.OutOfMemoryError:
         fix = "give --recompute, more --accumulate, a smaller --batch or --crop-size"
         raise OneRankError(f"a step does not fit into the memory of rank {rank}; {fix}") from None
     batches.close()
-    pairs = total_pairs(config.optimization, shards.epoch)
-    left = timedelta(seconds=round(pairs / trained))
+    # Without workers, reading and training take turns.
+    speed = min(read, trained) if config.run.workers else 1 / (1 / read + 1 / trained)
+    pairs, more = total_pairs(config.optimization, shards.epoch), f"give more than --workers {config.run.workers}"
+    left = timedelta(seconds=round(pairs / speed))
     findings.append(Finding(FINE if finite else BAD, "a step", f"{trained:.1f} pairs/s, losses are finite: {finite}"))
-    verdict = FINE if read > 1.2 * trained else DOUBT
-    fix = "" if verdict == FINE else f"; training would wait for data, give more than --workers {config.run.workers}"
-    findings.append(Finding(verdict, "reading", f"{read:.1f} pairs/s{fix}"))
+    enough = speed > 0.95 * trained and (read > 1.2 * trained or not config.run.workers)
+    found = f"{read:.1f} pairs/s" + ("" if enough else f"; training would wait for data, {more}")
+    findings.append(Finding(FINE if enough else DOUBT, "reading", found))
+    if failed:
+        findings.append(Finding(DOUBT, "images", f"{failed[0]}; shard.py verify OUT --deep names all of them"))
     verdict = FINE if used < 0.9 * available else DOUBT
     findings.append(Finding(verdict, "memory", f"{used / 1e9:.1f} of {available / 1e9:.1f} GB a process, at its peak"))
     findings.append(
@@ -101,8 +110,20 @@ def machines(accelerator: Accelerator) -> list[Finding]:
 def data(shards: Shards) -> Finding:
     """Its files are there at their sizes, or `open_together` would have said so."""
     tests = [len(split) if split else 0 for split in (shards.test_a, shards.test_b)]
-    counts = f"{len(shards.train_a)} + {len(shards.train_b)} training and {tests[0]} + {tests[1]} test images"
-    return Finding(FINE if min(tests) > 1 else DOUBT, "data", f"{shards.root}: {counts}, all files there")
+    found = f"{len(shards.train_a)} + {len(shards.train_b)} training and {tests[0]} + {tests[1]} test images"
+    reason = too_few(shards)
+    return Finding(
+        DOUBT if reason else FINE, "data", f"{shards.root}: {found}" + (f"; no evaluation: {reason}" if reason else "")
+    )
+
+
+def resumed(config: Config, shards: Shards, accelerator: Accelerator) -> list[Finding]:
+    """What is there to go on from? Raises UserError as a run would."""
+    newest = checkpoint.newest(run_directory(config)) if accelerator.is_main_process else None
+    if newest is None:
+        return []
+    state, _, _ = checkpoint.read_state(newest, config, checkpoint.constants(shards))
+    return [Finding(FINE, "resume", f"goes on from {newest}, at {state['pairs_seen']} pairs")]
 
 
 def collective(accelerator: Accelerator) -> Finding:
@@ -123,15 +144,18 @@ def collective(accelerator: Accelerator) -> Finding:
     return Finding(FINE if everywhere else BAD, "exchange", speed + ("" if everywhere else ", with a WRONG result"))
 
 
-def reading(batches: Iterator[dict]) -> float:
-    """Micro-batches a second of this process, while all read."""
+def reading(batches: Iterator[dict]) -> tuple[float, str | None]:
+    """Micro-batches a second of this process, while all read, and the first image that could not be read."""
     for _ in islice(batches, 4):  # until the workers run
         pass
-    began, count = time.perf_counter(), 0
+    began, count, failed = time.perf_counter(), 0, []
     while time.perf_counter() - began < SECONDS:
-        next(batches)
+        failed += next(batches)["failed"]
         count += 1
-    return count / (time.perf_counter() - began)
+    first = (
+        f"{failed[0]['shard']} sample {failed[0]['sample']} cannot be read ({failed[0]['reason']})" if failed else None
+    )
+    return count / (time.perf_counter() - began), first
 
 
 def steps(
@@ -171,8 +195,8 @@ def steps(
     if device.type == "cuda":
         used, available = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
     else:
-        used, memory = psutil.Process().memory_info().rss, psutil.virtual_memory()
-        available = used + memory.available
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        available = psutil.Process().memory_info().rss + psutil.virtual_memory().available
     most = max(gather_object([used / available]))
     return count * optimization.batch / taken, most * available, available, all(gather_object([finite]))
 
@@ -217,10 +241,12 @@ def main() -> None:
     rank = int(os.environ.get("RANK", "0"))
     try:
         findings = examine(parse(sys.argv[1:], "doctor.py", WHAT))
-    except UserError as error:
+    except (UserError, OSError) as error:
         if rank == 0 or isinstance(error, OneRankError):
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        # At once where ranks differ: leaving in an orderly way may wait for the others.
+        leave = os._exit if isinstance(error, OneRankError) else sys.exit
+        leave(2)
     if rank == 0:
         table = Table.grid(padding=(0, 3))
         for finding in findings:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,11 +14,12 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
+from pipeline.build import feature_network_together
+from pipeline.config import flag
 from pipeline.data import open_shards
 from pipeline.display import distance_table
-from pipeline.errors import UserError
+from pipeline.errors import OneRankError, TransientError, UserError
 from pipeline.evaluation import Evaluation, too_few
-from pipeline.features import feature_network
 from pipeline.order import Share
 from pipeline.pixels import to_network, to_pixels
 from pipeline.rundir import write_durably
@@ -53,8 +55,27 @@ class Options:
     """JSON file to write; by default beside the trainer's in RUN/eval, named after what was chosen"""
 
 
-def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, Trained]:
-    """The record of an evaluation, None on all ranks but the first, and what was evaluated."""
+def where(options: Options, trained: Trained) -> Path:
+    """The file to write. Raises UserError where none can be."""
+    out, checkpoint = options.out, trained.checkpoint.resolve()
+    if out is None:
+        run = checkpoint.parents[1] if len(checkpoint.parents) > 1 else checkpoint
+        if not (run / "config.json").exists():
+            raise UserError(f"{options.model}: is in no run directory; say by --out where to write")
+        size, images = (f".{name}{value}" if (value := getattr(options, name)) else "" for name in ("size", "images"))
+        name = f"{checkpoint.name}.{options.features}.{options.real}.{trained.weights}{size}{images}.json"
+        out = run / "eval" / name
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{out.parent}: cannot be written ({error.strerror}); give another --out") from None
+    return out
+
+
+def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, Path]:
+    """The record of an evaluation, None on all ranks but the first, and the file it belongs into."""
     if options.images is not None and options.images < 2:
         raise UserError(f"--images {options.images}: must be at least 2")
     if options.size is not None and (options.size % 4 or options.size < 16):
@@ -62,7 +83,11 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, T
     classes = {"a_to_b": options.class_b, "b_to_a": options.class_a}
     if options.features != "efficientnet_lite0" and (options.class_a, options.class_b) != (None, None):
         raise UserError("--class-a and --class-b need --features efficientnet_lite0")
+    for name in ("class_a", "class_b"):
+        if (number := getattr(options, name)) is not None and not 0 <= number < 1000:
+            raise UserError(f"{flag(name)} {number}: ImageNet's classes are 0 to 999")
     trained = load_trained(options.model, options.weights)
+    out = where(options, trained)
     shards = open_shards(options.data or trained.config.run.data)
     shards.check()
     if reason := too_few(shards):
@@ -76,8 +101,7 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, T
         with torch.no_grad(), accelerator.autocast():
             return to_pixels(generators[way](to_network(pixels, device, torch.float32)), shards.modes[way[-1]])
 
-    with accelerator.main_process_first():  # which downloads
-        network = feature_network(options.features, options.feature_weights, device)
+    network = feature_network_together(options.features, options.feature_weights, accelerator)
     evaluation = Evaluation(
         shards,
         options.size or trained.config.images.crop_size,
@@ -92,41 +116,40 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, T
         way: evaluation.share_of_class(number, way, translate) for way, number in classes.items() if number is not None
     }
     if result is None:
-        return None, trained
+        return None, out
     for way, found in shares.items():
         name = f"share_of_class_{classes[way]}"
         result[way][name] = found["translated"]
         result["untranslated"][way][name], result["real"][way][name] = found["untranslated"], found["real"]
     made = {
         "pairs": trained.pairs_seen,
-        "seed": trained.config.optimization.seed,
+        "run_seed": trained.config.optimization.seed,
         "weights": trained.weights,
         "precision": accelerator.mixed_precision.replace("no", "float32"),
     }
-    return made | result, trained
+    return made | result, out
 
 
 def main() -> None:
-    """Exit codes: 0 done, 2 a mistake in the options, the checkpoint or the data."""
+    """Exit codes: 0 done, 1 data that could not be reached for a while, 2 a mistake in options, checkpoint or data."""
     rank = int(os.environ.get("RANK", "0"))
     try:
         options = tyro.cli(Options, prog="python pipeline/evaluate.py", console_outputs=rank == 0)
         accelerator = Accelerator()
-        record, trained = evaluate(options, accelerator)
+        record, out = evaluate(options, accelerator)
         if record:
-            name = f"{trained.checkpoint.name}.{options.features}.{options.real}.{trained.weights}.json"
-            out = options.out or trained.checkpoint.resolve().parents[1] / "eval" / name
-            out.parent.mkdir(parents=True, exist_ok=True)
             write_durably(out, json.dumps(record, indent=2) + "\n")
             columns = {"untranslated": record["untranslated"], "real images": record["real"], "translated": record}
-            title = f"{trained.checkpoint}, {record['weights']} weights, compared with {options.real} images"
-            Console().print(distance_table(title, columns))
+            title = f"{options.model} at {record['pairs']} pairs, {record['weights']} weights"
+            Console().print(distance_table(f"{title}, compared with {options.real} images", columns))
             print(f"written to {out}")
         accelerator.end_training()
     except (UserError, OSError) as error:
-        if rank == 0:
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        if rank == 0 or isinstance(error, OneRankError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        # At once where ranks differ: leaving in an orderly way may wait for the others.
+        leave = os._exit if isinstance(error, OneRankError) else sys.exit
+        leave(1 if isinstance(error, TransientError) else 2)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """How a rank that fails says so: a start shows its first failure, and not the thousand that follow from it."""
 
+import os
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.ownership import superseded
@@ -9,6 +11,13 @@ from pipeline.ownership import superseded
 FILE = "failure.txt"
 WAIT = 3.0  # seconds that a rank which only lost contact waits for the one that knows why
 _started = time.time()
+
+
+def start(out: Path) -> None:
+    """On rank 0: what an earlier start left may be as young as clocks differ, and must not pass for this one's."""
+    with suppress(OSError):
+        if (left := (out / FILE).stat().st_mtime) <= _started:
+            os.utime(out / FILE, (left - 2, left - 2))
 
 
 def report(error: Exception, out: Path | None, rank: int) -> str:
@@ -24,7 +33,7 @@ def report(error: Exception, out: Path | None, rank: int) -> str:
         if _told(out / FILE):
             return ""
         time.sleep(0.1)
-    text = f"error: rank {rank} lost contact with another rank, which perhaps was killed ({_first_sentence(error)})\n"
+    text = f"error: rank {rank} lost contact with another rank, which perhaps was killed ({first_sentence(error)})\n"
     return text if first(out, text) else ""
 
 
@@ -55,7 +64,7 @@ def _told(file: Path) -> bool:
         return False
 
 
-def _first_sentence(error: Exception) -> str:
+def first_sentence(error: Exception) -> str:
     return str(error).strip().split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.failure import first_sentence
 
 KID_SUBSETS, KID_SEED = 100, 0
 
@@ -80,10 +81,12 @@ def inception_v3(weights: Path | None, device: torch.device) -> FeatureNetwork:
         torch.load(path, weights_only=True)  # the next line would run what a pickle asks for
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device)
     except Exception as error:  # of networks, files and pickles of every kind
-        reason = str(error).splitlines()[0]
+        reason = f"{type(error).__name__}: {first_sentence(error)}"
+        if weights:
+            raise UserError(f"--feature-weights {weights}: not the weights of inception_v3 ({reason})") from None
         raise UserError(
-            f"the weights of inception_v3 cannot be had ({reason}); fetch {URL_INCEPTION_V3} where there is a network, "
-            "and give the file by --feature-weights"
+            f"the weights of inception_v3 cannot be downloaded ({reason}); fetch {URL_INCEPTION_V3} where there is a "
+            "network, and give the file by --feature-weights"
         ) from None
     return FeatureNetwork(
         "inception_v3",

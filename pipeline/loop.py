@@ -12,13 +12,12 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from torch import Tensor
 
 from pipeline import checkpoint, display, monitor, order, pictures
-from pipeline.build import build_adam, build_history, build_model, open_together
+from pipeline.build import build_adam, build_history, build_model, feature_network_together, open_together
 from pipeline.config import Config
 from pipeline.data import pair_batches
 from pipeline.ema import Average
 from pipeline.errors import UserError
 from pipeline.evaluation import Evaluation, too_few
-from pipeline.features import feature_network
 from pipeline.hardware import check_launch, exchange_of_gradients, use_hardware
 from pipeline.health import LOOKED_AT, Health, Sign, looks
 from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
@@ -62,21 +61,26 @@ def train(config: Config) -> int:
     average = Average(model.generators, optimization.ema_pairs) if optimization.ema_pairs else None
     window = monitor.LossWindow(batch, run.accumulate)
 
-    # What a checkpoint must agree with for its position in the data to mean the same images.
-    constants, lanes = {"order": order.VERSION, "data": shards.fingerprint, "modes": shards.modes}, batch
+    constants, lanes = checkpoint.constants(shards), batch
     how = {"processes": share.world_size, "accumulate": run.accumulate, "workers": run.workers}
-    pairs_seen, state, resumed = 0, None, checkpoint.newest_for_all(out, accelerator, screen.note)
+    told: list[str] = []  # before there is a record of what happens
+
+    def early(line: str) -> None:
+        screen.note(line)
+        told.append(line)
+
+    pairs_seen, state, resumed = 0, None, checkpoint.newest_for_all(out, accelerator, early)
     if resumed:
         state, changed, safe = checkpoint.read_state(resumed, config, constants)
         checkpoint.restore(resumed, model, average, adam, history)
         pairs_seen, lanes = state["pairs_seen"], state["lanes"]
         if state["how"] != how:
-            told = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
-            screen.note(f"computed in another way than before, on the same samples: {', '.join(told)}")
+            other = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
+            early(f"computed in another way than before, on the same samples: {', '.join(other)}")
         if safe:
-            screen.note(f"changed, with no effect but rounding on what is learned: {', '.join(safe)}")
+            early(f"changed, with no effect but rounding on what is learned: {', '.join(safe)}")
         if changed:
-            screen.note(f"changed from pair {pairs_seen} on: {', '.join(changed)}")
+            early(f"changed from pair {pairs_seen} on: {', '.join(changed)}")
             window.start = pairs_seen
         else:
             window.load(state["window"])
@@ -96,8 +100,12 @@ def train(config: Config) -> int:
         screen.note(line)
         record.event(pairs_seen, line)
 
+    for line in told:
+        record.event(pairs_seen, line)
     note(f"{f'resuming {resumed}' if resumed else f'starting {out}'}, at {pairs_seen} of {end} pairs")
     health = Health(record.past)
+    if run.on_collapse == "stop":
+        health.active.clear()  # a sign that was warned of before stops now
     reals = pictures.test_pictures(shards, max(run.sample_images, LOOKED_AT), size) if main else None
     evaluation, metric = None, "sliced_wasserstein"
     if metric != run.best_by and run.features != "none":
@@ -105,8 +113,7 @@ def train(config: Config) -> int:
     if reason := too_few(shards):
         note(f"no evaluation: {reason}")
     else:
-        with accelerator.main_process_first():  # which downloads
-            network = None if run.features == "none" else feature_network(run.features, run.feature_weights, device)
+        network = feature_network_together(run.features, run.feature_weights, accelerator)
         evaluation = Evaluation(
             shards, size, share, lambda x: accelerator.gather(x.to(device)).cpu(),
             network=network, most=run.evaluate_images,
@@ -125,7 +132,7 @@ def train(config: Config) -> int:
     quarantine = Quarantine(out, share.rank, samples, note if main else partial(print, file=sys.stderr))
 
     generators = average.generators if average else model.generators
-    what = {"seed": seed, "weights": "ema" if average else "raw"}
+    what = {"run_seed": seed, "weights": "ema" if average else "raw"}
     what["precision"] = accelerator.mixed_precision.replace("no", run.dtype)
 
     def translate(way: str, pixels: Tensor) -> Tensor:
@@ -139,11 +146,19 @@ def train(config: Config) -> int:
     if main:
         journal(f"started {pairs_seen}")
 
+    def page() -> None:
+        if main:
+            with record.attempt("report.html or strip.png", Exception):
+                pictures.save_strip(out)
+                write_report(out)
+
     def heed(signs: list[Sign]) -> None:
         """Tell them; with --on-collapse stop, raise UserError on all ranks."""
         for sign in signs:
             note(f"warning: {sign}")
         if run.on_collapse == "stop" and (worst := broadcast_object_list([next(map(str, signs), None)])[0]):
+            record.event(pairs_seen, "stopped")
+            page()
             raise UserError(f"stopped before saving any more: {worst}; --on-collapse warn goes on in spite of it")
 
     with screen:
@@ -183,10 +198,6 @@ def train(config: Config) -> int:
                         }
                         record.looks(line)
                         signs += health.take(line)
-                if due["evaluate"] and main:
-                    with record.attempt("report.html or strip.png"):
-                        pictures.save_strip(out)
-                        write_report(out)
                 heed(signs)
                 best = None
                 if due["evaluate"] and evaluation:
@@ -195,7 +206,10 @@ def train(config: Config) -> int:
                     record.evaluation({"pairs": pairs_seen, **what, **result})
                     value = (result["a_to_b"][metric] + result["b_to_a"][metric]) / 2
                     distance = {"pairs": pairs_seen, "metric": metric, "value": value}
+                    distance["protocol"] = {**what, **result["protocol"]}
                     best = distance if saver.improves(distance) else None
+                if due["evaluate"] and not done:
+                    page()
 
                 # Last, so that a checkpoint stands for everything up to this pair.
                 watchdog.progress("save", pairs_seen)
@@ -245,6 +259,7 @@ def train(config: Config) -> int:
     elif main:
         record.event(pairs_seen, "finished")
         display.print_summary(screen.console, out, pairs_seen)
+    page()
     with suppress(OSError):  # of TensorBoard's last lines, on a disk that was full
         accelerator.end_training()
     return 0 if done else 128 + stop

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from pipeline.config import Config
 from pipeline.errors import OneRankError, UserError
+from pipeline.failure import first_sentence
 from pipeline.rundir import records_after, to_json, write_durably
 
 
@@ -133,6 +135,27 @@ def status(pairs_seen: int, epoch: int, rates: tuple[float, float], window: Loss
     return record
 
 
+def read_lines(path: Path) -> list[dict]:
+    """Of a .jsonl file; without lines that a kill, or a writer at this moment, left half of."""
+    lines = []
+    with suppress(FileNotFoundError):
+        for text in path.read_text(errors="replace").splitlines():
+            with suppress(ValueError):
+                lines += [line] if isinstance(line := json.loads(text), dict) else []
+    return lines
+
+
+def read_evaluation(path: Path) -> dict | None:
+    """A file of eval/; None for one that is not whole, or something else."""
+    try:
+        record = json.loads(path.read_text())
+        for kind in ("untranslated", "real"):
+            record[kind]["a_to_b"], record[kind]["b_to_a"]
+        return record if {"pairs", "weights", "protocol", "a_to_b", "b_to_a"} <= record.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 STATS, LOOKS, EVENTS = "stats.jsonl", "looks.jsonl", "events.jsonl"
 
 
@@ -155,6 +178,8 @@ class Recorder:
                 kept = [line for line in lines if _pairs(line) <= pairs_seen]
                 write_durably(out / name, "".join(kept))
                 self.past += map(json.loads, kept)
+        if enabled and (out / EVENTS).exists():
+            write_durably(out / EVENTS, "".join(json.dumps(line) + "\n" for line in read_lines(out / EVENTS)))
         for path in records_after(out, pairs_seen) if enabled else ():
             path.unlink()
 
@@ -207,15 +232,15 @@ class Recorder:
         for tracker in list(self.trackers):
             try:
                 log(tracker)
-            except OSError as error:
+            except Exception as error:  # of libraries that we know little about, and of networks
                 self.trackers.remove(tracker)  # TensorBoard's writer fails for good, and says so late
                 self.warn(f"warning: {tracker.name}'s records end before pair {pairs_seen}, training goes on: {error}")
 
     @contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
+    def attempt(self, what: str, failing: type[Exception] = OSError) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except failing as error:
             self.warn(f"warning: {what} could not be written, training goes on: {error}")
 
 
@@ -224,6 +249,14 @@ def start_trackers(accelerator: Accelerator, config: Config, pairs_seen: int) ->
 
     Raises OneRankError where Weights & Biases refuses.
     """
+    usual = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        # TensorBoard's thread on a full disk; its next record raises, too, and is told in a line.
+        if not (isinstance(failed.exc_value, OSError) and "tensorboard" in type(failed.thread).__module__):
+            usual(failed)
+
+    threading.excepthook = hook
     settings = {"tensorboard": {"purge_step": pairs_seen + 1}}
     if "wandb" in config.run.tracker and accelerator.is_main_process:
         file = config.run.out / "wandb-id"
@@ -236,8 +269,8 @@ def start_trackers(accelerator: Accelerator, config: Config, pairs_seen: int) ->
     except OSError:
         raise
     except Exception as error:  # of a library that we know little about
-        reason = str(error).splitlines()[0]
-        raise OneRankError(f"--tracker {' '.join(config.run.tracker)}: {reason}; mend it, or leave it out") from None
+        told = f"--tracker {' '.join(config.run.tracker)}: {first_sentence(error)}; mend it, or leave it out"
+        raise OneRankError(told) from None
 
 
 def append(path: Path, text: str) -> None:

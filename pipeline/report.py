@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.monitor import EVENTS, LOOKS, STATS
+from pipeline.monitor import EVENTS, LOOKS, STATS, read_evaluation, read_lines
 from pipeline.pictures import GAP, HEADER, TITLES, through_time
-from pipeline.rundir import write_durably
+from pipeline.rundir import from_dict, write_durably
 
 FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last are always there
 POINTS = 1000  # of a curve; more are averaged
@@ -24,13 +24,16 @@ POINTS = 1000  # of a curve; more are averaged
 
 def write_report(run: Path, out: Path | None = None) -> Path:
     """RUN/report.html. Raises UserError where there is no run, OSError where it cannot be written."""
-    config = read_json(run / "config.json")
-    if config is None:
-        raise UserError(f"{run}: no run here; give a run directory of pipeline/train.py")
-    stats, evaluations = read_lines(run / STATS), []
+    try:
+        config = asdict(from_dict(json.loads((run / "config.json").read_text())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{run}: no run of this version here; give a run directory of pipeline/train.py") from None
+    stats, looks = read_lines(run / STATS), [line for line in read_lines(run / LOOKS) if "looks" in line]
+    evaluations, others = [], []
     for path in sorted((run / "eval").glob("*.json")):
-        if record := read_json(path):
-            evaluations.append({"file": path.stem, "trained": path.stem.isdecimal(), **record})
+        record = read_evaluation(path)
+        if record:
+            (evaluations if path.stem.isdecimal() else others).append({"name": path.stem, **record})
     total = None
     if stats:
         epoch = stats[-1]["pairs"] / stats[-1]["epoch"]
@@ -43,35 +46,21 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         pairs=stats[-1]["pairs"] if stats else 0,
         total=total,
         evaluations=evaluations,
+        others=others,
         events=read_lines(run / EVENTS),
         quarantined=sum(len(read_lines(path)) for path in run.glob("quarantine-*.jsonl")),
         config=config,
         data={
             "stats": thinned(stats),
-            "looks": read_lines(run / LOOKS),
-            "evaluations": [record for record in evaluations if record["trained"]],
-            "frames": [frame(path) for path in through_time(run, FRAMES)],
+            "looks": looks,
+            "evaluations": evaluations,
+            "frames": [made for path in through_time(run, FRAMES) if (made := frame(path))],
             "grid": {"gap": GAP, "header": HEADER, "columns": len(TITLES)},
         },
     )
     out = out or run / "report.html"
     write_durably(out, text)
     return out
-
-
-def read_json(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def read_lines(path: Path) -> list[dict]:
-    """Of a .jsonl file that may be written at this moment."""
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    except FileNotFoundError:
-        return []
 
 
 def thinned(lines: list[dict]) -> list[dict]:
@@ -83,10 +72,13 @@ def thinned(lines: list[dict]) -> list[dict]:
     ]
 
 
-def frame(grid: Path) -> dict:
-    """A sample grid for the page: {"pairs", "image": data URL}."""
+def frame(grid: Path) -> dict | None:
+    """A sample grid for the page: {"pairs", "image": data URL}; None for one that cannot be read."""
     jpeg = io.BytesIO()
-    Image.open(grid).convert("RGB").save(jpeg, "jpeg", quality=88, subsampling=0)
+    try:
+        Image.open(grid).convert("RGB").save(jpeg, "jpeg", quality=88, subsampling=0)
+    except OSError:
+        return None
     return {"pairs": int(grid.stem), "image": f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"}
 
 

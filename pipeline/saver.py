@@ -33,7 +33,7 @@ class Saver:
 
     keep: the newest so many are kept, and besides them the best and those with a file named `keep` in them, which
     the first one in every `keep_every` pairs gets. resumed: state.json of the newest checkpoint, None for none.
-    best: {"pairs", "metric", "value"} of the checkpoint of the lowest distance, once that is on disk; None before.
+    best: what `improves` takes, of the checkpoint of the lowest distance, once that is on disk; None before.
     """
 
     def __init__(
@@ -92,9 +92,12 @@ class Saver:
             raise UserError(f"no checkpoint could be written at pair {pairs}: {problem}")
 
     def improves(self, distance: dict) -> bool:
-        """Whether {"pairs", "metric", "value"} is lower than the best's, or the first in its metric."""
+        """Whether {"pairs", "metric", "protocol", "value"} is the lowest so far, or the first that was so measured."""
         self.poll(wait=True)
-        return not self.best or self.best["metric"] != distance["metric"] or distance["value"] < self.best["value"]
+        if self.best and any(self.best.get(name) != distance[name] for name in ("metric", "protocol")):
+            self.warn(f"the best so far, at {self.best['pairs']} pairs, was measured in another way; a new one begins")
+            return True
+        return not self.best or distance["value"] < self.best["value"]
 
     def poll(self, wait: bool = False) -> None:
         """Commit the checkpoint that is being written, if all ranks have written it; wait: when they have."""

@@ -17,6 +17,8 @@ def main() -> None:
     try:
         config = parse(sys.argv[1:])
         out = run_directory(config)
+        if rank == 0:
+            failure.start(out)
         from pipeline.loop import train  # only now: mistakes are told before the seconds that torch takes to load
 
         sys.exit(train(config))

@@ -37,8 +37,12 @@ def load_trained(model: Path, weights: Weights = "auto") -> Trained:
     UserError where the checkpoint is damaged, or there is none, or no average.
     """
     path = whole_checkpoint(model)
-    state = json.loads((path / checkpoint.STATE).read_text())
-    config, modes = from_dict(state["config"]), state["constants"]["modes"]
+    try:
+        state = json.loads((path / checkpoint.STATE).read_text())
+        config, modes = from_dict(state["config"]), state["constants"]["modes"]
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: not a checkpoint of this version ({problem}); give another") from None
     averaged = (path / checkpoint.EMA).exists()
     if weights == "ema" and not averaged:
         raise UserError(f"--weights ema: {path} has no average of the weights; train with --ema-pairs, or leave it out")

@@ -97,7 +97,7 @@ def saver_of(tmp_path):
         saver = Saver(tmp_path, accelerator, owner, told.append, keep=9, keep_every=None, resumed=resumed)
 
         def save(pairs, value):
-            best = {"pairs": pairs, "metric": "m", "value": value}
+            best = {"pairs": pairs, "metric": "m", "protocol": "p", "value": value}
             best = best if saver.improves(best) else None
             saver.save({"pairs_seen": pairs}, model, None, adam, {}, best=best, wait=False)
             saver.poll(wait=True)

@@ -183,7 +183,7 @@ def test_inception_weights_from_a_file(tmp_path, monkeypatch):
 
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Bomb()))
     for wrong in ("pickle.pth", "absent.pth"):
-        with pytest.raises(UserError, match=r"weights of inception_v3 cannot be had .*--feature-weights"):
+        with pytest.raises(UserError, match=r"--feature-weights .*: not the weights of inception_v3"):
             feature_network("inception_v3", tmp_path / wrong, CPU)
 
 
@@ -277,7 +277,11 @@ def test_mistakes_in_one_line(evaluated, options, words):
 
 
 def test_options_that_cannot_work(tmp_path):
-    for options, words in (({"images": 1}, "--images 1: must"), ({"size": 30}, "--size 30: must be a multiple of 4")):
+    for options, words in (
+        ({"images": 1}, "--images 1: must"),
+        ({"size": 30}, "--size 30: must be a multiple of 4"),
+        ({"class_b": 1000}, "--class-b 1000: ImageNet's classes are 0 to 999"),
+    ):
         with pytest.raises(UserError, match=words):
             evaluate_model(Options(tmp_path, **options), None)
 

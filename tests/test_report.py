@@ -20,6 +20,10 @@ def run(shards, tmp_path_factory):
     with (out / "events.jsonl").open("a") as file:
         file.write(json.dumps({"time": "2026-01-02T03:04:05+00:00", "pairs": 20, "text": "warning: </script> <i>"}))
         file.write('\n{"time": "half of a li')
+    (out / "eval" / "zz-notes.json").write_text('{"note": 1}')
+    (out / "samples" / "000000005.png").write_bytes((out / "samples" / "000000000.png").read_bytes()[:500])
+    with (out / "looks.jsonl").open("ab") as file:
+        file.write(b'{"pairs": 3, "looks": {"a_to_b": {}\n\xff')
     (out / "quarantine-00000.jsonl").write_text('{"pair": 3}\n')
     return out
 
@@ -35,6 +39,7 @@ def page(run):
     assert done.returncode == 0, done.stderr
     text = (run / "report.html").read_text()
     assert len(text) >= len(before) > 4_000_000
+    assert "33 pairs</td>" in before and "finished" in before  # also what came last
     for outside in ('src="http', "src='http", 'href="http', "@import"):
         assert outside not in text.replace(plotly(), "")
     return run / "report.html"
@@ -48,7 +53,7 @@ def plotly():
 
 def test_what_is_not_a_run(tmp_path):
     done = report(tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no run here" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no run of this version here" in done.stderr
 
 
 @pytest.fixture

@@ -96,8 +96,8 @@ def saver_of(tmp_path):
     def make(resumed=None):
         saver = Saver(tmp_path, accelerator, owner, told.append, keep=9, keep_every=None, resumed=resumed)
 
-        def save(pairs, value):
-            best = {"pairs": pairs, "metric": "m", "protocol": "p", "value": value}
+        def save(pairs, value, protocol="p"):
+            best = {"pairs": pairs, "metric": "m", "protocol": protocol, "value": value}
             best = best if saver.improves(best) else None
             saver.save({"pairs_seen": pairs}, model, None, adam, {}, best=best, wait=False)
             saver.poll(wait=True)
@@ -117,6 +117,15 @@ def test_a_checkpoint_that_could_not_be_written_is_not_the_best(saver_of, tmp_pa
     assert save(30, 2.0)["best"]["pairs"] == 30  # better than the best one that there is
     assert save(40, 2.5)["pairs_seen"] == 30
     assert json.loads((tmp_path / "checkpoints/pairs-000000000040/state.json").read_text())["best"]["pairs"] == 30
+
+
+def test_the_best_of_another_protocol_is_not_compared(saver_of):
+    _, save, told = saver_of()
+    save(10, 1.0)
+    state = save(20, 2.0, "of other images")
+    assert state["best"]["pairs"] == 20 and "measured in another way" in told[0]
+    _, save, told = saver_of(state)
+    assert save(30, 3.0, "of other images")["pairs_seen"] == 20 and len(told) == 1
 
 
 def test_a_resume_makes_best_right(saver_of, tmp_path):

@@ -322,3 +322,13 @@ def test_no_room_from_the_start_ends_before_the_first_step(shards, small_disk):
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 2 and "error: " in output and "Traceback" not in output
     assert "/352 pairs  epoch" not in output
+
+
+def test_a_failure_right_after_that_of_the_last_start_is_told(tmp_path):
+    again = (
+        "import sys; from pathlib import Path; from pipeline import failure; out = Path(sys.argv[1]); "
+        "failure.start(out); print(failure.first(out, 'again'), failure.first(out, 'of another rank'))"
+    )
+    for _ in range(2):
+        done = command([sys.executable, "-c", again, tmp_path])
+        assert done.stdout == "True False\n", done.stderr

@@ -174,6 +174,7 @@ def distance_table(title: str, columns: dict[str, dict]) -> Table:
         table.add_section()
         table.add_row(f"[bold]{way.replace('_', ' ')}")
         for metric in next(reversed(columns.values()))[way]:
-            values = [each[way].get(metric) for each in columns.values()]
-            table.add_row(metric, *["" if value is None else f"{value:.4g}" for value in values])
+            if not metric.endswith("_std"):  # deviations are in the records
+                values = [each[way].get(metric) for each in columns.values()]
+                table.add_row(metric, *["" if value is None else f"{value:.4g}" for value in values])
     return table

@@ -113,6 +113,7 @@ def test_an_equal_reference_is_measured(tmp_path):
     assert len(list((tmp_path / "traces").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_of_another_loss(tmp_path):
     done = run(tmp_path, factor="1.000001")
     assert done.returncode == 1

@@ -139,6 +139,7 @@ def test_two_ranks_stop_together(shards, whole_on_two, tmp_path):
     assert_close(final(out), final(whole_on_two), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1)
 def test_a_killed_launcher_leaves_nobody_behind(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
@@ -278,7 +279,7 @@ SIX = [
 
 
 @pytest.mark.fault(2)
-@pytest.mark.parametrize(("first", "stride"), [(4, 24), pytest.param(0, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("first", "stride"), [(4, 40), pytest.param(0, 1, marks=pytest.mark.slow)])
 def test_kill_9_at_file_events(shards, tmp_path, record_property, first, stride):
     """Right before a file is opened for writing, renamed, removed: what is there is whole, and the run goes on."""
     program = [sys.executable, ROOT / "tests" / "every_event.py", tmp_path, first, stride]

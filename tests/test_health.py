@@ -41,6 +41,7 @@ def test_outputs_that_are_stuck_and_all_alike(shards, tmp_path):
     assert len(found) == len(set(found)) <= 4  # each once
 
 
+@pytest.mark.slow
 def test_a_loss_that_drifts_up_and_a_stop_on_all_ranks(shards, tmp_path):
     """Sound at first; then the cycle no longer counts. The signs of before a resume are still known after it."""
     options = ["--data", shards, "--out", tmp_path, *TINY, *EVERY, "--batch", "2", "--checkpoint-every", "100"]

@@ -30,7 +30,7 @@ demo: $(READY)  ## draw a data set, train on it, translate: about 3 minutes on 2
 	$(LAUNCH) pipeline/train.py --preset demo --data $(DEMO)/shards --out $(DEMO)
 	$(BIN)/python pipeline/translate.py $(DEMO) $(DEMO)/images/testA $(DEMO)/translated --direction a2b
 
-test: $(READY)  ## the tests, in under 15 minutes on 2 CPU cores
+test: $(READY)  ## the tests, in about 15 minutes on 2 CPU cores
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(READY)  ## the longer tests

@@ -1,7 +1,7 @@
 """Signs that a run goes wrong, from its losses and from what its translations look like.
 
-Each is told once when it begins, with its number, the pair at which it began, and what usually helps. The thresholds
-are far from what healthy runs show (benchmarks/RESULTS.md).
+Each is told once when it begins, with its number, the pair at which it began, and what usually helps. What two
+sound runs came to is in benchmarks/RESULTS.md.
 """
 
 from collections import deque

@@ -251,7 +251,7 @@ def test_ctrl_c_twice_ends_at_once(shards, tmp_path):
 
 @pytest.mark.fault(1)
 @pytest.mark.parametrize(
-    ("seed", "kills"), [(0, 1), *[pytest.param(seed, 8, marks=pytest.mark.slow) for seed in (1, 2)]]
+    ("seed", "kills"), [(0, 3), *[pytest.param(seed, 8, marks=pytest.mark.slow) for seed in (1, 2)]]
 )
 def test_kill_9_at_random_moments(shards, whole, tmp_path, recovery, record_property, seed, kills):
     """Whatever the moment, checkpoints being written included, the run that goes on is the same run."""
@@ -279,7 +279,7 @@ SIX = [
 
 
 @pytest.mark.fault(2)
-@pytest.mark.parametrize(("first", "stride"), [(4, 40), pytest.param(0, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("first", "stride"), [(4, 24), pytest.param(0, 1, marks=pytest.mark.slow)])
 def test_kill_9_at_file_events(shards, tmp_path, record_property, first, stride):
     """Right before a file is opened for writing, renamed, removed: what is there is whole, and the run goes on."""
     program = [sys.executable, ROOT / "tests" / "every_event.py", tmp_path, first, stride]

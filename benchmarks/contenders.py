@@ -152,7 +152,13 @@ class Ours(Contender):
         self.slots = list(range(self.batch))
         self.history = {
             name: ImageHistory(
-                self.slots, weights.history, self.size, domain=number, seed=SEED, device=self.device, dtype=self.dtype
+                self.slots,
+                weights.history,
+                (self.size, self.size),
+                domain=number,
+                seed=SEED,
+                device=self.device,
+                dtype=self.dtype,
             )
             for number, name in enumerate("ab")
         }

@@ -87,10 +87,10 @@ def compare_decoding(options: argparse.Namespace) -> None:
         stored = [jpeg(data, width, height) for data in files]
         parts = {
             "Pillow and torchvision, float32": each(lambda data: usual(Image.open(io.BytesIO(data)).convert("RGB"))),
-            "ours": each(lambda data: augment(decode(data, 286), 256, True, bits()).contiguous()),
+            "ours": each(lambda data: augment(decode(data, (286, 286)), (256, 256), True, bits()).contiguous()),
             "ours, decoding alone": each(lambda data: Image.open(io.BytesIO(data)).convert("RGB")),
         }
-        far = [abs(decode(data, 286).permute(1, 2, 0).numpy().astype(int) - by_pillow(data)) for data in stored]
+        far = [abs(decode(data, (286, 286)).permute(1, 2, 0).numpy().astype(int) - by_pillow(data)) for data in stored]
         show(f"{len(stored)} JPEG files of {width}x{height}", rounds(parts, options.rounds), len(stored))
         equal = np.mean([(difference == 0).mean() for difference in far])
         CONSOLE.print(f"beside Pillow's bicubic: {equal:.2%} of the values equal, none more than {np.max(far)} off\n")

@@ -31,7 +31,8 @@ def prepared(batch: int, size: int, device: str, dtype: torch.dtype, recompute: 
     images = torch.rand(2, batch, 3, size, size, device=device, dtype=dtype).unbind()
     slots = list(range(batch))
     history = {
-        name: ImageHistory(slots, 50, size, domain=number, seed=0, device=device) for number, name in enumerate("ab")
+        name: ImageHistory(slots, 50, (size, size), domain=number, seed=0, device=device)
+        for number, name in enumerate("ab")
     }
     plans = {name: torch.zeros(3, batch, dtype=torch.int64, device=device) for name in "ab"}
     return model, (*images, history, plans)

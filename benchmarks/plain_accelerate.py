@@ -52,9 +52,9 @@ class Domain(Dataset):
     """The training images of one domain, cropped and mirrored by torch's random state."""
 
     def __init__(self, split: Split, images: Images):
-        self.split, self.load_size = split, images.load_size
+        self.split, self.load_size = split, images.load
         mirror = [v2.RandomHorizontalFlip()] if images.flip else []
-        self.transform = v2.Compose([v2.RandomCrop(images.crop_size), *mirror])
+        self.transform = v2.Compose([v2.RandomCrop(images.crop), *mirror])
 
     def __len__(self) -> int:
         return len(self.split)

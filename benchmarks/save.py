@@ -29,7 +29,7 @@ SIZE = 256
 
 def full_history(batch: int, device: torch.device) -> dict[str, ImageHistory]:
     history = {
-        name: ImageHistory(range(batch), Losses().history, SIZE, domain=number, seed=0, device=device)
+        name: ImageHistory(range(batch), Losses().history, (SIZE, SIZE), domain=number, seed=0, device=device)
         for number, name in enumerate("ab")
     }
     for images in history.values():

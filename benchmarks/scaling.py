@@ -88,7 +88,7 @@ def measure(options: argparse.Namespace) -> dict:
     parallel.register_comm_hook(timeline, recorded)
     slots = list(range(pairs))
     history = {
-        name: ImageHistory(slots, 50, options.size, domain=number, seed=0, device=device)
+        name: ImageHistory(slots, 50, (options.size, options.size), domain=number, seed=0, device=device)
         for number, name in enumerate("ab")
     }
     a, b = torch.rand(2, pairs, 3, options.size, options.size, device=device) * 2 - 1
@@ -219,7 +219,8 @@ def main() -> None:
             options.json.write_text(json.dumps(measured, indent=2))
         elif os.environ["RANK"] == "0":
             show([measured])
-        return
+        sys.stdout.flush()
+        os._exit(0)  # gloo's threads hold what Python has to free, and abort if they come to it after Python has ended
     gpus = torch.cuda.device_count()
     for ranks in options.ranks:
         if gpus and ranks > gpus:

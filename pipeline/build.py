@@ -79,7 +79,7 @@ def build_history(config: Config, modes: dict[str, str], share: Share, device: t
     """Of the fakes of both domains, for the slots of this rank."""
     return {
         name: ImageHistory(
-            share.slots, config.losses.history, config.images.crop_size, domain=number, channels=CHANNELS[modes[name]],
+            share.slots, config.losses.history, config.images.crop, domain=number, channels=CHANNELS[modes[name]],
             seed=config.optimization.seed, device=device, dtype=getattr(torch, config.run.dtype),
         )
         for name, number in (("a", order.DOMAIN_A), ("b", order.DOMAIN_B))

@@ -1,7 +1,7 @@
 """Checkpoints: the whole state of a run, in files without pickles, that exist whole or not at all.
 
 checkpoints/pairs-000000001200/
-    networks.safetensors     every parameter, under its name in CycleGANStep
+    networks.safetensors     every parameter and buffer, under its name in CycleGANStep
     ema.safetensors          with --ema-pairs: the averaged generators
     optimizer.safetensors    Adam's moments and step, under FIELD/PARAMETER
     history-00000.safetensors  of each rank: the stored images of its slots, under DOMAIN/SLOT

@@ -53,14 +53,16 @@ def check(config: Config) -> None:
         "cache_gb": run.cache_gb,
         "read_timeout": run.read_timeout,
     }
-    if optimization.batch is not None:
-        positive["batch"] = optimization.batch
-    if run.keep_every is not None:
-        positive["keep_every"] = run.keep_every
+    optional = (
+        ("batch", optimization.batch), ("keep_every", run.keep_every), ("load_width", images.load_width),
+        ("crop_width", images.crop_width),
+    )  # fmt: skip
+    positive |= {name: value for name, value in optional if value is not None}
     at_least_zero = {
         "generator_blocks": networks.generator_blocks or 0,
         "cycle_weight": losses.cycle_weight,
         "identity_weight": losses.identity_weight,
+        "r1_weight": losses.r1_weight,
         "history": losses.history,
         "epochs": optimization.epochs,
         "decay_epochs": optimization.decay_epochs,
@@ -93,22 +95,54 @@ def check(config: Config) -> None:
             raise UserError(f"--allow-change {name}: must be one of {', '.join(changeable)}")
     if optimization.epochs + optimization.decay_epochs == 0:
         raise UserError("--epochs 0 --decay-epochs 0: one of them must be greater than 0")
-    # The generator halves the image twice and pads a pixel there; a discriminator's last norm needs two logits or more.
-    smallest = max(8, 3 * 2**networks.discriminator_layers)
-    if images.crop_size % 4 or images.crop_size < smallest:
-        raise UserError(
-            f"--crop-size {images.crop_size}: must be a multiple of 4, and at least {smallest} "
-            f"with --discriminator-layers {networks.discriminator_layers}"
-        )
+    check_crop(config)
+    check_combinations(config)
     if run.dtype != "float32" and (run.fused_norm or run.reduce_in != "float32"):
         raise UserError(f"--dtype {run.dtype} excludes --fused-norm and --reduce-in {run.reduce_in}; drop one")
     if re.match(r"[a-z][a-z0-9+]+:/(?!/)", run.data):
         raise UserError(f"--data {run.data}: a URL has two slashes there, and a folder is given without file:")
-    if images.load_size < images.crop_size:
-        raise UserError(
-            f"--load-size {images.load_size}: must be at least --crop-size ({images.crop_size}), "
-            "since crops are cut from the loaded image"
-        )
+    for loaded, cut, side in zip(images.load, images.crop, ("size", "width"), strict=True):
+        if loaded < cut:
+            raise UserError(
+                f"--load-{side} {loaded}: must be at least --crop-{side} ({cut}), "
+                "since crops are cut from the loaded image"
+            )
+
+
+def check_crop(config: Config) -> None:
+    """Raise UserError for a crop that the networks cannot take."""
+    networks, images = config.networks, config.images
+    multiple = {"unet_128": 128, "unet_256": 256}.get(networks.generator, 4)
+    # The generator halves the image twice and pads a pixel there; a discriminator's last norm needs two logits or more.
+    layers = networks.discriminator_layers if networks.discriminator == "patch" else 0
+    smallest = max(8, multiple, 3 * 2**layers if layers else 0)
+    if multiple > 4 and networks.upsample == "resize" and networks.norm != "none":
+        smallest = max(smallest, 2 * multiple)  # of one pixel, enlarged, a norm leaves nothing
+    for name, value in zip(("crop_size", "crop_width"), images.crop, strict=True):
+        if value % multiple or value < smallest:
+            raise UserError(
+                f"{flag(name)} {value}: must be a multiple of {multiple}, and at least {smallest} "
+                f"with --discriminator-layers {networks.discriminator_layers}"
+                if multiple == 4 and layers
+                else f"{flag(name)} {value}: must be a multiple of {multiple}, and at least {smallest}"
+            )
+
+
+def check_combinations(config: Config) -> None:
+    """Raise UserError for options that exclude each other."""
+    networks, losses, run = config.networks, config.losses, config.run
+    unet = networks.generator in ("unet_128", "unet_256")
+    excluding = (
+        ("--norm batch", networks.norm == "batch", "--compile", run.compile),
+        ("--norm batch", networks.norm == "batch", "--recompute", run.recompute),
+        (f"--norm {networks.norm}", networks.norm != "instance", "--fused-norm", run.fused_norm),
+        ("--r1-weight", losses.r1_weight > 0, "--compile", run.compile),
+        ("--r1-weight", losses.r1_weight > 0, "--fused-norm", run.fused_norm),
+        (f"--generator {networks.generator}", unet, "--recompute", run.recompute),
+    )
+    for one, given, other, also in excluding:
+        if given and also:
+            raise UserError(f"{one} cannot be used with {other}; drop one of them")
 
 
 def _valid_preset(arguments: list[str]) -> bool:

@@ -19,14 +19,28 @@ class Images:
 
     load_size: int = 286
     """pixels; every image is first resized to this square, bicubic"""
+    load_width: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """for images that are not square: their width, and --load-size is their height"""
     crop_size: int = 256
     """pixels; then a random square of this size is cut out: what the networks see. A multiple of 4"""
+    crop_width: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """for crops that are not square: their width, and --crop-size is their height"""
     flip: bool = True
     """mirror half of the images left to right"""
     flip_a: Literal["on", "off"] = "on"
     """off: never those of domain a, for what a mirror would change, such as digits"""
     flip_b: Literal["on", "off"] = "on"
     """off: never those of domain b"""
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.load_size, self.load_width or self.load_size
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.crop_size, self.crop_width or self.crop_size
 
     def mirrored(self, domain: str) -> bool:
         """Whether images of a domain, "a" or "b", are mirrored half of the time."""
@@ -35,22 +49,42 @@ class Images:
 
 @dataclass(frozen=True)
 class Networks:
-    """The sizes of the four networks. (paper: appendix 7.2)"""
+    """The four networks. (paper: appendix 7.2)"""
 
+    generator: Literal["resnet", "unet_128", "unet_256", "unet_residual"] = "resnet"
+    """resnet: the paper's. unet_128, unet_256: pix2pix's U-Nets of 7 and 8 halvings, for crops whose sides are
+    multiples of 128 or 256. unet_residual: resnet, with what was before each halving put beside what comes back"""
     generator_channels: int = 64
     """channels of a generator's first convolution"""
     generator_blocks: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """residual blocks of a generator; by default 9, or 6 for crops of 128 pixels and below"""
+    upsample: Literal["transposed", "resize"] = "transposed"
+    """how generators double a size. transposed: by transposed convolutions, as the paper. resize: each pixel four
+    times, and a convolution, which makes no checkerboard"""
+    dropout: bool = False
+    """set half of the values in each residual block, or in the inner layers of a U-Net, to 0 in training"""
+    discriminator: Literal["patch", "pixel"] = "patch"
+    """patch: the paper's, a logit per patch. pixel: a logit per pixel, which sees that pixel alone"""
     discriminator_channels: int = 64
     """channels of a discriminator's first convolution"""
     discriminator_layers: int = 3
-    """normalised convolutions of a discriminator; 3 makes the 70x70 PatchGAN"""
+    """normalised convolutions of a discriminator of patches; 3 makes the 70x70 PatchGAN"""
+    norm: Literal["instance", "batch", "none"] = "instance"
+    """of all networks. batch: over the images of all processes' micro-steps, with running statistics in use"""
+    spectral_norm: bool = False
+    """divide the discriminators' weights by their largest singular values, which bounds how steep they can be"""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What is minimised: least-squares adversarial losses plus these. (paper: equation 3, section 5.2)"""
+    """What is minimised. (paper: equation 3, section 5.2)"""
 
+    adversarial: Literal["least_squares", "cross_entropy", "hinge"] = "least_squares"
+    """how logits are judged. least_squares: as the paper. cross_entropy: as the first GAN, with the generators' loss
+    that does not saturate"""
+    r1_weight: float = 0.0
+    """half of this times the squared gradient of the discriminators at real images is added to their losses; 0 leaves
+    it out and saves its time"""
     cycle_weight: float = 10.0
     """weight of the cycle consistency loss (lambda)"""
     identity_weight: float = 0.5
@@ -68,7 +102,9 @@ class Optimization:
     epochs: float = 100.0
     """epochs at the full learning rate; an epoch is as many pairs as the larger domain has images"""
     decay_epochs: float = 100.0
-    """epochs over which the learning rate then falls linearly to 0"""
+    """epochs over which the learning rate then falls to 0"""
+    lr_policy: Literal["linear", "cosine", "constant"] = "linear"
+    """how it falls there. linear: as the paper. cosine: along half a cosine. constant: not at all"""
     lr: Annotated[float, tyro.conf.arg(aliases=["--learning-rate"])] = 2e-4
     """learning rate of Adam"""
     lr_g: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
@@ -177,7 +213,7 @@ class Config:
 
 LEARNED = ("images", "networks", "losses", "optimization")  # the groups that define what is learned
 # Of these, what a run keeps from its first pair to its last; the others may change with --allow-change.
-FIXED = (*(item.name for item in dataclasses.fields(Networks)), "crop_size", "history", "seed")
+FIXED = (*(item.name for item in dataclasses.fields(Networks)), "crop_size", "crop_width", "history", "seed")
 
 PRESETS = {
     "paper": Config(),

@@ -133,7 +133,7 @@ class ReadPairs:
                     for position, sample in zip(positions, samples[name], strict=True):
                         image, failed = self._image(split, number, position, sample)
                         bits = key(self.seed, number, AUGMENT, position)
-                        images.append(augment(image, self.images.crop_size, self.images.mirrored(name), bits))
+                        images.append(augment(image, self.images.crop, self.images.mirrored(name), bits))
                         batch["failed"] += [{"pair": position, "domain": name, **entry} for entry in failed]
                     batch[name] = torch.stack(images)
                 yield batch
@@ -157,11 +157,11 @@ class ReadPairs:
 
     def _image(self, split: Split, number: int, position: int, sample: int) -> tuple[Tensor, list[dict]]:
         others = (key(self.seed, number, SUBSTITUTE, position, attempt) % len(split) for attempt in range(SUBSTITUTES))
-        return first_readable(split, chain([sample], others), self.images.load_size)
+        return first_readable(split, chain([sample], others), self.images.load)
 
 
-def first_readable(split: Split, samples: Iterable[int], size: int) -> tuple[Tensor, list[dict]]:
-    """The first of some samples that can be read, [C, size, size], and what was wrong with those before it.
+def first_readable(split: Split, samples: Iterable[int], size: tuple[int, int]) -> tuple[Tensor, list[dict]]:
+    """The first of some samples that can be read, [C, *size], and what was wrong with those before it.
 
     Raises OneRankError where none can.
     """
@@ -178,7 +178,7 @@ def first_readable(split: Split, samples: Iterable[int], size: int) -> tuple[Ten
     )
 
 
-def _decoded(data: bytes, size: int, mode: str) -> Tensor:
+def _decoded(data: bytes, size: tuple[int, int], mode: str) -> Tensor:
     try:
         return decode(data, size, mode)
     except MemoryError:
@@ -218,8 +218,8 @@ def micro_batches(message: dict, each: int) -> Iterator[dict]:
         yield {"positions": positions, "failed": failed, "a": message["a"][part], "b": message["b"][part]}
 
 
-def whole_images(split: Split, samples: Iterable[int], size: int) -> Tensor:
-    """Images of a split by their numbers, resized but not cropped: [n, C, size, size].
+def whole_images(split: Split, samples: Iterable[int], size: tuple[int, int]) -> Tensor:
+    """Images of a split by their numbers, resized but not cropped: [n, C, *size].
 
     For one that cannot be read the next that can stands in, and says so on standard error.
     """

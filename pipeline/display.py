@@ -102,7 +102,7 @@ class Display:
 
 def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, mixed_precision: str) -> None:
     """What a run would do, for --dry-run."""
-    optimization, size = config.optimization, config.images.crop_size
+    optimization, size = config.optimization, config.images.crop
     pairs, epoch = total_pairs(optimization, shards.epoch), shards.epoch
     slots, item = len(share.slots), 8 if config.run.dtype == "float64" else 4
     places = config.losses.history + 1 if config.losses.history else 0
@@ -114,7 +114,11 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
     steps = -(-pairs // optimization.batch)
     of_g, of_d = peak_rates(optimization)
     rates = f"{of_g:g}" if of_g == of_d else f"{of_g:g} (generators) and {of_d:g} (discriminators)"
+    falling = {"linear": "to 0", "cosine": "along a cosine to 0", "constant": "as high"}[optimization.lr_policy]
     warmup = f", after a rise over {optimization.warmup_pairs} pairs," if optimization.warmup_pairs else ""
+    blocks = f", {config.networks.generator_blocks} residual blocks" if hasattr(generator, "blocks") else ""
+    dropped = ", dropout" if config.networks.dropout else ""
+    bounded = ", spectral norm" if config.networks.spectral_norm else ""
     how = {
         "compiled networks": config.run.compile, "fused norm": config.run.fused_norm,
         "recomputed blocks": config.run.recompute, "gradients added up in bfloat16": config.run.reduce_in != "float32",
@@ -122,17 +126,18 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
     rows = {
         "data": f"{shards.root}: {len(shards.train_a)} + {len(shards.train_b)} training images, {tests} test images",
         "images": f"{shards.modes['a']} and {shards.modes['b']}, "
-        f"loaded at {config.images.load_size}, cropped to {size}, {flipped}",
+        f"loaded at {by(config.images.load)}, cropped to {by(size)}, {flipped}",
         "length": f"{pairs} pairs = {steps} steps = {pairs / epoch:g} epochs of {epoch} pairs",
         "learning rate": f"{rates}{warmup} for {optimization.epochs:g} epochs, "
-        f"then to 0 over {optimization.decay_epochs:g}",
+        f"then {falling} over {optimization.decay_epochs:g}",
         "batch": f"{optimization.batch} = {share.world_size} processes x {share.accumulate} micro-steps "
         f"x {share.each} pairs",
-        "generators": f"2 x {parameter_count(generator):,} parameters, "
-        f"{config.networks.generator_blocks} residual blocks",
-        "discriminators": f"2 x {parameter_count(discriminator):,} parameters",
+        "generators": f"2 x {parameter_count(generator):,} parameters: {config.networks.generator}"
+        f"{blocks}, {config.networks.norm} norm{dropped}",
+        "discriminators": f"2 x {parameter_count(discriminator):,} parameters: "
+        f"{config.networks.discriminator}{bounded}",
         "image history": f"{config.losses.history} images a slot, {slots} slots a process: "
-        f"{slots * places * sum(channels) * size * size * item / 2**20:.0f} MiB a process",
+        f"{slots * places * sum(channels) * size[0] * size[1] * item / 2**20:.0f} MiB a process",
         "precision": config.run.dtype
         if mixed_precision == "no"
         else f"{mixed_precision} over {config.run.dtype} weights",
@@ -148,6 +153,11 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
         console.width = 200  # of a log, whose lines should not be broken
     console.print(f"The plan with preset {config.preset} (dry run: nothing is written)\n")
     console.print(table)
+
+
+def by(size: tuple[int, int]) -> str:
+    """Height and width for the eye."""
+    return f"{size[0]}" if size[0] == size[1] else f"{size[1]} x {size[0]}"
 
 
 def print_summary(console: Console, out: Path, pairs_seen: int) -> None:

@@ -1,5 +1,6 @@
 """What would fail, before an allocation burns: accelerate launch pipeline/doctor.py [the options of train.py]."""
 
+import math
 import os
 import platform
 import resource
@@ -8,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from datetime import timedelta
 from itertools import islice
 from typing import NamedTuple
@@ -32,9 +32,10 @@ from pipeline.evaluation import too_few
 from pipeline.features import feature_network
 from pipeline.hardware import check_launch, exchange_of_gradients, use_hardware
 from pipeline.order import Share
-from pipeline.pixels import CHANNELS, to_network
+from pipeline.pixels import CHANNELS
 from pipeline.rundir import resolve, run_directory
 from pipeline.schedule import learning_rates, total_pairs
+from pipeline.update import Update
 
 WHAT = "Look for what would fail in a training run with these options: machines, data, a step, memory, disk, length."
 SECONDS = 3.0  # of each measurement, about
@@ -163,30 +164,19 @@ def steps(
 ) -> tuple[float, float, float, bool]:
     """Real training steps that are thrown away: pairs per second of all processes, bytes at the peak, bytes there are,
     whether losses stayed finite."""
-    device, dtype, optimization = accelerator.device, getattr(torch, config.run.dtype), config.optimization
+    device, optimization = accelerator.device, config.optimization
     model = build_model(config, shards.modes, device)
     use_hardware(model, device, config.run)
     average = Average(model.generators, optimization.ema_pairs) if optimization.ema_pairs else None
     history = build_history(config, shards.modes, share, device)
-    parallel, optimizer = accelerator.prepare(model, build_adam(config, model))
-    for group, lr in zip(optimizer.param_groups, learning_rates(0, optimization, shards.epoch), strict=True):
-        group["lr"] = lr
+    adam = build_adam(config, model)
+    update = Update(accelerator, model, *accelerator.prepare(model, adam), average, history, share)
+    rates = learning_rates(0, optimization, shards.epoch)
     pairs = [next(batches) for _ in range(config.run.accumulate)]
     count, finite, began = -1, True, 0.0  # the first step makes ready what later ones use
     while True:
-        for micro_step, batch in enumerate(pairs):
-            a, b = (to_network(batch[domain], device, dtype) for domain in ("a", "b"))
-            slots = share.positions(0, micro_step)
-            plans = {domain: images.plan(slots, batch["positions"]) for domain, images in history.items()}
-            last = micro_step == config.run.accumulate - 1
-            with nullcontext() if last else accelerator.no_sync(parallel):
-                loss, _ = parallel(a, b, history, plans)
-                accelerator.backward(loss / config.run.accumulate)
-        optimizer.step()
-        optimizer.zero_grad()
-        if average:
-            average.update(model.generators, optimization.batch, optimization.batch)
-        finite = finite and bool(loss.isfinite())  # which waits for the device
+        last = update(pairs, 0, rates)[-1]
+        finite = finite and all(bool(loss.isfinite()) for loss in last.values())  # which waits for the device
         count += 1
         began = began or time.perf_counter()
         taken = time.perf_counter() - began
@@ -213,7 +203,7 @@ def disk(config: Config, shards: Shards) -> list[Finding]:
     item = 8 if config.run.dtype == "float64" else 4
     model = build_model(config, shards.modes, torch.device("meta"))
     weights, generators = (item * sum(p.numel() for p in part.parameters()) for part in (model, model.generators))
-    pixels = sum(CHANNELS[mode] for mode in shards.modes.values()) * config.images.crop_size**2
+    pixels = sum(CHANNELS[mode] for mode in shards.modes.values()) * math.prod(config.images.crop)
     images = config.losses.history * config.optimization.batch * pixels
     each = 3 * weights + (generators if config.optimization.ema_pairs else 0) + item * images
     pairs = total_pairs(config.optimization, shards.epoch)

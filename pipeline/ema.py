@@ -25,3 +25,5 @@ class Average:
         """After the step of `batch` pairs that ends at `pairs_seen`."""
         kept = 0.5 ** (batch / min(self.half_life, RAMP * pairs_seen))
         torch._foreach_lerp_(list(self.generators.parameters()), list(generators.parameters()), 1 - kept)
+        for average, now in zip(self.generators.buffers(), generators.buffers(), strict=True):
+            average.copy_(now)  # a batch norm's statistics are a running average already

@@ -104,7 +104,7 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     network = feature_network_together(options.features, options.feature_weights, accelerator)
     evaluation = Evaluation(
         shards,
-        options.size or trained.config.images.crop_size,
+        (options.size, options.size) if options.size else trained.config.images.crop,
         Share(accelerator.process_index, accelerator.num_processes, 1, accelerator.num_processes),
         lambda x: accelerator.gather(x.to(device)).cpu(),
         network=network,

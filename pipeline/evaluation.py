@@ -41,15 +41,15 @@ def too_few(shards: Shards) -> str | None:
 class Evaluation:
     """Distances of translations to real images, the work shared out over the ranks.
 
-    size: pixels a side that images are translated and compared at. gather: concatenates a tensor of one shape over the
-    ranks, in their order. network: None for the distance of patches alone. real: the split that translations are
+    size: height and width that images are translated and compared at. gather: concatenates a tensor of one shape over
+    the ranks, in their order. network: None for the distance of patches alone. real: the split that translations are
     compared with, "test" or "train". most: images of a split.
     """
 
     def __init__(
         self,
         shards: Shards,
-        size: int,
+        size: tuple[int, int],
         share: Share,
         gather: Callable[[Tensor], Tensor],
         *,
@@ -88,7 +88,7 @@ class Evaluation:
     def protocol(self) -> dict:
         """What the numbers must be read with."""
         counts = {way: (self.counts[self.tests[way[0]].name], self.counts[self.targets[way[-1]].name]) for way in WAYS}
-        resize = f"whole images, bicubic with antialiasing, to {self.size} x {self.size}"
+        resize = f"whole images, bicubic with antialiasing, to {self.size[1]} x {self.size[0]}"
         of_network = {"features": None}
         if self.network:
             resize += f"; for the features, {self.network.resize}"
@@ -103,7 +103,7 @@ class Evaluation:
             "images": {way: counts[way][0] for way in WAYS},
             "real_images": {way: counts[way][1] for way in WAYS},
             "real_split": self.real,
-            "image_size": self.size,
+            "image_size": list(self.size),
             "resize": resize,
             **of_network,
             "data": self.shards.fingerprint,

@@ -25,10 +25,10 @@ def check_launch() -> None:
 
 
 def exchange_of_gradients(run: Run) -> DistributedDataParallelKwargs:
-    """Each gradient is summed over the ranks once a step, while the backward pass goes on; there are no buffers."""
+    """Each gradient is summed over the ranks once a step, while the backward pass goes on; buffers are alike anyway."""
     hook = DDPCommunicationHookType.BF16 if run.reduce_in == "bfloat16" else DDPCommunicationHookType.NO
     # Not static_graph: it gains nothing here and breaks no_sync (https://github.com/pytorch/pytorch/pull/187732).
-    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, comm_hook=hook)
+    return DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True, comm_hook=hook)
 
 
 def use_hardware(model: CycleGANStep, device: torch.device, run: Run) -> None:

@@ -16,6 +16,7 @@ class ImageHistory:
     """The buffers of one domain's fakes for the slots that this rank owns.
 
     slots: the global slots owned, in the order in which the rank meets them. size: images per slot, 0 for no history.
+    image_size: height and width.
     Memory: len(slots) x (size + 1) images. The last place of each slot takes the images that are not kept, so that
     every exchange is one gather and one scatter of fixed shape, with nothing read back from the device.
     """
@@ -24,7 +25,7 @@ class ImageHistory:
         self,
         slots: list[int],
         size: int,
-        image_size: int,
+        image_size: tuple[int, int],
         *,
         domain: int,
         seed: int,
@@ -36,7 +37,7 @@ class ImageHistory:
         self.rows = {slot: row for row, slot in enumerate(slots)}
         self.stored = [0] * len(slots)
         places = size + 1 if size else 0
-        self.images = torch.zeros(len(slots), places, channels, image_size, image_size, device=device, dtype=dtype)
+        self.images = torch.zeros(len(slots), places, channels, *image_size, device=device, dtype=dtype)
 
     def plan(self, slots: list[int], positions: list[int]) -> Tensor:
         """Decide, on the host, what happens to the next fakes. int64 [3, n]: row, place, 1 where the old image is used.

@@ -3,7 +3,8 @@
 import dataclasses
 import signal
 import sys
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -28,6 +29,7 @@ from pipeline.report import write_report
 from pipeline.rundir import journal, resolve, run_directory, start_run_directory
 from pipeline.saver import Saver
 from pipeline.schedule import learning_rates, total_pairs
+from pipeline.update import Update
 
 
 def train(config: Config) -> int:
@@ -56,7 +58,7 @@ def train(config: Config) -> int:
     screen = display.Display(end, enabled=main)
     owner = Ownership(out, screen.note) if main else None
     adam = build_adam(config, model)
-    size = config.images.crop_size
+    size = config.images.crop
     history = build_history(config, shards.modes, share, device)
     average = Average(model.generators, optimization.ema_pairs) if optimization.ema_pairs else None
     window = monitor.LossWindow(batch, run.accumulate)
@@ -92,7 +94,7 @@ def train(config: Config) -> int:
     if main:
         start_run_directory(config, resumed)
 
-    parallel, optimizer = accelerator.prepare(model, adam)
+    update = Update(accelerator, model, *accelerator.prepare(model, adam), average, history, share)
     monitor.start_trackers(accelerator, config, pairs_seen)
     record = monitor.Recorder(out, pairs_seen, accelerator.trackers, screen.note, enabled=main)
 
@@ -136,8 +138,19 @@ def train(config: Config) -> int:
     what["precision"] = accelerator.mixed_precision.replace("no", run.dtype)
 
     def translate(way: str, pixels: Tensor) -> Tensor:
+        network = generators[way].eval()  # of a batch norm: by its running statistics
         with torch.no_grad(), accelerator.autocast():
-            return to_pixels(generators[way](to_network(pixels, device, dtype)), shards.modes[way[-1]])
+            fake = network(to_network(pixels, device, dtype))
+        network.train(average is None)
+        return to_pixels(fake, shards.modes[way[-1]])
+
+    def taken() -> Iterator[dict]:
+        """The micro-batches of a step."""
+        for _ in range(run.accumulate):
+            with watch.waiting_for_data():
+                pairs = next(batches)
+            quarantine.take(pairs)
+            yield pairs
 
     start = pairs_seen
     request, watch = StopRequest(accelerator.num_processes), monitor.Stopwatch()
@@ -149,7 +162,7 @@ def train(config: Config) -> int:
     def page() -> None:
         if main:
             with record.attempt("report.html or strip.png", Exception):
-                pictures.save_strip(out)
+                pictures.save_strip(out, size)
                 write_report(out)
 
     def heed(signs: list[Sign]) -> None:
@@ -230,25 +243,9 @@ def train(config: Config) -> int:
 
             watchdog.progress("first step" if pairs_seen == start else "step", pairs_seen)
             rates = learning_rates(pairs_seen, optimization, shards.epoch)
-            for group, lr in zip(adam.param_groups, rates, strict=True):
-                group["lr"] = lr
-            for micro_step in range(run.accumulate):
-                with watch.waiting_for_data():
-                    pairs = next(batches)
-                quarantine.take(pairs)
-                a, b = (to_network(pairs[domain], device, dtype) for domain in ("a", "b"))
-                slots = share.positions(0, micro_step)
-                plans = {domain: images.plan(slots, pairs["positions"]) for domain, images in history.items()}
-                last = micro_step == run.accumulate - 1
-                with nullcontext() if last else accelerator.no_sync(parallel):
-                    loss, named = parallel(a, b, history, plans)
-                    accelerator.backward(loss / run.accumulate)
+            for named in update(taken(), pairs_seen, rates):
                 window.add(named)
-            optimizer.step()
-            optimizer.zero_grad()
             before, pairs_seen = pairs_seen, pairs_seen + batch
-            if average:
-                average.update(model.generators, pairs_seen, batch)
             watch.pairs += batch
             screen.advance(pairs_seen)
     ignore_signals()  # one that comes again would kill this process while Python ends

@@ -1,17 +1,18 @@
-"""The networks of the CycleGAN paper (arXiv 1703.10593, appendix 7.2).
+"""The networks of the CycleGAN paper (arXiv 1703.10593, appendix 7.2), and the others that its users train.
 
-Shapes: images are [N, C, H, W] in [-1, 1], with C = 3 unless a domain is grey or has transparency; H and W
-are multiples of 4 for the generator.
+Shapes: images are [N, C, H, W] in [-1, 1], with C = 3 unless a domain is grey or has transparency; H and W are
+multiples of a generator's `multiple`.
 
 Departures, none of which changes what is computed, up to rounding:
 - A convolution that is followed by an InstanceNorm has no bias. The norm subtracts it again, so its gradient is
   rounding noise, which Adam would turn into a random walk that differs with every batch split.
-- Norm, activation, residual sum and the next convolution's reflection padding are one call, `norm_act`, so that they
-  can be one kernel. So what passes through the residual blocks is padded, and the sum takes its interior.
+- Norm, activation, residual sum and the next convolution's reflection padding are one call, `Norm`, so that they can be
+  one kernel. So what passes through the residual blocks is padded, and the sum takes its interior.
 - No activation works in place: the output of an InstanceNorm is a view, and autograd would copy it several times.
 - The last convolution may be computed as a narrower one (`image_conv`).
 
-Layers with parameters are named by their place in the well-known PyTorch code, e.g. `model.10.conv_block.1.weight`.
+Layers of the paper's networks are named by their place in the well-known PyTorch code, without its dropout, e.g.
+`model.10.conv_block.1.weight`.
 """
 
 import torch
@@ -19,86 +20,71 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.fused import EPS, fused_norm
-
-INIT_STD = 0.02  # of the normal distribution every weight starts from (appendix 7.1)
-RELU, LEAKY, LINEAR = 0.0, 0.2, 1.0  # activations, by their slope below 0
-
-
-def reflect(x: Tensor, pad: int) -> Tensor:
-    return F.pad(x, (pad, pad, pad, pad), mode="reflect") if pad else x
-
-
-def at_least_fp32(x: Tensor) -> Tensor:
-    """Half precision to fp32; fp32 and fp64 as they are."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-def instance_norm(x: Tensor) -> Tensor:
-    """Each channel of each sample to mean 0 and variance 1 (Ulyanov et al. 2016), without parameters."""
-    if x.is_cpu and not torch.compiler.is_compiling():
-        return F.group_norm(x, x.shape[1])  # the same, in half the time of torch's instance_norm
-    if not torch.compiler.is_compiling():
-        return F.instance_norm(x)
-    # Written out, the compiler fuses it with what follows, keeps channels_last, and reads and writes bf16.
-    wide = at_least_fp32(x)
-    variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
-    return ((wide - mean) * torch.rsqrt(variance + EPS)).to(x.dtype)
+from pipeline.config import Networks
+from pipeline.layers import (
+    INIT_STD,
+    LEAKY,
+    LINEAR,
+    RELU,
+    Norm,
+    NormKind,
+    ResizeConv,
+    SpectralConv,
+    activate,
+    dropout,
+    image_conv,
+    reflect,
+)
 
 
-def norm_act(x: Tensor, slope: float, pad: int = 0, residual: Tensor | None = None, fused: bool = False) -> Tensor:
-    """InstanceNorm, activation, sum with the interior of `residual`, reflection padding. fused: by fused.py's kernels.
+class Normed(nn.ModuleDict):
+    """Convolutions by their place, each with its norm at the place after it."""
 
-    x [N, C, H, W], residual [N, C, H + 2, W + 2] -> [N, C, H + 2 pad, W + 2 pad].
-    """
-    if fused:
-        return fused_norm(x, slope, pad, residual, 0 if residual is None else 1)
-    x = instance_norm(x)
-    if slope != LINEAR:
-        x = F.leaky_relu(x, slope) if slope else F.relu(x)
-    if residual is not None:
-        x = x + residual[..., 1:-1, 1:-1]
-    return reflect(x, pad)
+    def __init__(self, norm: NormKind, fused: bool):
+        super().__init__()
+        self.norm, self.fused = norm, fused
+        self.bias = norm == "none"  # a norm makes that of a convolution in front of it inert
 
+    def put(self, place: int, conv: nn.Module) -> None:
+        transposed = isinstance(conv, nn.ConvTranspose2d)
+        self[str(place)] = conv
+        self[str(place + 1)] = Norm(self.norm, conv.weight.shape[1 if transposed else 0], self.fused)
 
-def image_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A convolution of stride 1 to few channels. [N, C, H + k - 1, W + k - 1] -> [N, c_out, H, W].
-
-    On a CPU as one that is a single column wide: the taps of a row become channels of their own, whose results are
-    shifted and added. The same sums in another order; 3 channels alone would leave most of a vector unit idle.
-    """
-    if not x.is_cpu:
-        return conv(x)
-    c_out, c_in, height, width = conv.weight.shape
-    columns = conv.weight.permute(3, 0, 1, 2).reshape(width * c_out, c_in, height, 1)
-    taps = F.conv2d(x, columns).split(c_out, dim=1)
-    image_width = x.shape[3] - width + 1
-    image = sum(tap[..., column : column + image_width] for column, tap in enumerate(taps))
-    return image + conv.bias.view(1, -1, 1, 1).to(image.dtype)
+    def at(self, place: int, x: Tensor, slope: float, pad: int = 0, residual: Tensor | None = None) -> Tensor:
+        """Convolution, norm, activation, residual sum and padding; see `activate`."""
+        return self[str(place + 1)](self[str(place)](x), slope, pad, residual)
 
 
 class ResidualBlock(nn.Module):
     """Rk: two 3x3 convolutions with reflection padding, added to their input. [N, C, H + 2, W + 2], padded.
 
-    last: give [N, C, H, W], which no other block follows.
+    last: give [N, C, H, W], which no other block follows. place: of the block, for its dropout.
     """
 
-    def __init__(self, channels: int, last: bool, fused: bool):
+    def __init__(self, channels: int, norm: NormKind, last: bool, fused: bool, place: int):
         super().__init__()
-        self.pad, self.fused = 0 if last else 1, fused
-        self.conv_block = nn.ModuleDict({name: nn.Conv2d(channels, channels, 3, bias=False) for name in "15"})
+        self.pad, self.place = 0 if last else 1, place
+        self.conv_block = Normed(norm, fused)
+        for at in (1, 5):
+            self.conv_block.put(at, nn.Conv2d(channels, channels, 3, bias=self.conv_block.bias))
 
-    def forward(self, x: Tensor) -> Tensor:
-        inner = norm_act(self.conv_block["1"](x), RELU, 1, fused=self.fused)
-        return norm_act(self.conv_block["5"](inner), LINEAR, self.pad, residual=x, fused=self.fused)
+    def forward(self, x: Tensor, draws: Tensor | None) -> Tensor:
+        if draws is None:
+            inner = self.conv_block.at(1, x, RELU, 1)
+        else:
+            inner = reflect(dropout(self.conv_block.at(1, x, RELU), draws, self.place), 1)
+        return self.conv_block.at(5, inner, LINEAR, self.pad, x)
 
 
 class Generator(nn.Module):
     """c7s1-k, d2k, d4k, `blocks` x R4k, u2k, uk, c7s1-c_out. [N, c_in, H, W] in [-1, 1] -> [N, c_out, H, W].
 
-    recompute: keep only the residual blocks' inputs for the backward pass, and compute the rest of them again there.
-    fused: see norm_act.
+    resize: upsampling by ResizeConv. skips: what was before each halving is put beside what comes back to its size, as
+    in a U-Net. recompute: keep only the residual blocks' inputs for the backward pass, and compute the rest of them
+    again there. norm, fused: see Norm.
     """
+
+    multiple = 4
 
     def __init__(
         self,
@@ -107,71 +93,178 @@ class Generator(nn.Module):
         c_in: int = 3,
         c_out: int = 3,
         *,
+        norm: NormKind = "instance",
+        resize: bool = False,
+        skips: bool = False,
         recompute: bool = False,
         fused: bool = False,
     ):
         super().__init__()
-        k, self.recompute, self.fused = channels, recompute, fused
-        up = {"stride": 2, "padding": 1, "output_padding": 1, "bias": False}
-        layers = [
-            (1, nn.Conv2d(c_in, k, 7, bias=False)),
-            (4, nn.Conv2d(k, 2 * k, 3, stride=2, padding=1, bias=False)),
-            (7, nn.Conv2d(2 * k, 4 * k, 3, stride=2, padding=1, bias=False)),
-            *[(10 + i, ResidualBlock(4 * k, i == blocks - 1, fused)) for i in range(blocks)],
-            (10 + blocks, nn.ConvTranspose2d(4 * k, 2 * k, 3, **up)),
-            (13 + blocks, nn.ConvTranspose2d(2 * k, k, 3, **up)),
-            (17 + blocks, nn.Conv2d(k, c_out, 7)),
-        ]
-        self.model = nn.ModuleDict({str(place): layer for place, layer in layers})
+        k, self.blocks, self.skips, self.recompute = channels, blocks, skips, recompute
+        self.model = Normed(norm, fused)
+        bias, twice = self.model.bias, 2 if skips else 1
+        self.model.put(1, nn.Conv2d(c_in, k, 7, bias=bias))
+        self.model.put(4, nn.Conv2d(k, 2 * k, 3, stride=2, padding=1, bias=bias))
+        self.model.put(7, nn.Conv2d(2 * k, 4 * k, 3, stride=2, padding=1, bias=bias))
+        for i in range(blocks):
+            self.model[str(10 + i)] = ResidualBlock(4 * k, norm, i == blocks - 1, fused, 10 + i)
+        for place, wide, narrow in ((10 + blocks, 4 * k, 2 * k), (13 + blocks, 2 * k * twice, k)):
+            up = {"stride": 2, "padding": 1, "output_padding": 1, "bias": bias}
+            self.model.put(
+                place, ResizeConv(wide, narrow, bias) if resize else nn.ConvTranspose2d(wide, narrow, 3, **up)
+            )
+        self.model[str(17 + blocks)] = nn.Conv2d(k * twice, c_out, 7)
 
-    def forward(self, image: Tensor) -> Tensor:
-        first, half, quarter, *blocks, up, up_again, last = self.model.values()
-        x = norm_act(first(reflect(image, 3)), RELU, fused=self.fused)
-        x = norm_act(half(x), RELU, fused=self.fused)
-        x = norm_act(quarter(x), RELU, 1 if blocks else 0, fused=self.fused)
+    def forward(self, image: Tensor, draws: Tensor | None = None) -> Tensor:
+        """draws: int64 [N], of dropout; None for none."""
+        layers, blocks = self.model, self.blocks
+        whole = layers.at(1, reflect(image, 3), RELU)
+        half = layers.at(4, whole, RELU)
+        x = layers.at(7, half, RELU, 1 if blocks else 0)
         recompute = self.recompute and torch.is_grad_enabled()
-        for block in blocks:
-            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False) if recompute else block(x)
-        x = norm_act(up(x), RELU, fused=self.fused)
-        x = norm_act(up_again(x), RELU, 3, fused=self.fused)
-        return torch.tanh(image_conv(x, last))
+        for block in (layers[str(10 + i)] for i in range(blocks)):
+            if recompute:
+                x = checkpoint(block, x, draws, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, draws)
+        x = layers.at(10 + blocks, x, RELU)
+        if self.skips:
+            x = torch.cat([x, half], 1)
+            x = reflect(torch.cat([layers.at(13 + blocks, x, RELU), whole], 1), 3)
+        else:
+            x = layers.at(13 + blocks, x, RELU, 3)
+        return torch.tanh(image_conv(x, layers[str(17 + blocks)]))
+
+
+class UNet(nn.Module):
+    """Pix2pix's generator (Isola et al. 2017, appendix 6.1): `depth` halvings to k, 2k, 4k, 8k, 8k, ... channels, and
+    back, where each size puts what it was beside what comes back. [N, c_in, H, W] -> [N, c_out, H, W].
+
+    Dropout is in the layers of 8k channels on the way back, but for the innermost and the last of them.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        depth: int,
+        c_in: int = 3,
+        c_out: int = 3,
+        *,
+        norm: NormKind = "instance",
+        resize: bool = False,
+        fused: bool = False,
+    ):
+        super().__init__()
+        self.depth, self.multiple = depth, 2**depth
+        widths = [channels * min(8, 2**level) for level in range(depth)]
+        self.down, self.up = Normed(norm, fused), Normed(norm, fused)
+        how = {"kernel_size": 4, "stride": 2, "padding": 1}
+        for level, width in enumerate(widths):
+            outer, inner = (widths[level - 1] if level else c_in), level == depth - 1
+            normed = 0 < level < depth - 1  # neither the first, as in the paper, nor the last, which may be one pixel
+            conv = nn.Conv2d(outer, width, bias=not normed or self.down.bias, **how)
+            come = width if inner else 2 * width
+            back, bias = (widths[level - 1], self.up.bias) if level else (c_out, True)
+            up = ResizeConv(come, back, bias) if resize else nn.ConvTranspose2d(come, back, bias=bias, **how)
+            for layers, layer, wanted in ((self.down, conv, normed), (self.up, up, level > 0)):
+                if wanted:
+                    layers.put(2 * level, layer)
+                else:
+                    layers[str(2 * level)] = layer
+
+    def forward(self, image: Tensor, draws: Tensor | None = None) -> Tensor:
+        """draws: int64 [N], of dropout; None for none."""
+        x, kept, last = self.down["0"](image), [], self.depth - 1
+        x = F.leaky_relu(x, LEAKY)
+        for level in range(1, last):
+            kept.append(F.relu(x))
+            x = self.down.at(2 * level, x, LEAKY)
+        kept.append(F.relu(x))
+        x = F.relu(self.down[str(2 * last)](x))
+        for level in range(last, 0, -1):
+            x = self.up.at(2 * level, x, RELU)
+            if 4 <= level < last:
+                x = dropout(x, draws, level)
+            x = torch.cat([kept.pop(), x], 1)
+        return torch.tanh(self.up["0"](x))
 
 
 class Discriminator(nn.Module):
     """PatchGAN: Ck, C2k, ..., one logit per overlapping patch. [N, c_in, H, W] -> [N, 1, H', W'].
 
-    With 3 layers a logit sees 70x70 pixels, and 256x256 gives 30x30 logits.
+    With 3 layers a logit sees 70x70 pixels, and 256x256 gives 30x30 logits. pixels: a logit for each pixel, which sees
+    it alone (PixelGAN, Isola et al. 2017); it has 1 layer. spectral: every convolution is a SpectralConv.
     """
 
-    def __init__(self, channels: int = 64, layers: int = 3, c_in: int = 3, *, fused: bool = False):
+    def __init__(
+        self,
+        channels: int = 64,
+        layers: int = 3,
+        c_in: int = 3,
+        *,
+        norm: NormKind = "instance",
+        pixels: bool = False,
+        spectral: bool = False,
+        fused: bool = False,
+    ):
         super().__init__()
-        self.fused = fused
-        modules = {"0": nn.Conv2d(c_in, channels, 4, stride=2, padding=1)}
+        self.layers = layers = 1 if pixels else layers
+        conv, kernel = SpectralConv if spectral else nn.Conv2d, (1, 1) if pixels else (4, 4)
+        same, half = ({}, {}) if pixels else ({"padding": 1}, {"padding": 1, "stride": 2})
+        self.model = Normed(norm, fused)
+        self.model["0"] = conv(c_in, channels, kernel, **half)
         width = channels
         for layer in range(1, layers + 1):
             # The paper stops widening at 8k, and only the last normed layer keeps its resolution.
-            wider, stride = min(2 * width, 8 * channels), 1 if layer == layers else 2
-            modules[str(3 * layer - 1)] = nn.Conv2d(width, wider, 4, stride=stride, padding=1, bias=False)
+            wider, how = min(2 * width, 8 * channels), same if layer == layers else half
+            self.model.put(3 * layer - 1, conv(width, wider, kernel, bias=self.model.bias, **how))
             width = wider
-        modules[str(3 * layers + 2)] = nn.Conv2d(width, 1, 4, stride=1, padding=1)
-        self.model = nn.ModuleDict(modules)
+        self.model[str(3 * layers + 2)] = conv(width, 1, kernel, **same)
 
     def forward(self, image: Tensor) -> Tensor:
-        first, *normed, last = self.model.values()
-        x = F.leaky_relu(first(image), LEAKY)
-        for conv in normed:
-            x = norm_act(conv(x), LEAKY, fused=self.fused)
-        return last(x)
+        x = activate(self.model["0"](image), LEAKY)
+        for layer in range(1, self.layers + 1):
+            x = self.model.at(3 * layer - 1, x, LEAKY)
+        return self.model[str(3 * self.layers + 2)](x)
+
+    def power_iteration(self) -> None:
+        """After a step: bring the estimates of the SpectralConvs up to their new weights."""
+        for module in self.modules():
+            if isinstance(module, SpectralConv):
+                module.power_iteration()
+
+
+def build_generator(
+    networks: Networks, c_in: int, c_out: int, *, recompute: bool = False, fused: bool = False
+) -> Generator | UNet:
+    """networks: with the number of blocks filled in."""
+    k, how = networks.generator_channels, {"norm": networks.norm, "resize": networks.upsample == "resize"}
+    if networks.generator in ("unet_128", "unet_256"):
+        return UNet(k, 7 if networks.generator == "unet_128" else 8, c_in, c_out, **how, fused=fused)
+    how |= {"skips": networks.generator == "unet_residual", "recompute": recompute, "fused": fused}
+    return Generator(k, networks.generator_blocks, c_in, c_out, **how)
+
+
+def build_discriminator(networks: Networks, c_in: int, *, fused: bool = False) -> Discriminator:
+    return Discriminator(
+        networks.discriminator_channels, networks.discriminator_layers, c_in, norm=networks.norm,
+        pixels=networks.discriminator == "pixel", spectral=networks.spectral_norm, fused=fused,
+    )  # fmt: skip
 
 
 @torch.no_grad()
 def init_weights(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw every weight from N(0, 0.02) and set every bias to 0 (appendix 7.1), from `generator` alone."""
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            parameter.normal_(0.0, INIT_STD, generator=generator)
+    """Draw every weight from N(0, 0.02), those of a batch norm from N(1, 0.02), and set every bias to 0 (appendix 7.1),
+    from `generator` alone."""
+    for name, parameter in network.named_parameters():
+        if name.endswith("weight"):
+            parameter.normal_(float(parameter.ndim == 1), INIT_STD, generator=generator)
         else:
             parameter.zero_()
+    for module in network.modules():
+        if isinstance(module, SpectralConv):
+            module.u.normal_(generator=generator)
+            module.power_iteration(times=16)
 
 
 def parameter_count(network: nn.Module) -> int:

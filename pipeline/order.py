@@ -18,7 +18,7 @@ VERSION = "splitmix64-1"  # recorded in checkpoints: another order function must
 
 DOMAIN_A, DOMAIN_B = 0, 1
 # What a key is drawn for; part of the key, so that no two uses share bits.
-BLOCKS, WINDOW, AUGMENT, HISTORY, INIT, SUBSTITUTE = 1, 2, 3, 4, 5, 6
+BLOCKS, WINDOW, AUGMENT, HISTORY, INIT, SUBSTITUTE, DROPOUT = 1, 2, 3, 4, 5, 6, 7
 
 WHOLE_PERMUTATION_BELOW = 1 << 17
 BLOCK = 256  # samples read together

@@ -16,8 +16,8 @@ TITLES = ("a", "a to b", "a to b to a", "b", "b to a", "b to a to b")
 GAP, HEADER = 4, 24  # pixels
 
 
-def test_pictures(shards: Shards, count: int, size: int) -> tuple[Tensor, Tensor]:
-    """The images of the sample grid, the same from first to last: pixels [n, C, size, size] of both domains."""
+def test_pictures(shards: Shards, count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The images of the sample grid, the same from first to last: pixels [n, C, *size] of both domains."""
     a, b = shards.test_a or shards.train_a, shards.test_b or shards.train_b
     count = min(count, len(a), len(b))
     return whole_images(a, range(count), size), whole_images(b, range(count), size)
@@ -45,20 +45,24 @@ def save_grid(out: Path, pairs_seen: int, columns: dict[str, Tensor]) -> np.ndar
     return np.asarray(grid)
 
 
-def save_strip(out: Path, times: int = 8, rows: int = 3) -> None:
-    """samples/strip.png: a column for each of at most so many sample grids through time, of their first images."""
+def save_strip(out: Path, crop: tuple[int, int], times: int = 8, rows: int = 3) -> None:
+    """samples/strip.png: a column for each of at most so many sample grids through time, of their first images.
+
+    crop: height and width that the grids' images had.
+    """
     grids = [Image.open(path) for path in through_time(out, times)]
     if not grids:
         return
-    tile = (grids[0].width - GAP) // len(TITLES) - GAP
-    rows = min(rows, (grids[0].height - HEADER) // (tile + GAP))
+    width = (grids[0].width - GAP) // len(TITLES) - GAP
+    height = width * crop[0] // crop[1]
+    rows = min(rows, (grids[0].height - HEADER) // (height + GAP))
     titles = [f"{int(Path(grid.filename).stem):,} pairs" for grid in grids]
-    strip, paste = empty(["real", *titles], 2 * rows, tile)
+    strip, paste = empty(["real", *titles], 2 * rows, (width, height))
     for y in range(2 * rows):
         first = len(TITLES) // 2 * (y // rows)  # of a direction
         for x in range(len(grids) + 1):
-            left, top = GAP + (first + (x > 0)) * (tile + GAP), HEADER + y % rows * (tile + GAP)
-            paste(x, y, grids[max(0, x - 1)].crop((left, top, left + tile, top + tile)))
+            left, top = GAP + (first + (x > 0)) * (width + GAP), HEADER + y % rows * (height + GAP)
+            paste(x, y, grids[max(0, x - 1)].crop((left, top, left + width, top + height)))
     png = io.BytesIO()
     strip.save(png, "png")
     write_durably(out / "samples" / "strip.png", png.getvalue())
@@ -75,20 +79,24 @@ def through_time(out: Path, most: int) -> list[Path]:
 def sample_grid(pictures: dict[str, Tensor]) -> Image.Image:
     """Columns of images under titles. pictures: {title: uint8 [n, 3, H, W]}; small ones are enlarged to 128 pixels."""
     columns = list(pictures.values())
-    rows, size = min(len(column) for column in columns), columns[0].shape[-1]
-    tile = size * max(1, 128 // size)
+    rows, (height, width) = min(len(column) for column in columns), columns[0].shape[2:]
+    times = max(1, 128 // max(height, width))
+    tile = width * times, height * times
     grid, paste = empty(list(pictures), rows, tile)
     for x, column in enumerate(columns):
         for y in range(rows):
             picture = Image.fromarray(column[y].permute(1, 2, 0).numpy())
-            paste(x, y, picture.resize((tile, tile), Image.Resampling.NEAREST))
+            paste(x, y, picture.resize(tile, Image.Resampling.NEAREST))
     return grid
 
 
-def empty(titles: list[str], rows: int, tile: int) -> tuple[Image.Image, Callable[[int, int, Image.Image], None]]:
-    """A grid of tiles under titles, and what puts one into a column and a row."""
-    grid = Image.new("RGB", (len(titles) * (tile + GAP) + GAP, HEADER + rows * (tile + GAP)), "white")
+def empty(
+    titles: list[str], rows: int, tile: tuple[int, int]
+) -> tuple[Image.Image, Callable[[int, int, Image.Image], None]]:
+    """A grid of tiles (width, height) under titles, and what puts one into a column and a row."""
+    across, down = tile[0] + GAP, tile[1] + GAP
+    grid = Image.new("RGB", (len(titles) * across + GAP, HEADER + rows * down), "white")
     draw, font = ImageDraw.Draw(grid), ImageFont.load_default(size=14)
     for x, title in enumerate(titles):
-        draw.text((GAP + x * (tile + GAP) + tile / 2, HEADER / 2), title, fill="black", font=font, anchor="mm")
-    return grid, lambda x, y, picture: grid.paste(picture, (GAP + x * (tile + GAP), HEADER + y * (tile + GAP)))
+        draw.text((GAP + x * across + tile[0] / 2, HEADER / 2), title, fill="black", font=font, anchor="mm")
+    return grid, lambda x, y, picture: grid.paste(picture, (GAP + x * across, HEADER + y * down))

@@ -17,13 +17,13 @@ CHANNELS = {"rgb": 3, "grey": 1, "rgba": 4, "grey16": 1}  # by mode
 FULL = {torch.uint8: 255, torch.int32: 65535}  # the highest value
 
 
-def decode(data: bytes, size: int, mode: str = "rgb") -> Tensor:
-    """An encoded image as [C, size, size] of a mode, resized bicubically with antialiasing."""
+def decode(data: bytes, size: tuple[int, int], mode: str = "rgb") -> Tensor:
+    """An encoded image as [C, *size] of a mode, resized bicubically with antialiasing."""
     with Image.open(io.BytesIO(data)) as opened:
         image = pixels_of(opened, mode)
-    if image.shape[1:] == (size, size):
+    if image.shape[1:] == size:
         return image
-    image = resize(image, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)
+    image = resize(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
     return image.clamp_(0, FULL[image.dtype])  # which torch does by itself for uint8 alone
 
 
@@ -46,11 +46,12 @@ def image_of(pixels: Tensor, mode: str) -> Image.Image:
     return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy())
 
 
-def augment(image: Tensor, crop_size: int, flip: bool, bits: int) -> Tensor:
-    """A crop of [C, H, W] and a mirroring, chosen by 64 random bits. [C, crop_size, crop_size]."""
-    top = (bits & 0xFFFFFF) % (image.shape[1] - crop_size + 1)
-    left = (bits >> 24 & 0xFFFFFF) % (image.shape[2] - crop_size + 1)
-    image = image[:, top : top + crop_size, left : left + crop_size]
+def augment(image: Tensor, crop: tuple[int, int], flip: bool, bits: int) -> Tensor:
+    """A crop of [C, H, W] and a mirroring, chosen by 64 random bits. [C, *crop]."""
+    height, width = crop
+    top = (bits & 0xFFFFFF) % (image.shape[1] - height + 1)
+    left = (bits >> 24 & 0xFFFFFF) % (image.shape[2] - width + 1)
+    image = image[:, top : top + height, left : left + width]
     return image.flip(2) if flip and bits >> 48 & 1 else image
 
 

@@ -38,6 +38,8 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     if stats:
         epoch = stats[-1]["pairs"] / stats[-1]["epoch"]
         total = round((config["optimization"]["epochs"] + config["optimization"]["decay_epochs"]) * epoch)
+    height = config["images"]["crop_size"]
+    width = config["images"]["crop_width"] or height
     environment = Environment(loader=PackageLoader("pipeline", "."), autoescape=select_autoescape())
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     text = environment.get_template("report.html").render(
@@ -55,7 +57,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
             "looks": looks,
             "evaluations": evaluations,
             "frames": [made for path in through_time(run, FRAMES) if (made := frame(path))],
-            "grid": {"gap": GAP, "header": HEADER, "columns": len(TITLES)},
+            "grid": {"gap": GAP, "header": HEADER, "columns": len(TITLES), "aspect": height / width},
         },
     )
     out = out or run / "report.html"

@@ -120,9 +120,9 @@ class Saver:
         self._temporary = self.folder / f".{self._final.name}{self._suffix}"
         self._writing = Future()
 
-        tensors = {NETWORKS: dict(model.named_parameters()), OPTIMIZER: checkpoint.adam_tensors(model, adam)}
+        tensors = {NETWORKS: model.state_dict(), OPTIMIZER: checkpoint.adam_tensors(model, adam)}
         if average:
-            tensors[EMA] = dict(average.generators.named_parameters())
+            tensors[EMA] = average.generators.state_dict()
         finite = all_finite([tensor for content in tensors.values() for tensor in content.values()])
         slots = {f"{domain}/{slot}": images for domain in history for slot, images in history[domain].state().items()}
         needed = size(slots) * self.accelerator.num_processes + sum(map(size, tensors.values()))

@@ -1,5 +1,7 @@
 """The length of a run and the learning rate, as functions of the pairs seen."""
 
+import math
+
 from pipeline.config import Optimization
 from pipeline.errors import UserError
 
@@ -25,11 +27,13 @@ def peak_rates(optimization: Optimization) -> tuple[float, float]:
 def learning_rates(pairs_seen: int, optimization: Optimization, epoch: int) -> tuple[float, float]:
     """The generators' and the discriminators' rate in the step that starts at `pairs_seen`; `epoch` in pairs.
 
-    Constant, then linear to 0 (section 4); before that, rising over the warm-up if there is one.
+    Constant, then to 0 by --lr-policy (linear: section 4); before that, rising over the warm-up if there is one.
     """
     decay, warmup = optimization.decay_epochs * epoch, optimization.warmup_pairs
     left = optimization.epochs * epoch + decay - pairs_seen
-    factor = min(1.0, max(0.0, left / decay)) if decay else 1.0
+    factor = min(1.0, max(0.0, left / decay)) if decay and optimization.lr_policy != "constant" else 1.0
+    if optimization.lr_policy == "cosine":
+        factor = (1 - math.cos(math.pi * factor)) / 2
     factor *= min(1.0, (pairs_seen + optimization.batch) / warmup) if warmup else 1.0
     of_g, of_d = peak_rates(optimization)
     return of_g * factor, of_d * factor

@@ -24,9 +24,9 @@ SEED = 1  # of patch positions and directions: the same for every run, so that d
 
 
 def laplacian_pyramid(images: Tensor) -> list[Tensor]:
-    """float [n, 3, S, S] as differences of neighbouring scales, finest first, and the coarsest image last."""
+    """float [n, 3, H, W] as differences of neighbouring scales, finest first, and the coarsest image last."""
     levels = []
-    while images.shape[-1] >= 2 * SMALLEST_LEVEL:
+    while min(images.shape[2:]) >= 2 * SMALLEST_LEVEL:
         coarse = F.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
         levels.append(images - F.interpolate(coarse, size=images.shape[-2:], mode="bilinear"))
         images = coarse
@@ -34,15 +34,15 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
 
 
 def descriptors(pixels: Tensor, numbers: Iterable[int]) -> Tensor:
-    """Patches of uint8 images [n, 3, S, S], at places keyed by their `numbers`: float [n, levels, PATCHES, 3, 7, 7]."""
+    """Patches of uint8 images [n, 3, H, W], at places keyed by their `numbers`: float [n, levels, PATCHES, 3, 7, 7]."""
     levels = laplacian_pyramid(pixels.float() / 255)
     rows = []
     for i, number in enumerate(numbers):
         patches = []
         for depth, level in enumerate(levels):
             generator = torch.Generator().manual_seed(key(SEED, number, depth) >> 1)
-            span = level.shape[-1] - PATCH + 1
-            y, x = torch.randint(span, (2, PATCHES, 1, 1), generator=generator)
+            spans = (side - PATCH + 1 for side in level.shape[2:])
+            y, x = (torch.randint(span, (PATCHES, 1, 1), generator=generator) for span in spans)
             offset = torch.arange(PATCH)
             patches.append(level[i][:, y + offset.view(-1, 1), x + offset].movedim(0, 1))
         rows.append(torch.stack(patches))

@@ -15,13 +15,13 @@ from torch.func import functional_call
 from pipeline import losses
 from pipeline.config import Losses, Networks
 from pipeline.history import ImageHistory
-from pipeline.networks import Discriminator, Generator, init_weights
-from pipeline.order import INIT, key
+from pipeline.networks import build_discriminator, build_generator, init_weights
+from pipeline.order import DROPOUT, INIT, key
 
 
-def call(network: nn.Module, image: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
-    """network(image), with other parameters than its own if there are any."""
-    return functional_call(network, parameters, (image,)) if parameters else network(image)
+def call(network: nn.Module, inputs: tuple[Tensor, ...], parameters: dict[str, Tensor] | None = None) -> Tensor:
+    """network(*inputs), with other parameters than its own if there are any."""
+    return functional_call(network, parameters, inputs) if parameters else network(*inputs)
 
 
 class CycleGANStep(nn.Module):
@@ -42,17 +42,15 @@ class CycleGANStep(nn.Module):
         fused: bool = False,
     ):
         super().__init__()
-        self.weights = weights
+        self.weights, self.seed, self.dropout = weights, seed, networks.dropout
+        self.together = networks.norm != "batch"  # inputs of one network may share a call: they do not see each other
         self._call = call  # until compile_networks
         a, b = channels
-        size = networks.generator_channels, networks.generator_blocks
         how = {"recompute": recompute, "fused": fused}
-        self.generators = nn.ModuleDict(
-            {"a_to_b": Generator(*size, a, b, **how), "b_to_a": Generator(*size, b, a, **how)}
-        )
-        size = networks.discriminator_channels, networks.discriminator_layers
+        ways = {"a_to_b": (a, b), "b_to_a": (b, a)}
+        self.generators = nn.ModuleDict({way: build_generator(networks, *ends, **how) for way, ends in ways.items()})
         self.discriminators = nn.ModuleDict(
-            {"of_a": Discriminator(*size, a, fused=fused), "of_b": Discriminator(*size, b, fused=fused)}
+            {of: build_discriminator(networks, c_in, fused=fused) for of, c_in in (("of_a", a), ("of_b", b))}
         )
         every = [*self.generators.values(), *self.discriminators.values()]
         for number, network in enumerate(every):
@@ -68,46 +66,75 @@ class CycleGANStep(nn.Module):
         torch._dynamo.config.recompile_limit = 64  # 8 graphs, and so the default, are reached with unlike domains
         self._call = torch.compile(call, dynamic=False, fullgraph=True)
 
+    def draws(self, positions: list[int], device: torch.device) -> Tensor | None:
+        """For the dropout of the pairs at some positions, the same on any rank. int64 [n]; None for no dropout."""
+        if not self.dropout:
+            return None
+        return torch.tensor([key(self.seed, DROPOUT, position) >> 1 for position in positions]).to(device)
+
     def forward(
         self,
         a: Tensor,
         b: Tensor,
         history: dict[str, ImageHistory],
         plans: dict[str, Tensor],
+        draws: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate, and the named losses, detached.
 
-        history: of the fakes of domain "a" and "b"; plans: what to do with them, from ImageHistory.plan.
+        history: of the fakes of domain "a" and "b"; plans: what to do with them, from ImageHistory.plan; draws: of
+        dropout.
         """
-        g, f = self.generators["a_to_b"], self.generators["b_to_a"]
+        weights, with_identity = self.weights, self.weights.identity_weight > 0
+        # Of dropout, each use of a generator its own.
+        first, same, again = (draws, draws + 1000, draws + 2000) if self.dropout else (None, None, None)
 
-        # InstanceNorm works per sample, so inputs of the same network may share a call.
-        if self.weights.identity_weight > 0:
-            fake_b, same_b = self._call(g, torch.cat([a, b])).chunk(2)
-            fake_a, same_a = self._call(f, torch.cat([b, a])).chunk(2)
-        else:
-            fake_b, fake_a = self._call(g, a), self._call(f, b)
-        cycle_a, cycle_b = self._call(f, fake_b), self._call(g, fake_a)
+        fake_b, *same_b = self._each("a_to_b", (a, first), *([(b, same)] if with_identity else []))
+        fake_a, *same_a = self._each("b_to_a", (b, first), *([(a, same)] if with_identity else []))
+        (cycle_a,), (cycle_b,) = self._each("b_to_a", (fake_b, again)), self._each("a_to_b", (fake_a, again))
 
         named = {
-            "adversarial_a_to_b": losses.adversarial(self._frozen("of_b", fake_b)),
-            "adversarial_b_to_a": losses.adversarial(self._frozen("of_a", fake_a)),
+            "adversarial_a_to_b": losses.adversarial(self._frozen("of_b", fake_b), weights.adversarial),
+            "adversarial_b_to_a": losses.adversarial(self._frozen("of_a", fake_a), weights.adversarial),
             "cycle_a": losses.cycle(a, cycle_a),
             "cycle_b": losses.cycle(b, cycle_b),
         }
-        if self.weights.identity_weight > 0:
-            named["identity_a"] = losses.identity(a, same_a)
-            named["identity_b"] = losses.identity(b, same_b)
+        if with_identity:
+            named["identity_a"] = losses.identity(a, *same_a)
+            named["identity_b"] = losses.identity(b, *same_b)
         for domain, real, fake in (("a", a, fake_a), ("b", b, fake_b)):
             judged = history[domain].exchange(fake.detach(), plans[domain]).to(real.dtype)
-            logits = self._call(self.discriminators[f"of_{domain}"], torch.cat([real, judged]))
-            real_logits, fake_logits = logits.chunk(2)
-            named[f"discriminator_{domain}"] = losses.discriminator(real_logits, fake_logits)
+            if weights.r1_weight:
+                real = real.detach().requires_grad_()
+            real_logits, fake_logits = self._judge(f"of_{domain}", real, judged)
+            named[f"discriminator_{domain}"] = losses.discriminator(real_logits, fake_logits, weights.adversarial)
+            if weights.r1_weight:
+                named[f"r1_{domain}"] = losses.r1(real, real_logits)
 
-        total = losses.total(named, self.weights.cycle_weight, self.weights.identity_weight)
-        return total, {name: loss.detach() for name, loss in named.items()}
+        return losses.total(named, weights), {name: loss.detach() for name, loss in named.items()}
+
+    def _each(self, way: str, *inputs: tuple[Tensor, Tensor | None]) -> list[Tensor]:
+        """A generator's output for each (images, draws), by one call where that changes nothing."""
+        network = self.generators[way]
+        if len(inputs) == 1 or not self.together:
+            return [self._call(network, each if self.dropout else each[:1]) for each in inputs]
+        images, draws = zip(*inputs, strict=True)
+        merged = (torch.cat(images), torch.cat(draws)) if self.dropout else (torch.cat(images),)
+        return list(self._call(network, merged).chunk(len(inputs)))
+
+    def _judge(self, of: str, *images: Tensor) -> list[Tensor]:
+        """A discriminator's logits for each batch of images, in the same way."""
+        network = self.discriminators[of]
+        if not self.together:
+            return [self._call(network, (each,)) for each in images]
+        return list(self._call(network, (torch.cat(images),)).chunk(len(images)))
 
     def _frozen(self, of: str, image: Tensor) -> Tensor:
         """A discriminator's logits with a gradient to the image alone, without touching requires_grad."""
         network = self.discriminators[of]
-        return self._call(network, image, {name: p.detach() for name, p in network.named_parameters()})
+        return self._call(network, (image,), {name: p.detach() for name, p in network.named_parameters()})
+
+    def power_iteration(self) -> None:
+        """After each step of the optimizer; see SpectralConv."""
+        for network in self.discriminators.values():
+            network.power_iteration()

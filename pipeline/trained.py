@@ -11,7 +11,7 @@ from torch import nn
 from pipeline import checkpoint
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.networks import Generator
+from pipeline.networks import build_generator
 from pipeline.pixels import CHANNELS
 from pipeline.rundir import from_dict
 
@@ -48,10 +48,10 @@ def load_trained(model: Path, weights: Weights = "auto") -> Trained:
         raise UserError(f"--weights ema: {path} has no average of the weights; train with --ema-pairs, or leave it out")
     weights = "ema" if averaged and weights != "raw" else "raw"
     file, prefix = (checkpoint.EMA, "") if weights == "ema" else (checkpoint.NETWORKS, "generators.")
-    size = config.networks.generator_channels, config.networks.generator_blocks
     generators = nn.ModuleDict()
     for way in ("a_to_b", "b_to_a"):
-        generators[way] = Generator(*size, *(CHANNELS[modes[domain]] for domain in (way[0], way[-1])))
+        ends = (CHANNELS[modes[domain]] for domain in (way[0], way[-1]))
+        generators[way] = build_generator(config.networks, *ends)
         generators[way].load_state_dict(checkpoint.read_tensors(path / file, f"{prefix}{way}."))
     generators = generators.float().eval().requires_grad_(False)
     return Trained(path, state["pairs_seen"], config, modes, generators, weights)

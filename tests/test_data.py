@@ -107,7 +107,7 @@ def test_decoding_is_pillows_bicubic(kind, mode, options):
     file = io.BytesIO()
     picture.save(file, kind, **options)
     theirs = np.asarray(Image.open(file).convert("RGB").resize((286, 286), Image.Resampling.BICUBIC))
-    ours = decode(file.getvalue(), 286).permute(1, 2, 0).numpy().astype(int)
+    ours = decode(file.getvalue(), (286, 286)).permute(1, 2, 0).numpy().astype(int)
     assert np.abs(ours - theirs.astype(int)).max() <= 2
 
 
@@ -121,19 +121,19 @@ def test_pixels_of_each_mode():
     rng = np.random.default_rng(0)
     deep = rng.integers(0, 65536, (20, 20), dtype=np.uint16)
     four = rng.integers(0, 256, (20, 20, 4), dtype=np.uint8)
-    assert torch.equal(decode(encoded(deep), 20, "grey16"), torch.from_numpy(deep.astype(np.int32))[None])
-    assert torch.equal(decode(encoded(four), 20, "rgba"), torch.from_numpy(four).permute(2, 0, 1))
-    assert torch.equal(decode(encoded(four[..., 0]), 20, "grey"), torch.from_numpy(four[..., 0])[None])
-    shallow = decode(encoded(deep), 20, "rgb")  # scaled, and not cut at 255
+    assert torch.equal(decode(encoded(deep), (20, 20), "grey16"), torch.from_numpy(deep.astype(np.int32))[None])
+    assert torch.equal(decode(encoded(four), (20, 20), "rgba"), torch.from_numpy(four).permute(2, 0, 1))
+    assert torch.equal(decode(encoded(four[..., 0]), (20, 20), "grey"), torch.from_numpy(four[..., 0])[None])
+    shallow = decode(encoded(deep), (20, 20), "rgb")  # scaled, and not cut at 255
     assert (shallow - torch.from_numpy(deep / 257)).abs().max() <= 0.5
     widened = torch.from_numpy(four[..., 0].astype(np.int32))[None] * 257
-    assert torch.equal(decode(encoded(four[..., 0]), 20, "grey16"), widened)
+    assert torch.equal(decode(encoded(four[..., 0]), (20, 20), "grey16"), widened)
 
 
 @pytest.mark.parametrize("mode", CHANNELS)
 def test_a_larger_size_stays_in_the_range_of_the_mode(mode):
     edges = np.kron(np.eye(6, dtype=np.uint16) * 65535, np.ones((3, 3), np.uint16))  # bicubic overshoots at edges
-    pixels = decode(encoded(edges), 50, mode)
+    pixels = decode(encoded(edges), (50, 50), mode)
     assert pixels.shape == (CHANNELS[mode], 50, 50)
     assert (pixels.min(), pixels[0].max()) == (0, FULL[pixels.dtype])
 
@@ -155,18 +155,18 @@ def test_what_is_transparent_is_seen_on_white():
 def test_grey_images_become_rgb():
     file = io.BytesIO()
     Image.new("L", (20, 20), 77).save(file, "JPEG")
-    assert decode(file.getvalue(), 20).unique().tolist() == [77]
+    assert decode(file.getvalue(), (20, 20)).unique().tolist() == [77]
 
 
 def test_crops_reach_every_place_and_half_are_mirrored():
     image = torch.arange(36, dtype=torch.uint8).expand(3, 36, 36)  # a pixel's value is its column
     rng = np.random.default_rng(0)
-    crops = [augment(image, 32, True, int(bits)) for bits in rng.integers(0, 2**63, 400)]
+    crops = [augment(image, (32, 32), True, int(bits)) for bits in rng.integers(0, 2**63, 400)]
     mirrored = [bool(crop[0, 0, 0] > crop[0, 0, -1]) for crop in crops]
     lefts = {int(crop[0, 0].min()) for crop in crops}
     assert lefts == {0, 1, 2, 3, 4}
     assert 150 < sum(mirrored) < 250
-    assert not any(crop[0, 0, 0] > crop[0, 0, -1] for crop in (augment(image, 32, False, 2**48 - 1),))
+    assert not any(crop[0, 0, 0] > crop[0, 0, -1] for crop in (augment(image, (32, 32), False, 2**48 - 1),))
 
 
 def copy(shards, tmp_path):

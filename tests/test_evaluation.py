@@ -105,7 +105,7 @@ def test_a_perfect_translator_and_an_idle_one(shards):
     """One that gives the real images of the other domain has no distance but that of subsets; one that does nothing has
     that of untranslated images."""
     opened = open_shards(shards)
-    evaluation = Evaluation(opened, 32, Share(0, 1, 1, 1), lambda x: x, network=Recorded())
+    evaluation = Evaluation(opened, (32, 32), Share(0, 1, 1, 1), lambda x: x, network=Recorded())
     idle = evaluation(lambda way, pixels: pixels)
     for way in ("a_to_b", "b_to_a"):
         assert {name: idle[way][name] for name in idle["untranslated"][way]} == idle["untranslated"][way]
@@ -119,7 +119,7 @@ def test_features_of_real_images_are_kept_and_used_again(make_shards):
     share, results, seen = Share(0, 1, 1, 1), [], []
     for _ in range(2):
         network = Recorded()
-        evaluation = Evaluation(opened, 32, share, lambda x: x, network=network)
+        evaluation = Evaluation(opened, (32, 32), share, lambda x: x, network=network)
         seen.append(network.seen)
         results.append(evaluation(lambda way, pixels: 255 - pixels))
     assert seen == [3 + 3 + 3 + 3, 0] and results[0] == results[1]
@@ -127,11 +127,11 @@ def test_features_of_real_images_are_kept_and_used_again(make_shards):
     assert len(files) == 4 and load_file(files[0])["features"].shape[0] == 3
     files[0].write_bytes(b"half of it")
     network = Recorded()
-    Evaluation(opened, 32, share, lambda x: x, network=network)
+    Evaluation(opened, (32, 32), share, lambda x: x, network=network)
     assert network.seen == 3
     other = Recorded()
     other.sha256 = "1" * 64
-    Evaluation(opened, 32, share, lambda x: x, network=other)
+    Evaluation(opened, (32, 32), share, lambda x: x, network=other)
     assert other.seen == 12
 
 

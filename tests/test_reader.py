@@ -248,9 +248,9 @@ def test_nothing_can_stand_in_where_all_is_damaged(copied):
 @pytest.mark.fault(15)
 def test_evaluations_take_the_next_image_and_say_so(copied, capsys):
     opened = open_shards(copied)
-    second = whole_images(opened.test_a, [1], 36)
+    second = whole_images(opened.test_a, [1], (36, 36))
     damage(copied, opened.test_a, [0])
-    assert torch.equal(whole_images(opened.test_a, [0, 0], 36), torch.cat([second, second]))
+    assert torch.equal(whole_images(opened.test_a, [0, 0], (36, 36)), torch.cat([second, second]))
     told = capsys.readouterr().err
     assert told.count("warning: ") == 1 and opened.test_a.tars[0].name in told
 

@@ -162,7 +162,7 @@ class UNet(nn.Module):
         for level, width in enumerate(widths):
             outer, inner = (widths[level - 1] if level else c_in), level == depth - 1
             normed = 0 < level < depth - 1  # neither the first, as in the paper, nor the last, which may be one pixel
-            conv = nn.Conv2d(outer, width, bias=not normed or self.down.bias, **how)
+            conv = nn.Conv2d(outer, width, bias=self.down.bias if normed else norm != "batch", **how)  # as its code
             come = width if inner else 2 * width
             back, bias = (widths[level - 1], self.up.bias) if level else (c_out, True)
             up = ResizeConv(come, back, bias) if resize else nn.ConvTranspose2d(come, back, bias=bias, **how)
@@ -219,7 +219,7 @@ class Discriminator(nn.Module):
             wider, how = min(2 * width, 8 * channels), same if layer == layers else half
             self.model.put(3 * layer - 1, conv(width, wider, kernel, bias=self.model.bias, **how))
             width = wider
-        self.model[str(3 * layers + 2)] = conv(width, 1, kernel, **same)
+        self.model[str(3 * layers + 2)] = conv(width, 1, kernel, bias=not pixels or norm != "batch", **same)
 
     def forward(self, image: Tensor) -> Tensor:
         x = activate(self.model["0"](image), LEAKY)

@@ -84,7 +84,14 @@ def test_every_sample_is_seen_once_per_pass(shards):
     """Without cropping and mirroring, an image tells which sample it is."""
     opened = open_shards(shards)
     batches = pair_batches(
-        opened, Images(32, 32, flip=False), Share(0, 1, 1, 1), seed=0, lanes=1, start=0, workers=0, pin=False
+        opened,
+        Images(load_size=32, crop_size=32, flip=False),
+        Share(0, 1, 1, 1),
+        seed=0,
+        lanes=1,
+        start=0,
+        workers=0,
+        pin=False,
     )
     seen = [next(batches) for _ in range(77)]
     for domain, count in (("a", 7), ("b", 11)):

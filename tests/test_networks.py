@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import networks
+from pipeline import layers
 from pipeline.networks import Discriminator, Generator, init_weights, parameter_count
 
 
@@ -27,7 +27,7 @@ def test_generator_keeps_the_shape(shape):
 def test_default_discriminator_is_the_70x70_patchgan(monkeypatch):
     network = Discriminator(4, 3)
     assert network(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
-    monkeypatch.setattr(networks, "instance_norm", lambda x: x)  # its statistics are of the whole image
+    monkeypatch.setattr(layers, "instance_norm", lambda x: x)  # its statistics are of the whole image
     image = torch.zeros(1, 3, 256, 256, requires_grad=True)
     network(image)[0, 0, 15, 15].backward()
     seen = image.grad.abs().sum((0, 1)).nonzero()
@@ -41,9 +41,9 @@ def test_the_norm_is_by_its_definition(compiling, monkeypatch):
     x = torch.randn(2, 3, 5, 7, dtype=torch.float64) * 3 + 100
     mean = x.mean((2, 3), keepdim=True)
     expected = (x - mean) / ((x - mean).square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
-    torch.testing.assert_close(networks.instance_norm(x), expected, rtol=0, atol=1e-12)
-    narrow = networks.instance_norm(x.bfloat16())
-    of_narrow = networks.instance_norm(x.bfloat16().double())
+    torch.testing.assert_close(layers.instance_norm(x), expected, rtol=0, atol=1e-12)
+    narrow = layers.instance_norm(x.bfloat16())
+    of_narrow = layers.instance_norm(x.bfloat16().double())
     assert narrow.dtype == torch.bfloat16
     torch.testing.assert_close(narrow.double(), of_narrow, rtol=1e-2, atol=1e-2)
 
@@ -53,7 +53,7 @@ def test_the_last_convolution_is_a_convolution(size):
     conv = nn.Conv2d(4, 3, 7).double()
     x = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
     results = []
-    for function in (conv, lambda x: networks.image_conv(x, conv)):
+    for function in (conv, lambda x: layers.image_conv(x, conv)):
         image = function(x)
         gradients = torch.autograd.grad(image.square().sum(), (x, conv.weight, conv.bias))
         results.append((image, *gradients))

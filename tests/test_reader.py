@@ -349,7 +349,7 @@ def test_a_full_disk_does_not_stop_the_quarantine(quarantine, monkeypatch):
 def test_a_domain_can_be_left_unmirrored(shards):
     opened = open_shards(shards)
     options = ({}, {"flip": False}, {"flip_a": "off"}, {"flip_b": "off"})
-    runs = [stream_images(opened, Images(32, 32, **option)) for option in options]
+    runs = [stream_images(opened, Images(load_size=32, crop_size=32, **option)) for option in options]
     both, none, only_b, only_a = runs
     assert both[0] != none[0] and both[1] != none[1]
     assert only_b == (none[0], both[1]) and only_a == (both[0], none[1])

@@ -13,10 +13,10 @@ from torch import nn
 
 from pipeline.config import Config
 from pipeline.data import Shards
-from pipeline.monitor import read_evaluation
 from pipeline.networks import parameter_count
 from pipeline.order import Share
 from pipeline.pixels import CHANNELS
+from pipeline.records import read_evaluation
 from pipeline.schedule import peak_rates, total_pairs
 
 

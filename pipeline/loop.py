@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from torch import Tensor
 
-from pipeline import checkpoint, display, monitor, order, pictures
+from pipeline import checkpoint, display, monitor, order, pictures, records
 from pipeline.build import build_adam, build_history, build_model, feature_network_together, open_together
 from pipeline.config import Config
 from pipeline.data import pair_batches
@@ -95,8 +95,8 @@ def train(config: Config) -> int:
         start_run_directory(config, resumed)
 
     update = Update(accelerator, model, *accelerator.prepare(model, adam), average, history, share)
-    monitor.start_trackers(accelerator, config, pairs_seen)
-    record = monitor.Recorder(out, pairs_seen, accelerator.trackers, screen.note, enabled=main)
+    records.start_trackers(accelerator, config, pairs_seen)
+    record = records.Recorder(out, pairs_seen, accelerator.trackers, screen.note, enabled=main)
 
     def note(line: str) -> None:
         screen.note(line)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import OneRankError
-from pipeline.monitor import append
+from pipeline.records import append
 
 ALLOWED = 10  # distinct samples of a domain, or
 ALLOWED_SHARE = 0.001  # of those that were read, if that is more

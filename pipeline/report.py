@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.monitor import EVENTS, LOOKS, STATS, read_evaluation, read_lines
 from pipeline.pictures import GAP, HEADER, TITLES, through_time
+from pipeline.records import EVENTS, LOOKS, STATS, read_evaluation, read_lines
 from pipeline.rundir import from_dict, write_durably
 
 FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last are always there

@@ -9,10 +9,11 @@ import signal
 import pytest
 import torch
 
-from pipeline import monitor
+from pipeline import records
 from pipeline.config import Optimization
 from pipeline.errors import UserError
-from pipeline.monitor import LossWindow, Recorder, append
+from pipeline.monitor import LossWindow
+from pipeline.records import Recorder, append
 from pipeline.schedule import learning_rates, total_pairs
 
 
@@ -86,7 +87,7 @@ def test_a_line_that_could_not_be_written_comes_with_the_next(tmp_path, monkeypa
     record = Recorder(tmp_path, 0, [Tracked(tracked)], told.append, enabled=True)
     record.status({"pairs": 10})
     with monkeypatch.context() as patch:
-        patch.setattr(monitor, "append", half_an_append)
+        patch.setattr(records, "append", half_an_append)
         record.status({"pairs": 20})
     record.status({"pairs": 30})
     lines = (tmp_path / "stats.jsonl").read_text().splitlines()

@@ -38,7 +38,7 @@ from pipeline.rundir import changes, differences, from_dict, fsync
 
 NETWORKS, EMA, OPTIMIZER = "networks.safetensors", "ema.safetensors", "optimizer.safetensors"
 STATE, MANIFEST, KEEP, BEST = "state.json", "manifest.json", "keep", "best"
-OF_ONE_START = ("out", "workers", "accumulate", "allow_change", "dry_run")  # stated elsewhere, or nowhere
+OF_ONE_START = ("out", "init_from", "workers", "accumulate", "allow_change", "dry_run")  # stated elsewhere, or nowhere
 PARTS = {"pairs_seen", "lanes", "constants", "how", "best", "window", "config"}  # of state.json
 
 

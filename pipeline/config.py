@@ -135,6 +135,9 @@ class Run:
     reads, with the credentials that its driver finds"""
     out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """run directory; by default runs/ and the name of the data. Starting again on it resumes the run"""
+    init_from: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """weights to begin a new run with, on images of any size: run directory, checkpoint, exported model, or file or
+    folder of the well-known PyTorch code's (.pth). Networks that it does not have begin anew"""
     accumulate: int = 1
     """micro-steps per step: each process takes its share of the batch in so many parts, which saves memory"""
     workers: int = 2

@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation import Evaluation, too_few
 from pipeline.hardware import check_launch, exchange_of_gradients, use_hardware
 from pipeline.health import LOOKED_AT, Health, Sign, looks
+from pipeline.initial import begin_with
 from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
 from pipeline.ownership import Ownership
 from pipeline.pixels import to_network, to_pixels
@@ -86,6 +87,10 @@ def train(config: Config) -> int:
             window.start = pairs_seen
         else:
             window.load(state["window"])
+    elif run.init_from:
+        early(begin_with(run.init_from, model, config.networks, shards.modes))
+        if average:
+            average.generators.load_state_dict(model.generators.state_dict())
     if pairs_seen >= end:
         if main:
             journal(f"finished {pairs_seen}")

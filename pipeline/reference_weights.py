@@ -30,6 +30,24 @@ UNETS = {7: "unet_128", 8: "unet_256"}  # by their halvings
 Network = Generator | UNet | Discriminator
 
 
+def files(source: Path) -> dict[str, Path]:
+    """The files of weights at a path, by what they hold: {"generators.a_to_b": ..., ...}; empty where there are none.
+
+    source: one file, whose name may say which it is (net_G_B), or a folder, where the names begin alike and `latest`
+    comes before numbers, and a net_G.pth is its only generator.
+    """
+    if source.suffix == ".pth":
+        return {next((ours for ours, theirs in FILES.items() if theirs in source.name), "generators.a_to_b"): source}
+    epochs = {path.name.split("_net_")[0] for path in source.glob("*_net_G*.pth")} - {"latest"}
+    for epoch in ("latest", *sorted(epochs, key=lambda epoch: (epoch.zfill(9), epoch), reverse=True)):
+        found = {ours: source / f"{epoch}_{theirs}.pth" for ours, theirs in FILES.items()}
+        alone = source / f"{epoch}_net_G.pth"
+        found = {ours: path for ours, path in found.items() if path.exists()}
+        if found or alone.exists():
+            return found or {"generators.a_to_b": alone}
+    return {}
+
+
 def read_generator(path: Path) -> tuple[Networks, Generator | UNet, int, int]:
     """What defines it, the generator in float32 on the CPU, and the channels of its input and output.
 

@@ -95,9 +95,8 @@ def to_json(config: Config) -> str:
 def from_dict(values: dict) -> Config:
     """The inverse of to_json's dictionary. Raises TypeError or KeyError for one of another shape."""
     groups = {"images": Images, "networks": Networks, "losses": Losses, "optimization": Optimization}
-    paths = {
-        name: Path(value) for name in ("out", "cache_dir", "feature_weights") if (value := values["run"].get(name))
-    }
+    names = ("out", "init_from", "cache_dir", "feature_weights")
+    paths = {name: Path(value) for name in names if (value := values["run"].get(name))}
     lists = {name: tuple(value) for name, value in values["run"].items() if isinstance(value, list)}
     run = {**values["run"], **paths, **lists}
     built = {name: group(**values[name]) for name, group in groups.items()}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import TINY, train
+from pipeline.translator import Translator
 from safetensors.torch import load_file
 from test_train import refused, run
 
@@ -10,7 +11,6 @@ from pipeline import checkpoint
 from pipeline.config import Networks
 from pipeline.reference_weights import FILES, written
 from pipeline.trained import load_trained
-from pipeline.translator import Translator
 
 SHORT = ["--epochs", "0.2", "--decay-epochs", "0", "--keep", "9"]
 

@@ -110,7 +110,7 @@ def main() -> None:
     try:
         run(tyro.cli(Options, prog="python pipeline/translate.py"))
     except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped: nothing was translated", file=sys.stderr)
+        print(str(stop) or "stopped", file=sys.stderr)
         sys.exit(130)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

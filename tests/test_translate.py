@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from data_prep import display
 from data_prep.images import read_as
 from pipeline import checkpoint, image_files, inference
-from pipeline.errors import UserError
+from pipeline.errors import TransientError, UserError
 from pipeline.networks import Generator
 from pipeline.pixels import CHANNELS
-from pipeline.translate import Options, Translator, run
+from pipeline.translate import Options, Translator, main, run
 
 SCRIPT = ROOT / "pipeline" / "translate.py"
 
@@ -166,26 +166,30 @@ def test_many_sizes_do_not_wait_for_their_like_for_ever(model, tmp_path, monkeyp
 
 
 def test_reading_and_writing_go_on_behind_the_computation(model, tmp_path, monkeypatch):
+    """The first image is computed when all are read, and written when the second is being computed."""
     fill(tmp_path / "in", *(f"{number}.png" for number in range(4)))
-    read, real_read, real = threading.Semaphore(0), image_files.read_picture, Translator.translate_pixels
+    read, second = threading.Semaphore(0), threading.Event()
+    real = image_files.read_picture, image_files.encode, Translator.translate_pixels
     calls = []
 
     def reading(*arguments):
         read.release()
-        return real_read(*arguments)
+        return real[0](*arguments)
+
+    def encoding(*arguments):
+        assert second.wait(timeout=30)
+        return real[1](*arguments)
 
     def computing(self, pixels):
         calls.append(1)
-        if len(calls) == 1:  # all the others are read while the first one is computed
+        if len(calls) == 1:
             assert all(read.acquire(timeout=30) for _ in range(4))
-        if len(calls) == 2:  # the first one is written while the second is computed
-            deadline = time.monotonic() + 30
-            while not (tmp_path / "out" / "0.png").exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-        return real(self, pixels)
+        if len(calls) == 2:
+            second.set()
+        return real[2](self, pixels)
 
     monkeypatch.setattr(image_files, "read_picture", reading)
+    monkeypatch.setattr(image_files, "encode", encoding)
     monkeypatch.setattr(Translator, "translate_pixels", computing)
     translate(model, tmp_path / "in", tmp_path / "out")
     assert len(tree(tmp_path / "out")) == 4 and len(calls) == 4
@@ -688,6 +692,25 @@ def test_mistakes_in_one_line_before_torch_is_loaded(model, tmp_path, arguments,
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and word in lines[0], done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "modules", "x.png"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (TransientError("a server is away"), 1, "error: a server is away\n"),
+        (UserError("no image"), 2, "error: no image\n"),
+        (KeyboardInterrupt("stopped: 3 of 4"), 130, "stopped: 3 of 4\n"),
+    ],
+)
+def test_exit_codes(monkeypatch, capsys, error, code, told):
+    def ends(options):
+        raise error
+
+    monkeypatch.setattr("pipeline.translate.run", ends)
+    monkeypatch.setattr(sys, "argv", ["translate.py", "run", "in", "out", "--direction", "a2b"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == code and capsys.readouterr().err == told
 
 
 def test_help_and_wrong_options_without_torch(tmp_path):

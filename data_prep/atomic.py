@@ -22,10 +22,10 @@ def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
             file.write(data)
             if durable:
                 sync(file)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)  # of a full disk it would take what room is left
         raise
-    temporary.replace(path)
     if not durable:
         return
     folder = os.open(path.parent, os.O_RDONLY)

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,7 +36,8 @@ def _bars(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterator
         TextColumn("{task.fields[rates]}"),
     )
     with Progress(*columns, console=Console(), transient=True) as bars:
-        rows = {split: bars.add_task(split, total=total or None, rates="") for split, total in totals.items()}
+        several = totals if len(totals) > 1 else {}
+        rows = {split: bars.add_task(split, total=total or None, rates="") for split, total in several.items()}
         everything = bars.add_task(what, total=sum(totals.values()) or None, rates="")
         started = time.monotonic()
 
@@ -62,7 +64,7 @@ def _lines(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterato
         if time.monotonic() - shown < LINE_SECONDS:
             return
         shown = time.monotonic()
-        rest = f", {(left - now) / now * seconds:.0f} s left" if now and total else ""
+        rest = f", {timedelta(seconds=round((left - now) / now * seconds))} left" if now and total else ""
         print(f"{what}: {now}{f'/{left}' if total else ''} images, {_rates(now, n_bytes, seconds)}{rest}", flush=True)
 
     yield show
@@ -71,4 +73,5 @@ def _lines(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterato
 def _rates(images: int, n_bytes: int, seconds: float) -> str:
     seconds = max(seconds, 1e-3)
     megabytes = f" {n_bytes / seconds / 1e6:.1f} MB/s" if n_bytes else ""
-    return f"{images / seconds:.0f} img/s{megabytes}"
+    rate = images / seconds
+    return f"{rate:.{0 if rate >= 10 else 2}f} img/s{megabytes}"

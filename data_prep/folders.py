@@ -25,7 +25,7 @@ def folder_source(directory: Path) -> Source:
 def _items(root: Path, dropped: dict[str, dict[str, int]]) -> Iterator[Item]:
     for split, counts in dropped.items():
         start = len(str(root / split)) + 1
-        for entry in _files_below(root / split):
+        for entry in files_below(root / split):
             if entry.is_symlink() and not entry.is_file():
                 raise PrepError(f"{entry.path} is a link to nothing; restore what it names, or remove it")
             if not entry.is_file():  # a fifo would be waited on for ever, a device read without end
@@ -37,7 +37,7 @@ def _items(root: Path, dropped: dict[str, dict[str, int]]) -> Iterator[Item]:
                 yield Item(split, name, status.st_size, f"{split}/{name}", mtime_ns=status.st_mtime_ns)
 
 
-def _files_below(folder: Path) -> Iterator[os.DirEntry]:
+def files_below(folder: Path) -> Iterator[os.DirEntry]:
     """All files, links to folders followed once, without a list of them: only folders are remembered."""
     # A link to a folder above would bring in the other splits.
     visited, folders = {_identity(above) for above in folder.resolve().parents}, [str(folder)]

@@ -99,8 +99,13 @@ def _reasons(data: bytes) -> Iterator[None]:
 
 def read_as(data: bytes, mode: Mode) -> Image.Image:
     """An image file as `prepare` would store it, but at its own size. Raises BadImage(reason)."""
+    return read_noted(data, mode)[0]
+
+
+def read_noted(data: bytes, mode: Mode) -> tuple[Image.Image, list[str]]:
+    """As `read_as`, and the names of the conversions."""
     with _reasons(data):
-        return _normalised(_open(data), mode, lossless=False)[0]
+        return _normalised(_open(data), mode, lossless=False)
 
 
 def _open(data: bytes) -> Image.Image:

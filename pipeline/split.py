@@ -1,5 +1,6 @@
 """The images of one split by their numbers: which bytes of which tar they are, and whether they are the right ones."""
 
+import tarfile
 import zlib
 from functools import lru_cache
 
@@ -41,7 +42,19 @@ class Split:
         return shard, int(sample - self.starts[shard])
 
     def read(self, sample: int) -> bytes:
-        """The encoded image of a sample.
+        """The encoded image of a sample. Raises as `_member`."""
+        return self._member(sample)[1]
+
+    def named(self, sample: int) -> tuple[str, bytes]:
+        """The name of a sample's image in its tar, key and ending, and the encoded image. Raises as `_member`."""
+        header, data = self._member(sample)
+        try:
+            return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name, data
+        except tarfile.HeaderError as error:
+            raise CorruptSample(f"its tar header is damaged ({error})") from None
+
+    def _member(self, sample: int) -> tuple[bytes, bytes]:
+        """A sample's tar header and its image.
 
         Raises CorruptSample where its checksum is another, and OneRankError where tar and index disagree.
         """
@@ -59,7 +72,7 @@ class Split:
         data = member[TAR_BLOCK : TAR_BLOCK + size]
         if self.verify and zlib.crc32(data) != _checksums(self.store, tar, self.counts[shard])[at]:
             raise CorruptSample("its checksum is not that of the image which was written")
-        return data
+        return member[:TAR_BLOCK], data
 
     def expect(self, sample: int, whole_block: bool) -> None:
         """Say that a sample, or all of its block, is read soon."""

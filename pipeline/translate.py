@@ -5,139 +5,167 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
-import torch.nn.functional as F
 import tyro
-from PIL import Image
-from rich.progress import track
-from torch import Tensor
 
-from data_prep.images import BadImage, read_as
-from pipeline.errors import UserError
-from pipeline.pixels import image_of, pixels_of, to_network, to_pixels
-from pipeline.trained import Weights, load_trained
+from data_prep.atomic import load_json
+from data_prep.plan import FORMAT
+from pipeline.errors import TransientError, UserError
+from pipeline.image_files import check_writable, claim_all, find
 
-KINDS = {
-    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
-    ".gif": "GIF", ".ppm": "PPM",
-}  # fmt: skip
-KEEPING = (".png", ".tif", ".tiff")  # kinds that hold transparency and 16 bits
-SMALLEST = 16  # pixels a side that the generator's reflection padding needs, rounded up
+BACK = {"a2b": "b2a", "b2a": "a2b"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Translate an image, or every image of a folder, at its own size. File names are kept; images with transparency or
-    16 bits become .png where the name's kind cannot hold them."""
+    """Translate images from one domain to the other, each at its own size.
 
-    model: Annotated[Path, tyro.conf.Positional]
+    Names and folders are kept. A translation is upright, in sRGB, and has the transparency of its source; EXIF data,
+    colour profiles and frames after the first are left out. Where a name's kind cannot hold transparency or 16 bits, it
+    ends in .png. Files that cannot be read are passed over and listed at the end; the exit code is then 2.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
     """run directory, whose newest checkpoint is taken, or one checkpoint"""
-    source: Annotated[Path, tyro.conf.Positional]
-    """image file or folder, searched with its subfolders"""
-    out: Annotated[Path, tyro.conf.Positional]
-    """for a file: the file to write, or an existing folder; for a folder: the folder to write to"""
-    direction: Literal["a2b", "b2a"]
-    """which domain the given images belong to, and which they are translated to"""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """where to compute"""
-    weights: Weights = "auto"
+    paths: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IN [IN ...] OUT", help_behavior_hint="")
+    ]
+    """IN: an image; a folder, with its subfolders; a glob in quotes, such as 'photos/**/*.jpg'; several of these; or
+    shards, by their directory or URL. OUT: a folder, which may be a new one; for one image also the file to write"""
+    direction: Literal["a2b", "b2a", "both"]
+    """which domain the given images belong to, and which they are translated to. both: of shards alone, which know it
+    of each image, to OUT/a2b and OUT/b2a"""
+    split: Annotated[
+        Literal["test", "train"] | None, tyro.conf.arg(metavar="{test,train}", help_behavior_hint="(default: test)")
+    ] = None
+    """which images of shards are taken"""
+    also: Annotated[
+        tuple[Literal["cycle", "pair"], ...], tyro.conf.UseAppendAction, tyro.conf.arg(help_behavior_hint="")
+    ] = ()
+    """cycle: write NAME.cycle.EXT, too, what comes back when the translation is translated back. pair: NAME.pair.EXT,
+    source and translation side by side, what is transparent on white. May be given twice, for both"""
+    skip_existing: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """leave out images whose translation is there, whatever model made it. For going on after an interruption"""
+    batch: int = 1
+    """images of one size that are computed at once; the results are the same but for rounding. On a CPU, one keeps the
+    cores busy from some 256 pixels a side on, and more only take memory; on a GPU, try 8 for small images"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of the convolutions. bfloat16 is for GPUs: less memory and time, and colours that differ slightly"""
+    device: Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="(default: a GPU, if any)")] = None
+    """where to compute: cpu, cuda, cuda:1, ..."""
+    weights: Literal["auto", "raw", "ema"] = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
+
+
+def run(options: Options) -> None:
+    """Raises UserError for a mistake, a full disk, and at the end for images that failed."""
+    check(options)
+    *sources, out = options.paths
+    if of_shards(sources[0]):
+        check_writable(Path(out))
+        from pipeline.inference import translate_shards
+
+        return translate_shards(options)
+    found = find(sources, out)
+    claim_all(found.pairs, options.also)
+    check_writable(found.pairs[0][1].parent if len(found.pairs) == 1 else Path(out))
+    from pipeline.inference import translate_files  # only now: mistakes are told before torch takes seconds to load
+
+    return translate_files(options, found)
+
+
+def check(options: Options) -> None:
+    """Raise UserError for what is wrong whatever the images are."""
+    if len(options.paths) < 2:
+        raise UserError("something is missing; give a model, images to translate, and where to write")
+    if options.batch < 1:
+        raise UserError(f"--batch {options.batch}: must be at least 1")
+    if not (options.model / "state.json").exists() and not any((options.model / "checkpoints").glob("pairs-*")):
+        raise UserError(
+            f"{options.model}: no checkpoint here; give a run directory of pipeline/train.py, or a checkpoint"
+        )
+    *sources, out = options.paths
+    shards = [source for source in sources if of_shards(source)]
+    if shards and len(sources) > 1:
+        raise UserError(f"{shards[0]}: holds shards, which are translated alone; drop the other sources")
+    if shards and Path(out).is_file():
+        raise UserError(f"{out}: is a file; give a folder to write to")
+    if options.direction == "both" and not shards:
+        raise UserError(
+            "--direction both: only shards know the domain of an image; "
+            "give a2b with images of domain a, then b2a with those of b, or shards"
+        )
+    if options.split and not shards:
+        raise UserError(f"--split {options.split}: chooses among images of shards, and {sources[0]} are none; drop it")
+
+
+def of_shards(source: str) -> bool:
+    """Whether a source is a URL or a folder of shards, finished or not."""
+    records = (load_json(Path(source) / name) or {} for name in ("manifest.json", "plan.json"))
+    return "://" in source or (Path(source).is_dir() and any(record.get("format") == FORMAT for record in records))
+
+
+def main() -> None:
+    """Exit codes: 0 done; 1 shards that could not be reached for a while; 2 a mistake, a full disk, or images that
+    failed; 130 Ctrl-C."""
+    try:
+        run(tyro.cli(Options, prog="python pipeline/translate.py"))
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        sys.exit(130)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, TransientError) else 2)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()  # here, above what needs torch, and it does not return
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from PIL import Image  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from pipeline.pixels import image_of, pixels_of, to_network, to_pixels  # noqa: E402
+from pipeline.trained import Trained, Weights, load_trained  # noqa: E402
+
+SMALLEST = 16  # pixels a side that the generator's reflection padding needs, rounded up
 
 
 class Translator:
     """One direction of a run directory or of a checkpoint: an image of any size to the other domain, at the same size.
 
     direction: "a2b" or "b2a". weights: see load_trained. modes: of the images it takes and gives, see pixels.py.
+    precision: of the convolutions, "float32" or "bfloat16".
     """
 
-    def __init__(self, model: Path, direction: str, device: torch.device | str = "cpu", weights: Weights = "auto"):
-        trained, self.device = load_trained(model, weights), device
+    def __init__(
+        self,
+        model: Path | Trained,
+        direction: str,
+        device: torch.device | str = "cpu",
+        weights: Weights = "auto",
+        precision: str = "float32",
+    ):
+        trained = model if isinstance(model, Trained) else load_trained(model, weights)
+        self.device, self.precision = device, precision
         self.modes = trained.modes[direction[0]], trained.modes[direction[-1]]
         self.generator = trained.generators[direction.replace("2", "_to_")].to(device)
 
-    @torch.no_grad()
     def __call__(self, image: Image.Image) -> Image.Image:
-        pixels = pixels_of(image, self.modes[0])[None]
+        return image_of(self.translate_pixels(pixels_of(image, self.modes[0])[None])[0], self.modes[1])
+
+    @torch.no_grad()
+    def translate_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels [n, C, H, W] of one domain's mode to those of the other's, on the host."""
         height, width = pixels.shape[2:]
-        fake = self.generator(pad_to_multiple(to_network(pixels, self.device, torch.float32)))[..., :height, :width]
-        return image_of(to_pixels(fake, self.modes[1])[0], self.modes[1])
+        kind, lower = torch.device(self.device).type, self.precision == "bfloat16"
+        with torch.autocast(kind, torch.bfloat16, enabled=lower):
+            fake = self.generator(pad_to_multiple(to_network(pixels, self.device, torch.float32)))[..., :height, :width]
+        return to_pixels(fake, self.modes[1])
 
 
 def pad_to_multiple(image: Tensor) -> Tensor:
     """Repeat the right and lower edges of [N, C, H, W] up to multiples of 4, whose size the generator keeps."""
     height, width = (max(SMALLEST, -(-size // 4) * 4) for size in image.shape[2:])
     return F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]), mode="replicate")
-
-
-def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Pairs of a file to read and the file to write."""
-    if source.is_file():
-        target = out / source.name if out.is_dir() else out
-        if target.suffix.lower() not in KINDS:
-            raise UserError(f"{target}: images of this kind cannot be written; give a name that ends in .png or .jpg")
-        return [(source, target)]
-    if not source.is_dir():
-        raise UserError(f"{source}: no such file or folder; give an image, or a folder of images")
-    if out.is_file():
-        raise UserError(f"{out}: is a file, but {source} is a folder; give a folder to write to")
-    found = [file for file in sorted(source.rglob("*")) if file.suffix.lower() in KINDS and file.is_file()]
-    found = [file for file in found if out.resolve() not in file.resolve().parents]  # OUT may lie in IN
-    if not found:
-        raise UserError(f"{source}: no images ({', '.join(KINDS)}) in it; give a folder with image files")
-    return [(file, out / file.relative_to(source)) for file in found]
-
-
-def keeping(target: Path) -> Path:
-    """The file to write in place of one whose kind would lose transparency or depth."""
-    return target if target.suffix.lower() in KEEPING else target.with_suffix(".png")
-
-
-def run(options: Options) -> None:
-    pairs = files(options.source, options.out)
-    try:
-        torch.zeros(1, device=options.device).item()
-    except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown and for an absent device
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {options.device}: cannot be used ({reason}); give cpu, or leave it out") from None
-    translator = Translator(options.model, options.direction, options.device, options.weights)
-    if translator.modes[1] in ("rgba", "grey16"):
-        pairs = [(source, keeping(target)) for source, target in pairs]
-        if len({target for _, target in pairs}) < len(pairs):
-            raise UserError(f"{options.source}: holds images that differ in their endings alone; rename one of them")
-    for source, target in pairs:
-        if source.resolve() == target.resolve():
-            raise UserError(f"{target}: would overwrite its own source; give another folder or file to write to")
-    failed = []
-    for source, target in track(pairs, description=f"translating {options.direction}", disable=len(pairs) == 1):
-        try:
-            save(translator(read_as(source.read_bytes(), translator.modes[0])), target)
-        except (BadImage, OSError, ValueError) as error:  # the last two also of formats that cannot hold the image
-            failed.append(f"{source}: {error}")
-    print(f"{len(pairs) - len(failed)} of {len(pairs)} images translated to {options.out}")
-    if failed:
-        raise UserError(f"{len(failed)} of {len(pairs)} files failed; mend or remove them. The first: {failed[0]}")
-
-
-def save(image: Image.Image, target: Path) -> None:
-    """Write at once, so that no half image is left under the name; the format follows the name."""
-    kind = KINDS[target.suffix.lower()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        image.save(temporary, format=kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def main() -> None:
-    """Exit codes: 0 done, 2 a mistake in the options or unreadable files."""
-    try:
-        run(tyro.cli(Options, prog="python pipeline/translate.py"))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,168 @@
+"""Translation in bands of rows: an image of any size, in the memory of a band, as the generator translates it whole.
+
+A pixel depends on those far away through the means and variances of the InstanceNorms alone. Tiles that are normed one
+by one change their tint and show their seams, so here each norm gets a pass of its own over the image, and its
+statistics are those of the whole. What the residual blocks work on is kept from pass to pass at a quarter of the size
+(stores.py), half a value for each value that one layer has at full size; what comes before and after them is computed
+again in each pass, an eighth more arithmetic in all.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.networks import LINEAR, RELU, Generator, image_conv
+from pipeline.pixels import to_pixels
+from pipeline.rows import (
+    Moments,
+    Rows,
+    above_kept,
+    convolved,
+    image_rows,
+    kept,
+    merged,
+    moments_of,
+    normed,
+    summed,
+    upsampled,
+)  # fmt: skip
+from pipeline.stores import LEFT, Place, Store, free_on, open_stores, place_for
+
+SMALLEST = 16  # pixels a side that the generator's reflection padding needs, rounded up
+Progress = Callable[[int, int], None]
+
+
+def unseen(done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+@torch.no_grad()
+def translate_in_bands(
+    generator: Generator, pixels: Tensor, mode: str, rows: int, *, place: Place | None = None, progress=unseen
+) -> Tensor:
+    """Pixels [C, H, W] on the host to those of a mode, of the same size. Raises UserError: see open_stores.
+
+    rows: of a band, rounded up to a multiple of 4. place: of the stores; None chooses by what is free. progress(done,
+    total) is called after each band of each pass.
+    """
+    height, width = pixels.shape[1:]
+    out, top = None, 0
+    for band in bands_of(generator, pixels, rows, place=place, progress=progress):
+        found = to_pixels(band, mode)[0, :, : max(0, height - top), :width]
+        if out is None:
+            out = torch.empty(found.shape[0], height, width, dtype=found.dtype)
+        out[:, top : top + found.shape[1]] = found
+        top += found.shape[1]
+    return out
+
+
+def bands_of(
+    generator: Generator, pixels: Tensor, rows: int, *, place: Place | None = None, progress: Progress = unseen
+) -> Iterator[Tensor]:
+    """The translation of pixels [C, H, W], [1, C, up to `rows`, W] in [-1, 1] from top to bottom.
+
+    H and W are those of padded_size. The rest is as in translate_in_bands.
+    """
+    weight = next(generator.parameters())
+    height, width = padded_size(*pixels.shape[1:])
+    shape, dtype = (height // 4, width // 4, 4 * len(weight)), computed_in(weight)
+    if place is None:
+        place = place_for(2 * math.prod(shape) * dtype.itemsize, memory_of_band(generator, rows, width), weight.device)
+    image = image_rows(pixels, height, width, weight)
+    with open_stores(2, shape, dtype, weight.device, place) as stores:
+        yield from forward(generator, image, -(-rows // 4) * 4, stores, progress)
+
+
+def forward(generator: Generator, image: Rows, rows: int, stores: list[Store], progress: Progress) -> Iterator[Tensor]:
+    """Generator.forward, from band to band. rows: a multiple of 4."""
+    first, half, quarter, *blocks, up, up_again, last = convolutions(generator)
+    stream, inner = stores  # what passes through the residual blocks, and what is inside one
+    done, total = itertools.count(1), -(-image.height // rows) * (6 + len(blocks))
+
+    def bands(x: Rows) -> Iterator[tuple[int, int]]:
+        """One pass. As many bands whatever x's size."""
+        size = rows * x.height // image.height
+        for a in range(0, x.height, size):
+            yield a, min(a + size, x.height)
+            progress(next(done), total)
+
+    def moments(x: Rows, store: Store | None = None) -> Moments:
+        """One pass over x, which a store may keep."""
+        found = None
+        for a, b in bands(x):
+            band = x.read(a, b)
+            if store:
+                store.write(a, band)
+            found = merged([found, moments_of(band)]) if found else moments_of(band)
+            del band  # before the next one is computed
+        return found
+
+    x = convolved(image, first)
+    x = normed(x, moments(x), RELU)
+    x = convolved(x, half)
+    x = normed(x, moments(x), RELU)
+    x = convolved(x, quarter)
+    x = kept(normed(stream, moments(x, stream), RELU), stream)
+    for one, other in zip(blocks[::2], blocks[1::2], strict=True):
+        y = normed(above_kept(inner), moments(convolved(x, one), inner), RELU)
+        y = normed(inner, moments(convolved(y, other), inner), LINEAR)
+        x = kept(summed(stream, y), stream)
+    x = upsampled(x, up)
+    x = normed(x, moments(x), RELU)
+    x = upsampled(x, up_again)
+    x = normed(x, moments(x), RELU)
+    x = convolved(x, last, image_conv)
+    for a, b in bands(x):
+        yield torch.tanh(x.read(a, b))
+
+
+def convolutions(generator: Generator) -> list[nn.Module]:
+    """In the order in which an image passes them; two for each residual block."""
+    return [module for module in generator.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+
+
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """Rounded up to what the generator takes: multiples of 4."""
+    return tuple(max(SMALLEST, -(-size // 4) * 4) for size in (height, width))
+
+
+def computed_in(weight: Tensor) -> torch.dtype:
+    """The precision of convolutions with it, which autocast may change."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+# What follows was measured on a CPU, with the default allocator, for 8 to 64 channels.
+
+
+def memory_of_whole(generator: Generator, height: int, width: int) -> int:
+    """Bytes that Generator.forward takes at most, parameters apart."""
+    weight = next(generator.parameters())
+    return weight.itemsize * height * width * (3 * len(weight) + 60)
+
+
+def memory_of_band(generator: Generator, rows: int, width: int) -> int:
+    """Bytes that a band takes at most, parameters, stores and pixels apart."""
+    weight = next(generator.parameters())
+    return weight.itemsize * (rows + 16) * width * (4 * len(weight) + 100)
+
+
+def rows_that_fit(generator: Generator, height: int, width: int, free: int | None = None) -> int | None:
+    """Rows of a band for translate_in_bands, or None where an image [C, height, width] can be translated whole.
+
+    free: bytes that tensors may take; None asks the generator's device. At least 4, even where these are too many.
+    """
+    weight = next(generator.parameters())
+    height, width = padded_size(height, width)
+    free = int((1 - LEFT) * (free_on(weight.device) if free is None else free))
+    if memory_of_whole(generator, height, width) <= free:
+        return None
+    # On a CPU larger tensors, of one layer at full size, would be mapped anew each time, which takes longer than
+    # computing the rows again that bands share. On a GPU many small kernels would.
+    best = max(16, 2 ** (25 if weight.is_cpu else 28) // (weight.itemsize * len(weight) * width))
+    least, next_row = (memory_of_band(generator, rows, width) for rows in (0, 1))
+    most = (free - least) // (next_row - least)
+    return max(4, min(best, most, height) // 4 * 4)

@@ -14,14 +14,17 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from pipeline.networks import LINEAR, RELU, Generator, image_conv
+from pipeline.layers import LINEAR, RELU, Norm, ResizeConv, image_conv
+from pipeline.networks import Generator
 from pipeline.pixels import to_pixels
 from pipeline.rows import (
-    Moments,
+    Affine,
     Rows,
     above_kept,
     convolved,
+    enlarged,
     image_rows,
+    joined,
     kept,
     merged,
     moments_of,
@@ -78,9 +81,10 @@ def bands_of(
 
 def forward(generator: Generator, image: Rows, rows: int, stores: list[Store], progress: Progress) -> Iterator[Tensor]:
     """Generator.forward, from band to band. rows: a multiple of 4."""
-    first, half, quarter, *blocks, up, up_again, last = convolutions(generator)
+    layers, blocks = generator.model, generator.blocks
     stream, inner = stores  # what passes through the residual blocks, and what is inside one
-    done, total = itertools.count(1), -(-image.height // rows) * (6 + len(blocks))
+    of_image = layers["2"].kind == "instance"  # statistics
+    done, total = itertools.count(1), -(-image.height // rows) * (2 + 2 * blocks + (4 if of_image else 0))
 
     def bands(x: Rows) -> Iterator[tuple[int, int]]:
         """One pass. As many bands whatever x's size."""
@@ -89,39 +93,42 @@ def forward(generator: Generator, image: Rows, rows: int, stores: list[Store], p
             yield a, min(a + size, x.height)
             progress(next(done), total)
 
-    def moments(x: Rows, store: Store | None = None) -> Moments:
-        """One pass over x, which a store may keep."""
+    def statistics(x: Rows, norm: Norm, store: Store | None = None) -> Affine | None:
+        """What normed takes; one pass over x where it is needed, or to keep x in a store."""
         found = None
-        for a, b in bands(x):
+        for a, b in bands(x) if store or of_image else ():
             band = x.read(a, b)
             if store:
                 store.write(a, band)
-            found = merged([found, moments_of(band)]) if found else moments_of(band)
+            if of_image:
+                found = merged([found, moments_of(band)]) if found else moments_of(band)
             del band  # before the next one is computed
-        return found
+        if norm.kind == "batch":
+            return norm.running_mean, norm.running_var, norm.weight, norm.bias
+        return (found.mean, found.squares / found.count, None, None) if found else None
 
-    x = convolved(image, first)
-    x = normed(x, moments(x), RELU)
-    x = convolved(x, half)
-    x = normed(x, moments(x), RELU)
-    x = convolved(x, quarter)
-    x = kept(normed(stream, moments(x, stream), RELU), stream)
-    for one, other in zip(blocks[::2], blocks[1::2], strict=True):
-        y = normed(above_kept(inner), moments(convolved(x, one), inner), RELU)
-        y = normed(inner, moments(convolved(y, other), inner), LINEAR)
+    def at(place: int, x: Rows, slope: float) -> Rows:
+        """Normed.at."""
+        conv, norm = layers[str(place)], layers[str(place + 1)]
+        if isinstance(conv, ResizeConv):
+            x = convolved(enlarged(x), conv)
+        else:
+            x = (upsampled if isinstance(conv, nn.ConvTranspose2d) else convolved)(x, conv)
+        return normed(x, statistics(x, norm), slope)
+
+    whole = at(1, image, RELU)
+    half = at(4, whole, RELU)
+    x = convolved(half, layers["7"])
+    x = kept(normed(stream, statistics(x, layers["8"], stream), RELU), stream)
+    for block in (layers[str(10 + i)].conv_block for i in range(blocks)):
+        y = normed(above_kept(inner), statistics(convolved(x, block["1"]), block["2"], inner), RELU)
+        y = normed(inner, statistics(convolved(y, block["5"]), block["6"], inner), LINEAR)
         x = kept(summed(stream, y), stream)
-    x = upsampled(x, up)
-    x = normed(x, moments(x), RELU)
-    x = upsampled(x, up_again)
-    x = normed(x, moments(x), RELU)
-    x = convolved(x, last, image_conv)
+    x = at(10 + blocks, x, RELU)
+    x = at(13 + blocks, joined(x, half) if generator.skips else x, RELU)
+    x = convolved(joined(x, whole) if generator.skips else x, layers[str(17 + blocks)], image_conv)
     for a, b in bands(x):
         yield torch.tanh(x.read(a, b))
-
-
-def convolutions(generator: Generator) -> list[nn.Module]:
-    """In the order in which an image passes them; two for each residual block."""
-    return [module for module in generator.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:

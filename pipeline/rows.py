@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.fused import EPS
-from pipeline.networks import RELU, at_least_fp32
+from pipeline.layers import RELU, at_least_fp32
 from pipeline.pixels import to_network
 from pipeline.stores import Store
 
@@ -104,17 +104,38 @@ def merged(parts: list[Moments]) -> Moments:
     return Moments(count, mean, sum(part.squares + part.count * (part.mean - mean).square() for part in parts))
 
 
-def normed(x: Rows | Store, moments: Moments, slope: float) -> Rows:
-    """InstanceNorm with given statistics, and the activation."""
+Affine = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # mean, variance, weight and bias of each channel
+
+
+def normed(x: Rows | Store, affine: Affine | None, slope: float) -> Rows:
+    """A norm with given statistics, or none, and the activation."""
 
     def read(a: int, b: int) -> Tensor:
         rows = x.read(a, b)
-        like = at_least_fp32(rows[:0])
-        mean, variance = moments.mean.to(like), (moments.squares / moments.count).to(like)
-        rows = F.batch_norm(rows, mean, variance, eps=EPS)
+        if affine:
+            like = at_least_fp32(rows[:0])
+            rows = F.batch_norm(rows, *(each if each is None else each.to(like) for each in affine), eps=EPS)
+        else:
+            rows = rows.clone()  # which may be a store's own
         return F.relu_(rows) if slope == RELU else rows
 
     return Rows(x.height, read)
+
+
+def enlarged(x: Rows) -> Rows:
+    """Each value four times."""
+
+    def read(a: int, b: int) -> Tensor:
+        first, last = a // 2, (b - 1) // 2 + 1
+        rows = F.interpolate(x.read(first, last), scale_factor=2, mode="nearest")
+        return rows[:, :, a - 2 * first : b - 2 * first]
+
+    return Rows(2 * x.height, read)
+
+
+def joined(x: Rows, y: Rows) -> Rows:
+    """The channels of both."""
+    return Rows(x.height, lambda a, b: torch.cat([x.read(a, b), y.read(a, b)], 1))
 
 
 def summed(x: Rows | Store, y: Rows) -> Rows:

@@ -121,4 +121,6 @@ def test_mistakes_in_one_line(model, arguments, words):
     script = [sys.executable, ROOT / "pipeline" / "app.py"]
     done = command([*script, *(model if part == "MODEL" else part for part in arguments)])
     lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], done.stderr
+    assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], (
+        done.stderr
+    )

@@ -70,6 +70,24 @@ def test_any_generator(blocks, channels):
     torch.testing.assert_close(in_bands(generator, pixels, 16), whole(generator, pixels), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("blocks", [0, 2])
+@pytest.mark.parametrize(
+    "options",
+    [{"norm": "batch"}, {"norm": "none"}, {"resize": True}, {"skips": True}]
+    + [{"norm": "batch", "resize": True, "skips": True}],
+)
+def test_other_norms_upsampling_and_skips(options, blocks):
+    generator = Generator(4, blocks, **options).double()
+    init_weights(generator, torch.Generator().manual_seed(0))
+    for name, tensor in generator.requires_grad_(False).eval().state_dict().items():
+        if "running" in name or name.endswith("bias"):
+            tensor.copy_(torch.linspace(0.2, 0.7, len(tensor)))
+    pixels, seen = picture(52, 36), []
+    found = in_bands(generator, pixels, 16, progress=lambda done, total: seen.append((done, total)))
+    torch.testing.assert_close(found, whole(generator, pixels), rtol=0, atol=1e-10)
+    assert seen[-1][0] == seen[-1][1] == len(seen)
+
+
 @pytest.mark.parametrize("shape", [(768, 1024), (1023, 765)])
 def test_a_photograph_in_float32(shape):
     generator, pixels = network(blocks=9), picture(*shape)

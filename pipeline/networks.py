@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.config import Networks
 from pipeline.fused import EPS, fused_norm
 
 INIT_STD = 0.02  # of the normal distribution every weight starts from (appendix 7.1)
@@ -65,9 +66,10 @@ def image_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A convolution of stride 1 to few channels. [N, C, H + k - 1, W + k - 1] -> [N, c_out, H, W].
 
     On a CPU as one that is a single column wide: the taps of a row become channels of their own, whose results are
-    shifted and added. The same sums in another order; 3 channels alone would leave most of a vector unit idle.
+    shifted and added. The same sums in another order; 3 channels alone would leave most of a vector unit idle. An
+    exported graph, which may run anywhere, has the plain form.
     """
-    if not x.is_cpu:
+    if not x.is_cpu or torch.compiler.is_exporting():
         return conv(x)
     c_out, c_in, height, width = conv.weight.shape
     columns = conv.weight.permute(3, 0, 1, 2).reshape(width * c_out, c_in, height, 1)
@@ -162,6 +164,14 @@ class Discriminator(nn.Module):
         for conv in normed:
             x = norm_act(conv(x), LEAKY, fused=self.fused)
         return last(x)
+
+
+def build_generator(
+    networks: Networks, c_in: int, c_out: int, *, recompute: bool = False, fused: bool = False
+) -> nn.Module:
+    """The generator that `networks` describes, for images of c_in channels. recompute, fused: see Generator."""
+    size = networks.generator_channels, networks.generator_blocks
+    return Generator(*size, c_in, c_out, recompute=recompute, fused=fused)
 
 
 @torch.no_grad()

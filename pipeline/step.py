@@ -15,7 +15,7 @@ from torch.func import functional_call
 from pipeline import losses
 from pipeline.config import Losses, Networks
 from pipeline.history import ImageHistory
-from pipeline.networks import Discriminator, Generator, init_weights
+from pipeline.networks import Discriminator, build_generator, init_weights
 from pipeline.order import INIT, key
 
 
@@ -45,10 +45,9 @@ class CycleGANStep(nn.Module):
         self.weights = weights
         self._call = call  # until compile_networks
         a, b = channels
-        size = networks.generator_channels, networks.generator_blocks
         how = {"recompute": recompute, "fused": fused}
         self.generators = nn.ModuleDict(
-            {"a_to_b": Generator(*size, a, b, **how), "b_to_a": Generator(*size, b, a, **how)}
+            {"a_to_b": build_generator(networks, a, b, **how), "b_to_a": build_generator(networks, b, a, **how)}
         )
         size = networks.discriminator_channels, networks.discriminator_layers
         self.discriminators = nn.ModuleDict(

@@ -11,7 +11,7 @@ from torch import nn
 from pipeline import checkpoint
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.networks import Generator
+from pipeline.networks import build_generator
 from pipeline.pixels import CHANNELS
 from pipeline.rundir import from_dict
 
@@ -20,11 +20,13 @@ Weights = Literal["auto", "raw", "ema"]
 
 @dataclass(frozen=True)
 class Trained:
-    """generators: of both ways, float32 on the CPU. weights: "raw" or "ema". modes: of both domains' images."""
+    """generators: of both ways, float32 on the CPU. weights: "raw" or "ema". modes: of both domains' images. data: the
+    fingerprint of the shards."""
 
     checkpoint: Path
     pairs_seen: int
     config: Config
+    data: str
     modes: dict[str, str]
     generators: nn.ModuleDict
     weights: str
@@ -39,7 +41,7 @@ def load_trained(model: Path, weights: Weights = "auto") -> Trained:
     path = whole_checkpoint(model)
     try:
         state = json.loads((path / checkpoint.STATE).read_text())
-        config, modes = from_dict(state["config"]), state["constants"]["modes"]
+        config, modes, data = from_dict(state["config"]), state["constants"]["modes"], state["constants"]["data"]
     except (ValueError, KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: not a checkpoint of this version ({problem}); give another") from None
@@ -48,13 +50,12 @@ def load_trained(model: Path, weights: Weights = "auto") -> Trained:
         raise UserError(f"--weights ema: {path} has no average of the weights; train with --ema-pairs, or leave it out")
     weights = "ema" if averaged and weights != "raw" else "raw"
     file, prefix = (checkpoint.EMA, "") if weights == "ema" else (checkpoint.NETWORKS, "generators.")
-    size = config.networks.generator_channels, config.networks.generator_blocks
     generators = nn.ModuleDict()
     for way in ("a_to_b", "b_to_a"):
-        generators[way] = Generator(*size, *(CHANNELS[modes[domain]] for domain in (way[0], way[-1])))
+        generators[way] = build_generator(config.networks, *(CHANNELS[modes[domain]] for domain in (way[0], way[-1])))
         generators[way].load_state_dict(checkpoint.read_tensors(path / file, f"{prefix}{way}."))
     generators = generators.float().eval().requires_grad_(False)
-    return Trained(path, state["pairs_seen"], config, modes, generators, weights)
+    return Trained(path, state["pairs_seen"], config, data, modes, generators, weights)
 
 
 def whole_checkpoint(model: Path) -> Path:

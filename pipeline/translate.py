@@ -6,23 +6,20 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 import tyro
 from PIL import Image
 from rich.progress import track
-from torch import Tensor
 
 from data_prep.images import BadImage, read_as
 from pipeline.errors import UserError
-from pipeline.pixels import image_of, pixels_of, to_network, to_pixels
-from pipeline.trained import Weights, load_trained
+from pipeline.trained import Weights
+from pipeline.translator import Translator
 
 KINDS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
     ".gif": "GIF", ".ppm": "PPM",
 }  # fmt: skip
 KEEPING = (".png", ".tif", ".tiff")  # kinds that hold transparency and 16 bits
-SMALLEST = 16  # pixels a side that the generator's reflection padding needs, rounded up
 
 
 @dataclass(frozen=True)
@@ -42,31 +39,6 @@ class Options:
     """where to compute"""
     weights: Weights = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
-
-
-class Translator:
-    """One direction of a run directory or of a checkpoint: an image of any size to the other domain, at the same size.
-
-    direction: "a2b" or "b2a". weights: see load_trained. modes: of the images it takes and gives, see pixels.py.
-    """
-
-    def __init__(self, model: Path, direction: str, device: torch.device | str = "cpu", weights: Weights = "auto"):
-        trained, self.device = load_trained(model, weights), device
-        self.modes = trained.modes[direction[0]], trained.modes[direction[-1]]
-        self.generator = trained.generators[direction.replace("2", "_to_")].to(device)
-
-    @torch.no_grad()
-    def __call__(self, image: Image.Image) -> Image.Image:
-        pixels = pixels_of(image, self.modes[0])[None]
-        height, width = pixels.shape[2:]
-        fake = self.generator(pad_to_multiple(to_network(pixels, self.device, torch.float32)))[..., :height, :width]
-        return image_of(to_pixels(fake, self.modes[1])[0], self.modes[1])
-
-
-def pad_to_multiple(image: Tensor) -> Tensor:
-    """Repeat the right and lower edges of [N, C, H, W] up to multiples of 4, whose size the generator keeps."""
-    height, width = (max(SMALLEST, -(-size // 4) * 4) for size in image.shape[2:])
-    return F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]), mode="replicate")
 
 
 def files(source: Path, out: Path) -> list[tuple[Path, Path]]:

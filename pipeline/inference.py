@@ -23,8 +23,8 @@ from pipeline.image_files import Found, Picture, Places
 from pipeline.pixels import image_of, pixels_of
 from pipeline.split import CorruptSample, Split
 from pipeline.tally import Done, Tally
-from pipeline.trained import load_trained
-from pipeline.translate import BACK, Options, Translator
+from pipeline.translate import BACK, Options
+from pipeline.translator import Translator, newest
 
 THREADS = 4  # that read and write
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file can be written, either
@@ -112,10 +112,13 @@ def build(options: Options) -> dict[str, Translator]:
     except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown and for an absent device
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {device}: cannot be used ({reason}); give cpu, or leave it out") from None
-    trained = load_trained(options.model, options.weights)
     ways = BACK if options.direction == "both" or "cycle" in options.also else (options.direction,)
-    print(f"{trained.checkpoint}, {trained.weights} weights, {options.precision} on {device}", flush=True)
-    return {way: Translator(trained, way, device, precision=options.precision) for way in ways}
+    model, tile = newest(options.model), int(options.tile) if options.tile.isdecimal() else options.tile
+    how = {"weights": options.weights, "precision": options.precision, "tile": tile}
+    translators = {way: Translator(model, way, device, **how) for way in ways}
+    weights = next(iter(translators.values())).about["provenance"]["weights"]
+    print(f"{model}, {weights} weights, {options.precision} on {device}", flush=True)
+    return translators
 
 
 def translate_all(

@@ -120,9 +120,10 @@ def image_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A convolution of stride 1 to few channels. [N, C, H + k - 1, W + k - 1] -> [N, c_out, H, W].
 
     On a CPU as one that is a single column wide: the taps of a row become channels of their own, whose results are
-    shifted and added. The same sums in another order; 3 channels alone would leave most of a vector unit idle.
+    shifted and added. The same sums in another order; 3 channels alone would leave most of a vector unit idle. An
+    exported graph, which may run anywhere, has the plain form.
     """
-    if not x.is_cpu:
+    if not x.is_cpu or torch.compiler.is_exporting():
         return conv(x)
     c_out, c_in, height, width = conv.weight.shape
     columns = conv.weight.permute(3, 0, 1, 2).reshape(width * c_out, c_in, height, 1)

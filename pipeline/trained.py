@@ -20,11 +20,13 @@ Weights = Literal["auto", "raw", "ema"]
 
 @dataclass(frozen=True)
 class Trained:
-    """generators: of both ways, float32 on the CPU. weights: "raw" or "ema". modes: of both domains' images."""
+    """generators: of both ways, float32 on the CPU. weights: "raw" or "ema". modes: of both domains' images. data: the
+    fingerprint of the shards."""
 
     checkpoint: Path
     pairs_seen: int
     config: Config
+    data: str
     modes: dict[str, str]
     generators: nn.ModuleDict
     weights: str
@@ -39,7 +41,7 @@ def load_trained(model: Path, weights: Weights = "auto") -> Trained:
     path = whole_checkpoint(model)
     try:
         state = json.loads((path / checkpoint.STATE).read_text())
-        config, modes = from_dict(state["config"]), state["constants"]["modes"]
+        config, modes, data = from_dict(state["config"]), state["constants"]["modes"], state["constants"]["data"]
     except (ValueError, KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: not a checkpoint of this version ({problem}); give another") from None
@@ -54,7 +56,7 @@ def load_trained(model: Path, weights: Weights = "auto") -> Trained:
         generators[way] = build_generator(config.networks, *ends)
         generators[way].load_state_dict(checkpoint.read_tensors(path / file, f"{prefix}{way}."))
     generators = generators.float().eval().requires_grad_(False)
-    return Trained(path, state["pairs_seen"], config, modes, generators, weights)
+    return Trained(path, state["pairs_seen"], config, data, modes, generators, weights)
 
 
 def whole_checkpoint(model: Path) -> Path:

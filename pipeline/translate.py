@@ -25,7 +25,8 @@ class Options:
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
-    """run directory, whose newest checkpoint is taken, or one checkpoint"""
+    """run directory, whose newest checkpoint is taken, one checkpoint, an exported model, or a file or folder of the
+    well-known PyTorch code's weights (.pth)"""
     paths: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IN [IN ...] OUT", help_behavior_hint="")
     ]
@@ -48,6 +49,9 @@ class Options:
     batch: int = 1
     """images of one size that are computed at once; the results are the same but for rounding. On a CPU, one keeps the
     cores busy from some 256 pixels a side on, and more only take memory; on a GPU, try 8 for small images"""
+    tile: str = "auto"
+    """rows that are computed at once, for images that are too large for the memory: the result is the same, since the
+    norms' statistics are those of the whole image. auto: by what is free, and small images whole. off: always whole"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """of the convolutions. bfloat16 is for GPUs: less memory and time, and colours that differ slightly"""
     device: Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="(default: a GPU, if any)")] = None
@@ -77,11 +81,17 @@ def check(options: Options) -> None:
     """Raise UserError for what is wrong whatever the images are."""
     if len(options.paths) < 2:
         raise UserError("something is missing; give a model, images to translate, and where to write")
+    if options.tile not in ("auto", "off") and not (options.tile.isdecimal() and int(options.tile) > 0):
+        raise UserError(f"--tile {options.tile}: must be auto, off, or a number of rows")
+    if "cycle" in options.also and options.model.is_file():
+        raise UserError(f"--also cycle: {options.model} holds one direction alone; give a folder with both, or drop it")
     if options.batch < 1:
         raise UserError(f"--batch {options.batch}: must be at least 1")
-    if not (options.model / "state.json").exists() and not any((options.model / "checkpoints").glob("pairs-*")):
+    holds = ("state.json", "model.safetensors", "checkpoints/pairs-*", "*_net_G*.pth")
+    if not options.model.is_file() and not any(any(options.model.glob(name)) for name in holds):
         raise UserError(
-            f"{options.model}: no checkpoint here; give a run directory of pipeline/train.py, or a checkpoint"
+            f"{options.model}: no checkpoint here; give a run directory of pipeline/train.py, a checkpoint, an "
+            "exported model, or a file or folder of .pth weights"
         )
     *sources, out = options.paths
     shards = [source for source in sources if of_shards(source)]
@@ -118,54 +128,14 @@ def main() -> None:
     sys.exit(0)
 
 
+def __getattr__(name: str):
+    """`from pipeline.translate import Translator`, which takes torch's seconds to load."""
+    if name == "Translator":
+        from pipeline.translator import Translator
+
+        return Translator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 if __name__ == "__main__":
-    main()  # here, above what needs torch, and it does not return
-
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from pipeline.pixels import image_of, pixels_of, to_network, to_pixels  # noqa: E402
-from pipeline.trained import Trained, Weights, load_trained  # noqa: E402
-
-SMALLEST = 16  # pixels a side that the generator's reflection padding needs, rounded up
-
-
-class Translator:
-    """One direction of a run directory or of a checkpoint: an image of any size to the other domain, at the same size.
-
-    direction: "a2b" or "b2a". weights: see load_trained. modes: of the images it takes and gives, see pixels.py.
-    precision: of the convolutions, "float32" or "bfloat16".
-    """
-
-    def __init__(
-        self,
-        model: Path | Trained,
-        direction: str,
-        device: torch.device | str = "cpu",
-        weights: Weights = "auto",
-        precision: str = "float32",
-    ):
-        trained = model if isinstance(model, Trained) else load_trained(model, weights)
-        self.device, self.precision = device, precision
-        self.modes = trained.modes[direction[0]], trained.modes[direction[-1]]
-        self.generator = trained.generators[direction.replace("2", "_to_")].to(device)
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        return image_of(self.translate_pixels(pixels_of(image, self.modes[0])[None])[0], self.modes[1])
-
-    @torch.no_grad()
-    def translate_pixels(self, pixels: Tensor) -> Tensor:
-        """Pixels [n, C, H, W] of one domain's mode to those of the other's, on the host."""
-        height, width = pixels.shape[2:]
-        kind, lower = torch.device(self.device).type, self.precision == "bfloat16"
-        with torch.autocast(kind, torch.bfloat16, enabled=lower):
-            fake = self.generator(pad_to_multiple(to_network(pixels, self.device, torch.float32)))[..., :height, :width]
-        return to_pixels(fake, self.modes[1])
-
-
-def pad_to_multiple(image: Tensor) -> Tensor:
-    """Repeat the right and lower edges of [N, C, H, W] up to multiples of 4, whose size the generator keeps."""
-    height, width = (max(SMALLEST, -(-size // 4) * 4) for size in image.shape[2:])
-    return F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]), mode="replicate")
+    main()

@@ -83,6 +83,27 @@ def shards(make_shards):
     return make_shards(7, 11, 3, 5)
 
 
+@pytest.fixture(scope="session")
+def trained(shards, tmp_path_factory):
+    """A run of 2 pairs with tiny networks, averaged weights, evaluations and sample grids."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    options = [
+        "--epochs",
+        "0.2",
+        "--decay-epochs",
+        "0",
+        "--ema-pairs",
+        "1",
+        "--evaluate-every",
+        "1",
+        "--sample-every",
+        "1",
+    ]
+    done = train(*TINY, *options, "--data", shards, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 12 MiB."""

@@ -17,13 +17,13 @@ import tyro
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from pipeline.bands import SMALLEST
 from pipeline.errors import UserError
 from pipeline.exported import CONFIG, MODEL
 from pipeline.failure import first_sentence
 from pipeline.pixels import CHANNELS
 from pipeline.rundir import fsync, write_durably
 from pipeline.trained import Weights
-from pipeline.bands import SMALLEST
 from pipeline.translator import PRECISIONS, Precision, Translator
 
 Format = Literal["safetensors", "onnx", "torch_export"]

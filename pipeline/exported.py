@@ -29,9 +29,9 @@ from torch import nn
 from pipeline import checkpoint, reference_weights
 from pipeline.config import Networks
 from pipeline.errors import UserError
-from pipeline.records import read_evaluation
 from pipeline.networks import build_generator
 from pipeline.pixels import CHANNELS
+from pipeline.records import read_evaluation
 from pipeline.rundir import write_durably
 from pipeline.trained import Trained, Weights, load_trained
 
@@ -126,7 +126,10 @@ def _of_reference(model: Path, files: dict[str, Path], direction: str | None, we
     unsaid = model.is_file() and not any(theirs in model.name for theirs in reference_weights.FILES.values())
     file = model if unsaid else files.get(names[direction])
     if not file:
-        raise UserError(f"{model}: has no generator {direction}, which would be a {reference_weights.FILES[names[direction]]}.pth; give the other")
+        raise UserError(
+            f"{model}: has no generator {direction}, which would be a "
+            f"{reference_weights.FILES[names[direction]]}.pth; give the other direction"
+        )
     networks, generator, *channels = reference_weights.read_generator(file)
     modes = {number: mode for mode, number in reversed(CHANNELS.items())}
     if unknown := [number for number in channels if number not in modes]:

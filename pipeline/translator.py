@@ -31,14 +31,14 @@ Picture = Image.Image | np.ndarray | Tensor
 class Translator(ModelHubMixin):
     """One direction of a CycleGAN: an image of any size to the other domain, at the same size.
 
-    model: run directory, whose newest checkpoint is taken, one checkpoint, a directory of `save_pretrained`, or junyanz's
-    code's weights (reference_weights.py).
+    model: run directory, whose newest checkpoint is taken, one checkpoint, a directory of `save_pretrained`, or weights
+    of junyanz's code (reference_weights.py).
     direction: "a2b" or "b2a"; by default a2b, or the one that a saved model has. weights: see load_trained.
     precision: the weights are float32 in each case. "bfloat16" and "float16" compute under autocast, as training with
     mixed precision does: convolutions are narrow, and what torch holds unsafe then stays wide. float16 is the finer of
     both, but ends at 65504; bfloat16 cannot overflow.
-    tile: rows that are computed at once (bands.py), with the same result; "auto" takes as many as fit into what memory is
-    free, and images that fit whole; "off" takes each image whole. Floats are always taken whole.
+    tile: rows that are computed at once (bands.py), with the same result; "auto" takes as many as fit into the memory
+    that is free, and images that fit whole; "off" takes each image whole. Floats are always taken whole.
 
     Takes and gives, alone or as a list:
         a PIL image                      of the mode `modes[1]`, see pixels.py; one of another kind is converted
@@ -164,7 +164,7 @@ class Translator(ModelHubMixin):
 
 
 def newest(model: Path) -> Path:
-    """The newest checkpoint of a run directory, so that both directions are of one; what is something else, as it is."""
+    """The newest checkpoint of a run directory, so that both directions are of one; what is something else as it is."""
     return whole_checkpoint(model) if (model / "checkpoints").is_dir() else model
 
 

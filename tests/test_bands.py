@@ -73,9 +73,11 @@ def test_any_generator(blocks, channels):
 @pytest.mark.parametrize("blocks", [0, 2])
 @pytest.mark.parametrize(
     "options",
-    [{"norm": "batch"}, {"norm": "none"}, {"resize": True}, {"skips": True}]
-    + [{"norm": "batch", "resize": True, "skips": True}],
-)
+    [
+        {"norm": "batch"}, {"norm": "none"}, {"resize": True}, {"skips": True},
+        {"norm": "batch", "resize": True, "skips": True},
+    ],
+)  # fmt: skip
 def test_other_norms_upsampling_and_skips(options, blocks):
     generator = Generator(4, blocks, **options).double()
     init_weights(generator, torch.Generator().manual_seed(0))

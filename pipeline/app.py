@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_prep.images import BadImage, read_as
 from pipeline.errors import UserError
+from pipeline.failure import first_sentence
 from pipeline.trained import Weights
 from pipeline.translator import Translator
 
@@ -68,25 +69,38 @@ def page(translators: dict[str, Translator], title: str):
         fake = translator(image)
         return (viewable(image), viewable(fake)), f"{way}, {fake.width} x {fake.height} pixels"
 
-    plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {title}\nDrop an image on the left. On the right, pull the handle to see before and after.")
         with gr.Row():
             with gr.Column():
-                given = gr.Image(type="filepath", sources=["upload", "clipboard"], label="image", elem_id="given")
+                given = gr.File(type="filepath", label="image", elem_id="given")  # as it is; gr.Image would decode it
                 way = gr.Radio(list(translators), value=next(iter(translators)), label="direction", elem_id="way")
             with gr.Column():
                 both = gr.ImageSlider(label="before and after", format="png", interactive=False, elem_id="both")
                 told = gr.Markdown(elem_id="told")
         for change in (given.change, way.change):
             change(translate, [given, way], [both, told], show_progress="minimal", api_name=False)
-    blocks.theme_of_page = plain
     return blocks
 
 
 def viewable(image: Image.Image) -> Image.Image:
     """What a browser shows: 16 bits as 8."""
     return image.point(lambda value: value / 257).convert("L") if image.mode.startswith("I") else image
+
+
+def serve(blocks, options: Options) -> None:
+    """Until Ctrl-C. Raises UserError where it cannot listen."""
+    import gradio as gr
+
+    plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # which need no network
+    how = {"theme": plain, "footer_links": [], "quiet": True, "prevent_thread_lock": True}
+    try:
+        blocks.launch(server_name=options.host, server_port=options.port or None, **how)
+    except OSError as error:
+        reason = first_sentence(error)
+        raise UserError(f"--host {options.host} --port {options.port}: cannot listen there ({reason}); give others") from None
+    print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
+    blocks.block_thread()
 
 
 def main() -> None:
@@ -97,16 +111,7 @@ def main() -> None:
             import gradio  # noqa: F401
         except ImportError:
             raise UserError("gradio is not installed; run: pip install 'zorse[app]'") from None
-        blocks = page(load(options), f"Zorse: {options.model.resolve().name}")
-        blocks.launch(
-            server_name=options.host, server_port=options.port or None, theme=blocks.theme_of_page, quiet=True,
-            prevent_thread_lock=True, footer_links=[],
-        )  # fmt: skip
-        print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
-        blocks.block_thread()
-    except OSError as error:
-        print(f"error: --port {options.port}: {error}; give another", file=sys.stderr)
-        sys.exit(2)
+        serve(page(load(options), f"Zorse: {options.model.resolve().name}"), options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 import tyro
@@ -131,8 +131,13 @@ def traced(graph: Graph, channels: int) -> ExportedProgram:
     height, width = (multiple * Dim(name, min=-(-SMALLEST // multiple)) for name in ("height", "width"))
     smallest = max(SMALLEST, multiple)
     example = torch.zeros(2, channels, 2 * smallest, 3 * smallest)
-    with torch.no_grad():
-        program = torch.export.export(graph, (example,), dynamic_shapes=({0: Dim("batch"), 2: height, 3: width},))
+    try:
+        with torch.no_grad():
+            program = torch.export.export(graph, (example,), dynamic_shapes=({0: Dim("batch"), 2: height, 3: width},))
+    except Exception as error:  # of which torch has many kinds
+        raise UserError(
+            f"this generator cannot be traced ({first_sentence(error)}); export safetensors alone"
+        ) from None
     for node in list(program.graph.nodes):  # that what is converted lies on a CPU, as it does here
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             program.graph.erase_node(node)
@@ -191,6 +196,8 @@ def export(options: Options) -> dict[str, dict]:
     out, dtype = options.out.resolve(), PRECISIONS[options.precision]
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{options.out}: is there already; give another folder, or remove it")
+    if not options.formats:
+        raise UserError(f"--formats: name at least one of {', '.join(get_args(Format))}")
     missing = [name for name in NEEDED if "onnx" in options.formats and importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--formats onnx: needs {' and '.join(missing)}; run: pip install 'zorse[export]'")

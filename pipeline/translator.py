@@ -135,6 +135,8 @@ class Translator(ModelHubMixin):
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **options)
         except (OSError, HFValidationError) as error:
+            if Path(pretrained_model_name_or_path).is_dir():
+                raise
             raise UserError(
                 f"{pretrained_model_name_or_path}: no directory, and not to be had from the hub "
                 f"({first_sentence(error)}); give a directory, or OWNER/NAME"

@@ -152,6 +152,15 @@ def test_bfloat16_has_no_runtime_to_check_it_with(trained, tmp_path):
     assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
 
 
+def test_what_cannot_be_traced_is_told_in_one_line(trained, tmp_path, monkeypatch):
+    spoil(monkeypatch, lambda made: made if made.max() > 0 else -made)
+    with pytest.raises(UserError, match="cannot be traced") as error:
+        export(Options(trained, tmp_path / "out", formats=("torch_export",)))
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="name at least one of safetensors, onnx, torch_export"):
+        export(Options(trained, tmp_path / "out", formats=()))
+
+
 def test_missing_packages_are_named(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"onnx and onnxruntime and onnxscript; run: pip install 'zorse\[export\]'"):

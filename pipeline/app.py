@@ -65,7 +65,7 @@ def page(translators: dict[str, Translator], title: str):
         try:
             image = read_as(Path(file).read_bytes(), translator.modes[0])
         except (BadImage, OSError) as error:
-            raise gr.Error(f"this image cannot be read: {error}") from None
+            raise gr.Error(f"this image cannot be read: {error}", print_exception=False) from None
         fake = translator(image)
         return (viewable(image), viewable(fake)), f"{way}, {fake.width} x {fake.height} pixels"
 
@@ -98,7 +98,9 @@ def serve(blocks, options: Options) -> None:
         blocks.launch(server_name=options.host, server_port=options.port or None, **how)
     except OSError as error:
         reason = first_sentence(error)
-        raise UserError(f"--host {options.host} --port {options.port}: cannot listen there ({reason}); give others") from None
+        raise UserError(
+            f"--host {options.host} --port {options.port}: cannot listen there ({reason}); give others"
+        ) from None
     print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
     blocks.block_thread()
 

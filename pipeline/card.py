@@ -2,6 +2,8 @@
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from pipeline.config import Networks
+
 OF_GENERATOR = ("generator", "generator_channels", "generator_blocks", "upsample", "norm")  # of config.Networks
 TEMPLATE = """---
 {{ card_data }}
@@ -53,7 +55,7 @@ It was not evaluated.
 
 def model_card(about: dict, sample: str | None, license: str | None = None) -> ModelCard:
     """about: see exported.py. sample: name of a picture beside the card. license: its identifier on the hub."""
-    direction, trained, networks = about["direction"], about["provenance"], about["networks"]
+    direction, trained, networks = about["direction"], about["provenance"], Networks(**about["networks"])
     data = ModelCardData(
         library_name="zorse",
         pipeline_tag="image-to-image",
@@ -68,7 +70,7 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
         "length": f"{trained['pairs_seen']} pairs of images" if trained["pairs_seen"] is not None else "unknown",
         "crops": f"{trained['crop_size']} pixels a side",
         "weights": f"{trained['weights']}, stored as {about['dtype']}",
-        "generator": ", ".join(f"{name.replace('_', ' ')} {networks[name]}" for name in OF_GENERATOR),
+        "generator": ", ".join(f"{name.replace('_', ' ')} {getattr(networks, name)}" for name in OF_GENERATOR),
         "version": f"zorse {about['zorse']}",
     }
     return ModelCard.from_template(

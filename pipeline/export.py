@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pipeline.bands import SMALLEST
+from pipeline.config import Networks
 from pipeline.errors import UserError
 from pipeline.exported import CONFIG, MODEL
 from pipeline.failure import first_sentence
 from pipeline.pixels import CHANNELS
+from pipeline.reference_weights import FILES, read_generator, written
 from pipeline.rundir import fsync, write_durably
 from pipeline.trained import Weights
 from pipeline.translator import PRECISIONS, Precision, Translator
 
-Format = Literal["safetensors", "onnx", "torch_export"]
+Format = Literal["safetensors", "onnx", "torch_export", "pth"]
 ONNX, TORCH = "model.onnx", "model.pt2"
 NEEDED = ("onnx", "onnxruntime", "onnxscript")  # for ONNX
 TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.2}  # of a range of 2; some 5 times what is usual
@@ -48,7 +50,8 @@ class Options:
     formats: tuple[Format, ...] = ("safetensors",)
     """safetensors: what Translator and the Hugging Face hub take, with a model card. onnx: model.onnx, for ONNX
     Runtime and others. torch_export: model.pt2, for torch.export.load. Both take and give float32 [N, C, H, W] in
-    [-1, 1] of any N, H and W, where H and W are multiples of 4 and at least 16 (of 128 or 256 for U-Nets)"""
+    [-1, 1] of any N, H and W, where H and W are multiples of 4 and at least 16; for a unet_128, of 128 and at least
+    256. pth: latest_net_G_A.pth or latest_net_G_B.pth, for the well-known PyTorch code"""
     precision: Precision = "float32"
     """of the weights and, in onnx and torch_export, of the computation; the norms' statistics stay float32"""
     weights: Weights = "auto"
@@ -105,7 +108,7 @@ def sizes_to_check(channels: int, crop: int, multiple: int) -> list[tuple[int, i
     """
 
     def whole(side: float) -> int:
-        return max(SMALLEST, multiple, round(side / multiple) * multiple)
+        return max(SMALLEST, 2 * multiple, round(side / multiple) * multiple)
 
     return [
         (1, channels, whole(crop), whole(crop)),
@@ -128,8 +131,8 @@ class Graph(nn.Module):
 def traced(graph: Graph, channels: int) -> ExportedProgram:
     """The graph for any number of images and any height and width that the generator takes."""
     multiple = graph.generator.multiple
-    height, width = (multiple * Dim(name, min=-(-SMALLEST // multiple)) for name in ("height", "width"))
-    smallest = max(SMALLEST, multiple)
+    height, width = (multiple * Dim(name, min=max(2, -(-SMALLEST // multiple))) for name in ("height", "width"))
+    smallest = max(SMALLEST, 2 * multiple)  # of a U-Net: one pixel inside would be a case of its own
     example = torch.zeros(2, channels, 2 * smallest, 3 * smallest)
     try:
         with torch.no_grad():
@@ -191,6 +194,16 @@ def save_torch(program: ExportedProgram, out: Path, about: dict, check: Check) -
     return measured
 
 
+def save_pth(generator: nn.Module, about: dict, out: Path, check: Check) -> dict[str, dict]:
+    """As junyanz's code names it. {file: what was measured}."""
+    weights = written(generator, Networks(**about["networks"]))
+    narrow = {name: tensor.to(PRECISIONS[about["dtype"]]) for name, tensor in weights.items()}
+    torch.save(narrow, file := io.BytesIO())
+    name = f"latest_{FILES['generators.' + about['direction'].replace('2', '_to_')]}.pth"
+    write_durably(out / name, file.getvalue())
+    return {name: check("pth", lambda: read_generator(out / name)[1].eval())}
+
+
 def export(options: Options) -> dict[str, dict]:
     """{file: what was measured}. All files appear at once, in a new folder, or none does."""
     out, dtype = options.out.resolve(), PRECISIONS[options.precision]
@@ -209,7 +222,7 @@ def export(options: Options) -> dict[str, dict]:
     multiple = translator.generator.multiple
     sizes = sizes_to_check(channels, min(crop, SLOW) if options.precision == "float16" else crop, multiple)
     check = Check(translator.generator, sizes, tolerance)
-    smallest = max(SMALLEST, multiple)
+    smallest = max(SMALLEST, 2 * multiple)  # of a U-Net: one pixel inside would be a case of its own
     shape = f"float32 [N, C, H, W] in [-1, 1]; H and W multiples of {multiple}, at least {smallest}"
     about = translator.about | {"image": shape}  # in and out
     staging, measured = out.with_name(f".{out.name}.{os.getpid()}.tmp"), {}
@@ -221,6 +234,8 @@ def export(options: Options) -> dict[str, dict]:
             measured[ONNX] = save_onnx(program, staging, about, check)
         if "torch_export" in options.formats:
             measured[TORCH] = save_torch(program, staging, about, check)
+        if "pth" in options.formats:
+            measured |= save_pth(translator.generator, about, staging, check)
         if "safetensors" in options.formats:
             measured[MODEL] = save_safetensors(translator, staging, options.license, check)
         staging.rename(out)

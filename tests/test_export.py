@@ -1,5 +1,6 @@
 """Exported graphs, run by their own runtimes and held against the generator in PyTorch."""
 
+import dataclasses
 import json
 import sys
 
@@ -12,8 +13,11 @@ from conftest import ROOT, command
 from safetensors.torch import load_file
 
 from pipeline import export as module
+from pipeline.config import Networks
 from pipeline.errors import UserError
 from pipeline.export import Options, export
+from pipeline.exported import write
+from pipeline.networks import build_generator, init_weights
 from pipeline.translator import Translator
 
 SIZES = [(1, 16, 16), (2, 20, 48), (5, 64, 28)]  # none of those that an export checks or is traced with
@@ -51,6 +55,44 @@ def test_every_format_computes_what_the_generator_does(trained, exported):
     for run in (run_onnx(out / "model.onnx"), graph, Translator(out).generator):
         for image in images():
             torch.testing.assert_close(run(image), generator(image), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"generator": "unet_128", "norm": "batch"},
+        {"generator": "unet_residual", "upsample": "resize"},
+        {"norm": "none"},
+    ],
+    ids=["unet", "residual", "none"],
+)
+def test_other_generators(tmp_path, options):
+    networks = Networks(generator_channels=2, generator_blocks=1, **options)
+    generator = build_generator(networks, 3, 3)
+    init_weights(generator, torch.Generator().manual_seed(0))
+    about = {"zorse": "0", "direction": "a2b", "networks": dataclasses.asdict(networks), "dtype": "float32"}
+    of = {"data": "0", "pairs_seen": 1, "weights": "raw", "crop_size": 32, "evaluation": None}
+    (tmp_path / "model").mkdir()
+    write(tmp_path / "model", generator, about | {"modes": {"from": "rgb", "to": "rgb"}, "provenance": of}, None)
+    measured = export(Options(tmp_path / "model", tmp_path / "out", formats=("onnx", "torch_export")))
+    assert {name: found["value"] < 1e-5 for name, found in measured.items()} == {"model.onnx": True, "model.pt2": True}
+    multiple = generator.multiple
+    run = run_onnx(tmp_path / "out" / "model.onnx")
+    image = torch.rand(2, 3, 2 * multiple, 4 * max(8, multiple)) * 2 - 1
+    torch.testing.assert_close(run(image), generator.eval()(image), rtol=0, atol=1e-5)
+
+
+def test_weights_for_the_well_known_code(trained, tmp_path):
+    measured = export(Options(trained, tmp_path / "out", direction="b2a", formats=("pth",)))
+    (name,) = measured
+    assert name == "latest_net_G_B.pth" and [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    stored = torch.load(tmp_path / "out" / name, weights_only=True)
+    assert "model.1.bias" in stored and "model.10.conv_block.5.bias" in stored  # which that code has
+    (image,) = images(SIZES[:1])
+    ours, theirs = Translator(trained, "b2a").generator, Translator(tmp_path / "out" / name).generator
+    assert torch.equal(ours(image), theirs(image))
+    with pytest.raises(UserError, match="give the other direction"):
+        Translator(tmp_path / "out" / name, "a2b")
 
 
 def test_each_file_says_what_it_is_and_how_near(exported):

@@ -227,7 +227,7 @@ def translate_group(group: list[Loaded], translators: dict[str, Translator], als
             raise
         height, width = group[0].pixels.shape[1:]
         reason = f"not enough memory for {len(group)} of {width} x {height} pixels at once; "
-        fix = "give a smaller --batch" if len(group) > 1 else "give --precision bfloat16, or a smaller image"
+        fix = "give a smaller --batch" if len(group) > 1 else "give a number of rows as --tile, or --precision bfloat16"
         return [one.item.became(failed=reason + fix) for one in group]
     return [dict(zip(made, parts, strict=True)) for parts in zip(*made.values(), strict=True)]
 

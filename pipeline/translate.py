@@ -49,7 +49,7 @@ class Options:
     batch: int = 1
     """images of one size that are computed at once; the results are the same but for rounding. On a CPU, one keeps the
     cores busy from some 256 pixels a side on, and more only take memory; on a GPU, try 8 for small images"""
-    tile: str = "auto"
+    tile: Annotated[str, tyro.conf.arg(metavar="{auto,off,ROWS}")] = "auto"
     """rows that are computed at once, for images that are too large for the memory: the result is the same, since the
     norms' statistics are those of the whole image. auto: by what is free, and small images whole. off: always whole"""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -80,10 +80,13 @@ class Translator(ModelHubMixin):
 
     def translate_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels [n, C, H, W] of the mode `modes[0]` to those of `modes[1]`, on the host."""
-        if not (rows := self._rows(*pixels.shape[2:])):
+        count, _, height, width = pixels.shape
+        if not (rows := self._rows(count * height, width)):
             return to_pixels(self._generate(self._to_network(pixels)), self.modes[1])
+        if count > 1:
+            return torch.cat([self.translate_pixels(one[None]) for one in pixels])
         with self._autocast():
-            return torch.stack([translate_in_bands(self.generator, one, self.modes[1], rows) for one in pixels])
+            return translate_in_bands(self.generator, pixels[0], self.modes[1], rows)[None]
 
     def _rows(self, height: int, width: int) -> int | None:
         """Of a band; None for the whole image."""

@@ -721,3 +721,14 @@ def test_help_and_wrong_options_without_torch(tmp_path):
     assert max(map(len, told.stdout.splitlines()[4:])) < 500
     done = cli("run", "x.png", "y.png", "--direction", "sideways", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 2 and "a2b" in done.stderr
+
+
+def test_bands_by_the_command(model, tmp_path):
+    noise(90, 70).save(tmp_path / "x.png")
+    for name, tile in (("whole", "off"), ("bands", "12")):
+        done = cli(model, tmp_path / "x.png", tmp_path / f"{name}.png", "--direction", "a2b", "--tile", tile)
+        assert done.returncode == 0, done.stderr
+    whole, bands = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("whole", "bands"))
+    assert abs(whole - bands).max() <= 1
+    done = cli(model, tmp_path / "x.png", tmp_path / "y.png", "--direction", "a2b", "--tile", "some")
+    assert done.returncode == 2 and "--tile some: must be" in done.stderr

@@ -1,5 +1,6 @@
 """The trained generator as a function of images, and what is saved of it."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -11,11 +12,12 @@ from conftest import command
 from fake_hub import hub
 from huggingface_hub import ModelCard
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from pipeline import checkpoint, exported
+from pipeline import bands, checkpoint, exported
+from pipeline.config import Networks
 from pipeline.errors import UserError
-from pipeline.networks import Generator, init_weights
+from pipeline.networks import Generator, build_generator, init_weights
 from pipeline.translator import Translator
 
 
@@ -299,3 +301,46 @@ def test_through_the_hub(trained, tmp_path):
     assert refused.startswith("UserError user/other: ") and "OWNER/NAME" in refused
     again = command([sys.executable, "-c", FETCH], HF_HUB_OFFLINE="1", **environment)
     assert again.stdout.splitlines()[:1] == [translated], again.stderr
+
+
+@pytest.mark.parametrize("kind", [Image.fromarray, np.asarray, chw, lambda image: [image, Image.fromarray(image)]])
+def test_bands_give_what_the_whole_image_gives(trained, kind, monkeypatch):
+    image, whole = kind(noise(61, 50)), Translator(trained, tile="off")
+    expected = whole(image)
+    sizes = []
+    for how in ({"tile": 8}, {"tile": "auto"}):
+        if how["tile"] == "auto":
+            monkeypatch.setattr(bands, "free_on", lambda device: 300_000)  # bytes: not enough for the whole
+        translator = Translator(trained, **how)
+        translator.generator.register_forward_hook(lambda *call: sizes.append(call[-1].shape))
+        made = translator(image)
+        assert type(made) is type(expected)
+        for one, other in zip(
+            *((each if isinstance(each, list) else [each]) for each in (made, expected)), strict=True
+        ):
+            apart = np.asarray(one).astype(int) - np.asarray(other)
+            assert apart.shape == np.asarray(other).shape and abs(apart).max() <= 1
+    assert not sizes  # the generator never saw the whole
+
+
+def test_a_batch_that_does_not_fit_is_taken_one_by_one(trained, monkeypatch):
+    pixels = torch.stack([chw(noise(32, 32, seed=seed)) for seed in range(3)])
+    translator, sizes = Translator(trained), []
+    expected = translator.translate_pixels(pixels)
+    one = bands.memory_of_whole(translator.generator, 32, 32)
+    monkeypatch.setattr(bands, "free_on", lambda device: 2 * one)
+    translator.generator.register_forward_hook(lambda *call: sizes.append(len(call[-1])))
+    assert (translator.translate_pixels(pixels).int() - expected).abs().max() <= 1
+    assert sizes == [1, 1, 1]
+
+
+def test_a_u_net_takes_no_bands(tmp_path):
+    networks = Networks(generator="unet_128", generator_channels=1)
+    make(tmp_path / "model", networks=dataclasses.asdict(networks))
+    unet = build_generator(networks, 3, 3)
+    init_weights(unet, torch.Generator())
+    save_file(unet.state_dict(), tmp_path / "model" / "model.safetensors")
+    image = noise(130, 100)
+    assert Translator(tmp_path / "model")(image).shape == (130, 100, 3)
+    with pytest.raises(UserError, match="whole image"):
+        Translator(tmp_path / "model", tile=8)

@@ -5,7 +5,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -22,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.image_files import Found, Picture, Places
 from pipeline.pixels import image_of, pixels_of
 from pipeline.split import CorruptSample, Split
-from pipeline.tally import Done, Tally
+from pipeline.tally import Done, Tally, bands_shown
 from pipeline.translate import BACK, Options
 from pipeline.translator import Translator, newest
 
@@ -129,14 +128,18 @@ def translate_all(
     KeyboardInterrupt is raised again with what was done until then.
     """
     pool, writing, before, out = ThreadPoolExecutor(THREADS), deque(), tally.done.copy(), Path(options.paths[-1])
-    bars = progress("translating", tally.totals, before) if tally.total > 1 else nullcontext(lambda done, size: None)
+    bars = progress("translating", tally.totals, before) if tally.total > 1 else bands_shown()
     try:
         with warnings.catch_warnings(), bars as show:
+            if tally.total == 1:
+                for translator in translators.values():
+                    translator.progress = show
             warnings.simplefilter("ignore")  # PIL warns of odd metadata
 
             def tell(done: Done) -> None:
                 tally.add(done)
-                show(tally.done - before, 0)
+                if tally.total > 1:
+                    show(tally.done - before, 0)
 
             load = partial(load_item, options, translators, places)
             for group in by_size(accepted(in_threads(pool, load, items, options.batch), places, tell), options.batch):

@@ -1,11 +1,19 @@
-"""What became of many images: counted, and told at the end."""
+"""What a person is told of a translation: what became of many images, and how far a large one is."""
 
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from data_prep import display
 from pipeline.errors import UserError
 
 LISTED = 10  # files that failed
@@ -64,3 +72,22 @@ class Tally:
             more = len(self.failed) - LISTED
             print(*self.failed[:LISTED], *([f"and {more} more"] if more > 0 else []), sep="\n", file=sys.stderr)
             raise UserError(f"{len(self.failed)} of {self.total} files failed; mend or remove them")
+
+
+@contextmanager
+def bands_shown() -> Iterator[Callable[[int, int], None]]:
+    """Yields show(done, total) for the bands of one large image: a bar on a terminal, and elsewhere a line at times."""
+    columns = TextColumn("bands"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(), transient=True, disable=not sys.stdout.isatty()) as bars:
+        row, started = bars.add_task("", total=None, visible=False), time.monotonic()
+        shown = started
+
+        def show(done: int, total: int) -> None:
+            nonlocal shown
+            bars.update(row, completed=done, total=total, visible=True)
+            if bars.disable and time.monotonic() - shown > display.LINE_SECONDS:
+                shown = time.monotonic()
+                left = timedelta(seconds=round((shown - started) * (total - done) / done))
+                print(f"{done} of {total} bands, {left} left", flush=True)
+
+        yield show

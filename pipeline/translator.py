@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import exported
-from pipeline.bands import SMALLEST, rows_that_fit, translate_in_bands
+from pipeline.bands import SMALLEST, rows_that_fit, translate_in_bands, unseen
 from pipeline.card import model_card
 from pipeline.errors import UserError
 from pipeline.failure import first_sentence
@@ -67,7 +67,7 @@ class Translator(ModelHubMixin):
         self.about, self.sample = loaded.about, loaded.sample
         self.modes = self.about["modes"]["from"], self.about["modes"]["to"]
         self.generator = loaded.generator.to(self.device)
-        self.tile = tile
+        self.tile, self.progress = tile, unseen
         if isinstance(tile, int) and not isinstance(self.generator, Generator):
             raise UserError(f"--tile {tile}: a U-Net sees the whole image at once; give auto or off")
 
@@ -86,7 +86,8 @@ class Translator(ModelHubMixin):
         if count > 1:
             return torch.cat([self.translate_pixels(one[None]) for one in pixels])
         with self._autocast():
-            return translate_in_bands(self.generator, pixels[0], self.modes[1], rows)[None]
+            made = translate_in_bands(self.generator, pixels[0], self.modes[1], rows, progress=self.progress)
+        return made[None]
 
     def _rows(self, height: int, width: int) -> int | None:
         """Of a band; None for the whole image."""

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -723,12 +724,16 @@ def test_help_and_wrong_options_without_torch(tmp_path):
     assert done.returncode == 2 and "a2b" in done.stderr
 
 
-def test_bands_by_the_command(model, tmp_path):
+def test_bands_by_the_command(model, tmp_path, monkeypatch, capsys):
     noise(90, 70).save(tmp_path / "x.png")
     for name, tile in (("whole", "off"), ("bands", "12")):
         done = cli(model, tmp_path / "x.png", tmp_path / f"{name}.png", "--direction", "a2b", "--tile", tile)
         assert done.returncode == 0, done.stderr
     whole, bands = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("whole", "bands"))
+    monkeypatch.setattr(display, "LINE_SECONDS", 0)
+    run(Options(model, (str(tmp_path / "x.png"), str(tmp_path / "again.png")), "a2b", tile="12"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" left")]
+    assert re.fullmatch(r"(\d+) of \1 bands, 0:00:00 left", lines[-1]) and len(lines) > 20
     assert abs(whole - bands).max() <= 1
     done = cli(model, tmp_path / "x.png", tmp_path / "y.png", "--direction", "a2b", "--tile", "some")
     assert done.returncode == 2 and "--tile some: must be" in done.stderr

@@ -169,7 +169,7 @@ def rows_that_fit(generator: Generator, height: int, width: int, free: int | Non
         return None
     # On a CPU larger tensors, of one layer at full size, would be mapped anew each time, which takes longer than
     # computing the rows again that bands share. On a GPU many small kernels would.
-    best = max(16, 2 ** (25 if weight.is_cpu else 28) // (weight.itemsize * len(weight) * width))
+    best = max(16, 2 ** (24 if weight.is_cpu else 28) // (weight.itemsize * len(weight) * width))
     least, next_row = (memory_of_band(generator, rows, width) for rows in (0, 1))
     most = (free - least) // (next_row - least)
     return max(4, min(best, most, height) // 4 * 4)

@@ -18,7 +18,7 @@ from pipeline.layers import RELU, at_least_fp32
 from pipeline.pixels import to_network
 from pipeline.stores import Store
 
-PIECE = 2**17  # values of which statistics are taken at once, which a cache holds
+PIECE = 2**20  # values of which statistics are taken at once: few enough for a cache, enough for threads to be worth it
 
 
 @dataclass(frozen=True)

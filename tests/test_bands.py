@@ -18,6 +18,7 @@ from pipeline.pixels import CHANNELS, to_network, to_pixels
 from pipeline.stores import free_memory, open_stores
 
 GIB = 2**30
+reads_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def network(channels=8, blocks=2, c_in=3, c_out=3, dtype=torch.float32):
@@ -195,6 +196,7 @@ def test_a_full_folder_is_told_before_any_work(small_disk, monkeypatch):
         translate_in_bands(generator, pixels, "rgb", 64, place="file")
 
 
+@reads_proc
 def test_a_killed_process_leaves_no_file(tmp_path):
     script = "\n".join(
         [
@@ -240,7 +242,7 @@ print(megabytes("VmHWM:") - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@reads_proc
 def test_memory_is_that_of_a_band():
     """An image of 8 times the height takes no more than its pixels, which are read and written: 6 MB."""
     done = command([sys.executable, "-c", PEAK])
@@ -299,3 +301,14 @@ def test_where_a_store_is():
             kept.append(store.kept.device.type)
             assert store.read(0, 2).device == device
     assert kept == ["meta", "cpu"]
+
+
+@pytest.mark.slow
+def test_the_benchmark():
+    small = ["--size", "64", "48", "--channels", "4", "--blocks", "1", "--rounds", "2", "--threads", "1"]
+    done = command([sys.executable, ROOT / "benchmarks" / "large.py", *small, "--tile", "off", "auto", "16"])
+    assert done.returncode == 0, done.stderr
+    told = [[part.strip() for part in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    assert [row[:2] for row in told] == [["off", "whole"], ["auto", "whole"], ["16", "bands of 16 rows"]]
+    differences = [float(row[-1]) for row in told]
+    assert differences[:2] == [0, 0] and 0 < differences[2] < 1e-5

@@ -146,9 +146,9 @@ def computed_in(weight: Tensor) -> torch.dtype:
 
 
 def widest(generator: Generator) -> int:
-    """Channels at full size, as often as a layer holds them: skips and ResizeConv work on twice as many."""
-    twice = generator.skips or any(isinstance(module, ResizeConv) for module in generator.modules())
-    return len(next(generator.parameters())) * (2 if twice else 1)
+    """Channels at full size; skips and ResizeConv each join as many again."""
+    resize = any(isinstance(module, ResizeConv) for module in generator.modules())
+    return len(next(generator.parameters())) * (1 + generator.skips + resize)
 
 
 def memory_of_whole(generator: Generator, height: int, width: int) -> int:

@@ -118,9 +118,11 @@ class Generator(nn.Module):
     def forward(self, image: Tensor, draws: Tensor | None = None) -> Tensor:
         """draws: int64 [N], of dropout; None for none."""
         layers, blocks = self.model, self.blocks
-        whole = layers.at(1, reflect(image, 3), RELU)
-        half = layers.at(4, whole, RELU)
-        x = layers.at(7, half, RELU, 1 if blocks else 0)
+        x = layers.at(1, reflect(image, 3), RELU)
+        before = [x] if self.skips else []  # what nobody needs again is not held on to
+        x = layers.at(4, x, RELU)
+        before += [x] if self.skips else []
+        x = layers.at(7, x, RELU, 1 if blocks else 0)
         recompute = self.recompute and torch.is_grad_enabled()
         for block in (layers[str(10 + i)] for i in range(blocks)):
             if recompute:
@@ -129,8 +131,8 @@ class Generator(nn.Module):
                 x = block(x, draws)
         x = layers.at(10 + blocks, x, RELU)
         if self.skips:
-            x = torch.cat([x, half], 1)
-            x = reflect(torch.cat([layers.at(13 + blocks, x, RELU), whole], 1), 3)
+            x = torch.cat([x, before.pop()], 1)
+            x = reflect(torch.cat([layers.at(13 + blocks, x, RELU), before.pop()], 1), 3)
         else:
             x = layers.at(13 + blocks, x, RELU, 3)
         return torch.tanh(image_conv(x, layers[str(17 + blocks)]))

@@ -1,5 +1,6 @@
 """A page to try a trained CycleGAN on: python pipeline/app.py RUN_OR_CHECKPOINT, then drop an image on it."""
 
+import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,10 +110,8 @@ def main() -> None:
     """Exit codes: 0 ended by Ctrl-C, 2 a mistake in the options."""
     options = tyro.cli(Options, prog="python pipeline/app.py")
     try:
-        try:
-            import gradio  # noqa: F401
-        except ImportError:
-            raise UserError("gradio is not installed; run: pip install 'zorse[app]'") from None
+        if importlib.util.find_spec("gradio") is None:
+            raise UserError("gradio is not installed; run: pip install 'zorse[app]'")
         serve(page(load(options), f"Zorse: {options.model.resolve().name}"), options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -217,6 +217,7 @@ def test_what_is_there_stays(exported, trained):
     assert {path: path.stat().st_mtime_ns for path in exported[0].iterdir()} == before
 
 
+@pytest.mark.slow
 def test_the_command(trained, tmp_path):
     cli = [sys.executable, ROOT / "pipeline" / "export.py", trained]
     done = command([*cli, tmp_path / "new" / "out", "--formats", "safetensors", "torch_export"])

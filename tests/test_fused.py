@@ -14,6 +14,7 @@ if torch.cuda.is_available():
     from fused_cases import *  # noqa: F403
 else:
 
+    @pytest.mark.slow
     def test_every_case_in_the_interpreter(tmp_path):
         pytest.importorskip("triton")
         cases = ROOT / "tests" / "fused_cases.py"

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from conftest import TINY, train
-from pipeline.translator import Translator
 from safetensors.torch import load_file
 from test_train import refused, run
 
@@ -11,6 +10,7 @@ from pipeline import checkpoint
 from pipeline.config import Networks
 from pipeline.reference_weights import FILES, written
 from pipeline.trained import load_trained
+from pipeline.translator import Translator
 
 SHORT = ["--epochs", "0.2", "--decay-epochs", "0", "--keep", "9"]
 
@@ -50,7 +50,14 @@ def test_discriminators_of_another_kind_begin_anew(shards, before, tmp_path):
     assert "new ones: discriminators.of_a, discriminators.of_b" in told.stdout
 
 
-@pytest.mark.parametrize("names", [["generators.a_to_b"], ["generators.b_to_a"], list(FILES)])
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["generators.a_to_b"], marks=pytest.mark.slow),
+        pytest.param(["generators.b_to_a"], marks=pytest.mark.slow),
+        list(FILES),
+    ],
+)
 def test_weights_of_the_well_known_code(shards, before, tmp_path, names):
     trained, networks = load_trained(before), Networks(generator_channels=4, generator_blocks=1)
     tensors = load_file(checkpoint.newest(before) / "networks.safetensors")
@@ -69,6 +76,7 @@ def test_weights_of_the_well_known_code(shards, before, tmp_path, names):
     assert ("new ones" in told.stdout) == (len(names) < 4)
 
 
+@pytest.mark.slow
 def test_an_exported_model(shards, before, tmp_path):
     Translator(before, "b2a").save_pretrained(tmp_path / "model")
     told = run(shards, tmp_path / "run", *SHORT, "--init-from", tmp_path / "model")

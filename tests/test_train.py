@@ -334,6 +334,7 @@ def test_batch_that_the_ranks_cannot_divide(shards, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(24)
 def test_another_configuration_is_refused_and_nothing_is_overwritten(shards, tmp_path):
     out = tmp_path / "run"
@@ -348,6 +349,7 @@ def test_another_configuration_is_refused_and_nothing_is_overwritten(shards, tmp
     assert before == times(out)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(24)
 def test_allowed_changes_take_effect_and_are_stated(shards, tmp_path):
     """Another batch, schedule and loss: the clock goes on in pairs, and the order of the samples is the first one's."""
@@ -368,6 +370,7 @@ def draw_again(base):
     return base / "images"
 
 
+@pytest.mark.slow
 @pytest.mark.fault(15)
 def test_damaged_images_are_replaced_alike_on_all_ranks_and_after_a_resume(shards, tmp_path):
     data = shutil.copytree(shards, tmp_path / "data")

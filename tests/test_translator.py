@@ -286,6 +286,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 def test_through_the_hub(trained, tmp_path):
     """Pushed and fetched by huggingface_hub's own code over HTTP; then, offline, from its cache."""
     with hub() as server:

@@ -201,7 +201,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(value, id=name, marks=[pytest.mark.slow] * (name == "resized unet"))
+        for name, value in VARIANTS.items()
+    ],
+)
 def test_each_option_trains(variant):
     """Its losses are finite, every weight of every network moves, and what it is trained for goes down."""
     of_losses = {name: variant[name] for name in ("adversarial", "r1_weight") if name in variant}

@@ -1,6 +1,7 @@
 """A page to try a trained CycleGAN on: python pipeline/app.py RUN_OR_CHECKPOINT, then drop an image on it."""
 
 import importlib.util
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from PIL import Image
 
 from data_prep.images import BadImage, read_as
 from pipeline.errors import UserError
-from pipeline.failure import first_sentence
 from pipeline.trained import Weights
 from pipeline.translator import Translator
 
@@ -23,8 +23,9 @@ WAYS = {"a2b": "a to b", "b2a": "b to a"}
 class Options:
     """A page in the browser: drop an image, choose the direction, see before and after."""
 
-    model: Annotated[Path, tyro.conf.Positional]
-    """run directory, whose newest checkpoint is taken, one checkpoint, an exported model, or a .pth file"""
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """run directory, whose newest checkpoint is taken, one checkpoint, an exported model, or a file or folder of the
+    well-known PyTorch code's weights (.pth)"""
     class_a: str = "a"
     """what domain a is called on the page, such as horse"""
     class_b: str = "b"
@@ -41,17 +42,21 @@ class Options:
 
 def load(options: Options) -> dict[str, Translator]:
     """Those that the model has, by what the page calls them. Raises UserError where it has none."""
+    if options.class_a == options.class_b:
+        raise UserError(f"--class-a and --class-b are both {options.class_a}; give two names")
     found, problem = {}, None
     for direction in WAYS:
         try:
             translator = Translator(options.model, direction, options.device, options.weights)
         except UserError as error:
-            problem = problem or error
+            problem = error
             continue
         names = {"a": options.class_a, "b": options.class_b}
         found[f"{names[direction[0]]} to {names[direction[-1]]}"] = translator
     if not found:
         raise problem
+    if problem:
+        print(f"one direction alone: {problem}", file=sys.stderr)
     return found
 
 
@@ -93,15 +98,16 @@ def serve(blocks, options: Options) -> None:
     """Until Ctrl-C. Raises UserError where it cannot listen."""
     import gradio as gr
 
+    try:
+        if not 0 <= options.port < 2**16:
+            raise OSError(0, "no such port")
+        socket.create_server((options.host, options.port)).close()
+    except OSError as error:
+        where = f"--host {options.host} --port {options.port}"
+        raise UserError(f"{where}: cannot listen there ({error.strerror}); give others") from None
     plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # which need no network
     how = {"theme": plain, "footer_links": [], "quiet": True, "prevent_thread_lock": True}
-    try:
-        blocks.launch(server_name=options.host, server_port=options.port or None, **how)
-    except OSError as error:
-        reason = first_sentence(error)
-        raise UserError(
-            f"--host {options.host} --port {options.port}: cannot listen there ({reason}); give others"
-        ) from None
+    blocks.launch(server_name=options.host, server_port=options.port or None, **how)
     print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
     blocks.block_thread()
 
@@ -113,6 +119,8 @@ def main() -> None:
         if importlib.util.find_spec("gradio") is None:
             raise UserError("gradio is not installed; run: pip install 'zorse[app]'")
         serve(page(load(options), f"Zorse: {options.model.resolve().name}"), options)
+    except KeyboardInterrupt:
+        pass
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

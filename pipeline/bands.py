@@ -34,7 +34,6 @@ from pipeline.rows import (
 )  # fmt: skip
 from pipeline.stores import LEFT, Place, Store, free_on, open_stores, place_for
 
-SMALLEST = 16  # pixels a side that the generator's reflection padding needs, rounded up
 Progress = Callable[[int, int], None]
 
 
@@ -133,7 +132,7 @@ def forward(generator: Generator, image: Rows, rows: int, stores: list[Store], p
 
 def padded_size(height: int, width: int) -> tuple[int, int]:
     """Rounded up to what the generator takes: multiples of 4."""
-    return tuple(max(SMALLEST, -(-size // 4) * 4) for size in (height, width))
+    return tuple(max(Generator.smallest, -(-size // 4) * 4) for size in (height, width))
 
 
 def computed_in(weight: Tensor) -> torch.dtype:

@@ -11,7 +11,7 @@ TEMPLATE = """---
 
 # A CycleGAN that translates {{ source }} to {{ target }}
 
-One generator of a CycleGAN ([Zhu et al. 2017](https://arxiv.org/abs/1703.10593)), trained by Zorse on unpaired images
+One generator of a CycleGAN ([Zhu et al. 2017](https://arxiv.org/abs/1703.10593)), {{ made }} on unpaired images
 of two domains, a and b. From an image of domain {{ source }} it makes one of domain {{ target }}, of the same size.
 {% if sample %}
 ![Test images, their translations, and these translated back]({{ sample }})
@@ -63,14 +63,15 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
         license=license,
     )
     evaluation, way = trained["evaluation"], direction.replace("2", "_to_")
+    generator = {name: getattr(networks, name) for name in OF_GENERATOR}
     training = {
         "direction": direction,
         "images": f"{about['modes']['from']} to {about['modes']['to']}",
         "data, by fingerprint": f"`{trained['data']}`" if trained["data"] else "unknown",
         "length": f"{trained['pairs_seen']} pairs of images" if trained["pairs_seen"] is not None else "unknown",
-        "crops": f"{trained['crop_size']} pixels a side",
+        "crops": crops(trained),
         "weights": f"{trained['weights']}, stored as {about['dtype']}",
-        "generator": ", ".join(f"{name.replace('_', ' ')} {getattr(networks, name)}" for name in OF_GENERATOR),
+        "generator": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in generator.items() if value),
         "version": f"zorse {about['zorse']}",
     }
     return ModelCard.from_template(
@@ -79,12 +80,21 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
         source=direction[0],
         target=direction[-1],
         way=way,
+        made="trained by Zorse"
+        if trained["data"]
+        else "with weights of junyanz's pytorch-CycleGAN-and-pix2pix, trained",
         sample=sample,
         training=training,
         evaluation=evaluation,
         protocol=evaluation and evaluation["protocol"],
         distances=evaluation and _distances(evaluation, way),
     )
+
+
+def crops(trained: dict) -> str:
+    """Of training, for the eye."""
+    height, width = trained["crop_size"], trained.get("crop_width")
+    return "unknown" if height is None else f"{width} x {height} pixels" if width else f"{height} pixels a side"
 
 
 def _distances(evaluation: dict, way: str) -> dict[str, list[str]]:

@@ -124,7 +124,8 @@ def check_crop(config: Config) -> None:
                 f"{flag(name)} {value}: must be a multiple of {multiple}, and at least {smallest} "
                 f"with --discriminator-layers {networks.discriminator_layers}"
                 if multiple == 4 and layers
-                else f"{flag(name)} {value}: must be a multiple of {multiple}, and at least {smallest}"
+                else f"{flag(name)} {value}: must be a multiple of {multiple}, and at least {smallest}, "
+                f"with --generator {networks.generator} --upsample {networks.upsample}"
             )
 
 
@@ -135,6 +136,7 @@ def check_combinations(config: Config) -> None:
     excluding = (
         ("--norm batch", networks.norm == "batch", "--compile", run.compile),
         ("--norm batch", networks.norm == "batch", "--recompute", run.recompute),
+        ("--norm batch", networks.norm == "batch", f"--accumulate {run.accumulate}", run.accumulate > 1),
         (f"--norm {networks.norm}", networks.norm != "instance", "--fused-norm", run.fused_norm),
         ("--r1-weight", losses.r1_weight > 0, "--compile", run.compile),
         ("--r1-weight", losses.r1_weight > 0, "--fused-norm", run.fused_norm),

@@ -70,7 +70,7 @@ class Networks:
     discriminator_layers: int = 3
     """normalised convolutions of a discriminator of patches; 3 makes the 70x70 PatchGAN"""
     norm: Literal["instance", "batch", "none"] = "instance"
-    """of all networks. batch: over the images of all processes' micro-steps, with running statistics in use"""
+    """of all networks. batch: over the images of a step on all processes; translations use running statistics"""
     spectral_norm: bool = False
     """divide the discriminators' weights by their largest singular values, which bounds how steep they can be"""
 
@@ -137,7 +137,8 @@ class Run:
     """run directory; by default runs/ and the name of the data. Starting again on it resumes the run"""
     init_from: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """weights to begin a new run with, on images of any size: run directory, checkpoint, exported model, or file or
-    folder of the well-known PyTorch code's (.pth). Networks that it does not have begin anew"""
+    folder of the well-known PyTorch code's; a single .pth is taken for a to b unless net_G_B is in its name. Networks
+    that it does not have begin anew"""
     accumulate: int = 1
     """micro-steps per step: each process takes its share of the batch in so many parts, which saves memory"""
     workers: int = 2

@@ -142,6 +142,7 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
         if mixed_precision == "no"
         else f"{mixed_precision} over {config.run.dtype} weights",
         "besides": ", ".join(name for name, used in how.items() if used),
+        "weights": f"those of {config.run.init_from}" if config.run.init_from else "",
         "run directory": str(config.run.out),
     }
     table = Table.grid(padding=(0, 3))

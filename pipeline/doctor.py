@@ -31,6 +31,7 @@ from pipeline.errors import OneRankError, UserError
 from pipeline.evaluation import too_few
 from pipeline.features import feature_network
 from pipeline.hardware import check_launch, exchange_of_gradients, use_hardware
+from pipeline.initial import begin_with
 from pipeline.order import Share
 from pipeline.pixels import CHANNELS
 from pipeline.rundir import resolve, run_directory
@@ -57,6 +58,11 @@ def examine(config: Config) -> list[Finding]:
     rank, ranks = accelerator.process_index, accelerator.num_processes
     share = Share(rank, ranks, config.run.accumulate, config.optimization.batch)
     findings = [*machines(accelerator), data(shards), *resumed(config, shards, accelerator), collective(accelerator)]
+    if config.run.init_from:
+        model = build_model(config, shards.modes, torch.device("cpu"))
+        told = begin_with(config.run.init_from, model, config.networks, shards.modes)
+        findings.append(Finding(FINE, "weights", told))
+        del model
     batches = pair_batches(
         shards, config.images, share, seed=config.optimization.seed, lanes=config.optimization.batch, start=0,
         workers=config.run.workers, pin=accelerator.device.type == "cuda",

@@ -78,8 +78,6 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     """The record of an evaluation, None on all ranks but the first, and the file it belongs into."""
     if options.images is not None and options.images < 2:
         raise UserError(f"--images {options.images}: must be at least 2")
-    if options.size is not None and (options.size % 4 or options.size < 16):
-        raise UserError(f"--size {options.size}: must be a multiple of 4, and at least 16")
     classes = {"a_to_b": options.class_b, "b_to_a": options.class_a}
     if options.features != "efficientnet_lite0" and (options.class_a, options.class_b) != (None, None):
         raise UserError("--class-a and --class-b need --features efficientnet_lite0")
@@ -87,6 +85,9 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
         if (number := getattr(options, name)) is not None and not 0 <= number < 1000:
             raise UserError(f"{flag(name)} {number}: ImageNet's classes are 0 to 999")
     trained = load_trained(options.model, options.weights)
+    of = trained.generators["a_to_b"]
+    if options.size is not None and (options.size % of.multiple or options.size < of.smallest):
+        raise UserError(f"--size {options.size}: must be a multiple of {of.multiple}, and at least {of.smallest}")
     out = where(options, trained)
     shards = open_shards(options.data or trained.config.run.data)
     shards.check()

@@ -103,7 +103,7 @@ class Evaluation:
             "images": {way: counts[way][0] for way in WAYS},
             "real_images": {way: counts[way][1] for way in WAYS},
             "real_split": self.real,
-            "image_size": list(self.size),
+            "image_size": self.size[0] if self.size[0] == self.size[1] else list(self.size),
             "resize": resize,
             **of_network,
             "data": self.shards.fingerprint,

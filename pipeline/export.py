@@ -17,7 +17,6 @@ import tyro
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from pipeline.bands import SMALLEST
 from pipeline.config import Networks
 from pipeline.errors import UserError
 from pipeline.exported import CONFIG, MODEL
@@ -40,9 +39,10 @@ class Options:
     """Export one direction of a trained CycleGAN. Each file is loaded again, run on images of several sizes and
     compared with the generator in PyTorch, before any is kept; it holds the largest difference that was found."""
 
-    model: Annotated[Path, tyro.conf.Positional]
-    """run directory, whose newest checkpoint is taken, one checkpoint, or an exported model"""
-    out: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """run directory, whose newest checkpoint is taken, one checkpoint, an exported model, or a file or folder of the
+    well-known PyTorch code's weights (.pth)"""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """folder to make"""
     direction: Annotated[Literal["a2b", "b2a"] | None, tyro.conf.arg(metavar="{a2b,b2a}")] = None
     """which domain the images belong to, and which they are translated to; by default a2b, or the one that an exported
@@ -51,7 +51,8 @@ class Options:
     """safetensors: what Translator and the Hugging Face hub take, with a model card. onnx: model.onnx, for ONNX
     Runtime and others. torch_export: model.pt2, for torch.export.load. Both take and give float32 [N, C, H, W] in
     [-1, 1] of any N, H and W, where H and W are multiples of 4 and at least 16; for a unet_128, of 128 and at least
-    256. pth: latest_net_G_A.pth or latest_net_G_B.pth, for the well-known PyTorch code"""
+    256, and for a unet_256 twice that. pth: latest_net_G_A.pth or latest_net_G_B.pth, for the well-known PyTorch
+    code"""
     precision: Precision = "float32"
     """of the weights and, in onnx and torch_export, of the computation; the norms' statistics stay float32"""
     weights: Weights = "auto"
@@ -101,14 +102,14 @@ def smooth_noise(size: tuple[int, int, int, int], seed: int) -> Tensor:
     return images.clamp(-1, 1)
 
 
-def sizes_to_check(channels: int, crop: int, multiple: int) -> list[tuple[int, int, int, int]]:
+def sizes_to_check(channels: int, crop: int, multiple: int, smallest: int) -> list[tuple[int, int, int, int]]:
     """[N, C, H, W]: the crops of training, and others in shape and number; also than what a graph is traced with.
 
-    multiple: of sides that the generator keeps.
+    multiple, smallest: of sides that the graph takes.
     """
 
     def whole(side: float) -> int:
-        return max(SMALLEST, 2 * multiple, round(side / multiple) * multiple)
+        return max(smallest, round(side / multiple) * multiple)
 
     return [
         (1, channels, whole(crop), whole(crop)),
@@ -128,11 +129,16 @@ class Graph(nn.Module):
         return self.generator(image.to(self.dtype)).float()
 
 
+def smallest_of(generator: nn.Module) -> int:
+    """Pixels a side; in a U-Net, one pixel inside would be a case of its own."""
+    return max(generator.smallest, 2 * generator.multiple)
+
+
 def traced(graph: Graph, channels: int) -> ExportedProgram:
     """The graph for any number of images and any height and width that the generator takes."""
     multiple = graph.generator.multiple
-    height, width = (multiple * Dim(name, min=max(2, -(-SMALLEST // multiple))) for name in ("height", "width"))
-    smallest = max(SMALLEST, 2 * multiple)  # of a U-Net: one pixel inside would be a case of its own
+    smallest = smallest_of(graph.generator)
+    height, width = (multiple * Dim(name, min=smallest // multiple) for name in ("height", "width"))
     example = torch.zeros(2, channels, 2 * smallest, 3 * smallest)
     try:
         with torch.no_grad():
@@ -214,19 +220,24 @@ def export(options: Options) -> dict[str, dict]:
     missing = [name for name in NEEDED if "onnx" in options.formats and importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--formats onnx: needs {' and '.join(missing)}; run: pip install 'zorse[export]'")
+    if options.tolerance is not None and not options.tolerance > 0:
+        raise UserError(f"--tolerance {options.tolerance:g}: must be greater than 0")
     translator = Translator(options.model, options.direction, weights=options.weights)
     translator.about = translator.about | {"dtype": options.precision}
     channels = CHANNELS[translator.modes[0]]
     tolerance = TOLERANCE[options.precision] if options.tolerance is None else options.tolerance
-    crop = translator.about["provenance"]["crop_size"]
+    crop = translator.about["provenance"]["crop_size"] or 256
     multiple = translator.generator.multiple
-    sizes = sizes_to_check(channels, min(crop, SLOW) if options.precision == "float16" else crop, multiple)
+    smallest = smallest_of(translator.generator)
+    sizes = sizes_to_check(channels, min(crop, SLOW) if options.precision == "float16" else crop, multiple, smallest)
     check = Check(translator.generator, sizes, tolerance)
-    smallest = max(SMALLEST, 2 * multiple)  # of a U-Net: one pixel inside would be a case of its own
     shape = f"float32 [N, C, H, W] in [-1, 1]; H and W multiples of {multiple}, at least {smallest}"
     about = translator.about | {"image": shape}  # in and out
     staging, measured = out.with_name(f".{out.name}.{os.getpid()}.tmp"), {}
-    staging.mkdir(parents=True)
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{options.out}: cannot be made ({error.strerror}); give another folder") from None
     try:
         if {"onnx", "torch_export"} & set(options.formats):
             program = traced(Graph(translator.generator, dtype), channels)
@@ -246,13 +257,16 @@ def export(options: Options) -> dict[str, dict]:
 
 
 def main() -> None:
-    """Exit codes: 0 done, 2 a mistake in the options, or an export that does not compute what it should."""
+    """Exit codes: 0 done, 2 a mistake in the options, or an export that does not compute what it should, 130 Ctrl-C."""
     options = tyro.cli(Options, prog="python pipeline/export.py")
     try:
         for file, measured in export(options).items():
             print(
                 f"{options.out / file}: differs from PyTorch in float32 by {measured['value']:.2g} at most, of [-1, 1]"
             )
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        sys.exit(130)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -11,8 +11,8 @@ about:
     networks    the fields of config.Networks
     modes       {"from", "to"}: of the images it takes and gives, see pixels.py
     dtype       of the weights in the file: "float32", "float16" or "bfloat16"
-    provenance  data (the shards' fingerprint), pairs_seen, weights ("raw" or "ema"), crop_size, evaluation (the record
-                in RUN/eval nearest to it, or null)
+    provenance  data (the shards' fingerprint), pairs_seen, weights ("raw" or "ema"), crop_size, crop_width, evaluation
+                (the record in RUN/eval nearest to it, or null)
 """
 
 import dataclasses
@@ -37,6 +37,11 @@ from pipeline.trained import Trained, Weights, load_trained
 
 MODEL, CONFIG, SAMPLE = "model.safetensors", "config.json", "sample.png"
 DIRECTIONS = ("a2b", "b2a")
+TAKEN = (
+    "a run directory of pipeline/train.py, a checkpoint, the folder of an exported model, or a file or folder of .pth "
+    "weights"
+)
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def load_one_way(model: Path, direction: str | None = None, weights: Weights = "
         return _read(model, direction, weights)
     if files := reference_weights.files(model):
         return _of_reference(model, files, direction, weights)
-    trained, direction = load_trained(model, weights), direction or DIRECTIONS[0]
+    trained, direction = load_trained(model, weights, TAKEN), direction or DIRECTIONS[0]
     run = trained.checkpoint.resolve().parents[1] if trained.checkpoint.resolve().parent.name == "checkpoints" else None
     about = _about(trained, direction, nearest_evaluation(run, trained.pairs_seen, trained.weights) if run else None)
     return OneWay(
@@ -82,6 +87,7 @@ def _about(trained: Trained, direction: str, evaluation: dict | None) -> dict:
             "pairs_seen": trained.pairs_seen,
             "weights": trained.weights,
             "crop_size": trained.config.images.crop_size,
+            "crop_width": trained.config.images.crop_width,
             "evaluation": evaluation,
         },
     }
@@ -105,7 +111,10 @@ def _read(model: Path, direction: str | None, weights: Weights) -> OneWay:
         channels = [CHANNELS[about["modes"][end]] for end in ("from", "to")]
         generator = build_generator(Networks(**about["networks"]), *channels)
         generator.load_state_dict(checkpoint.read_tensors(model / MODEL))
-        has, of = about["direction"], about["provenance"]["weights"]
+        has, provenance = about["direction"], about["provenance"]
+        of, _, _ = (provenance[name] for name in ("weights", "crop_size", "evaluation"))
+        if has not in DIRECTIONS or about["dtype"] not in DTYPES:
+            raise ValueError(f"direction {has}, dtype {about['dtype']}")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         problem = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise UserError(f"{model}: not a whole model of this version ({problem}); export it again") from None
@@ -122,13 +131,13 @@ def _of_reference(model: Path, files: dict[str, Path], direction: str | None, we
     if weights == "ema":
         raise UserError(f"--weights ema: {model} has no average of the weights; leave it out")
     names = {way: f"generators.{way.replace('2', '_to_')}" for way in DIRECTIONS}
-    direction = direction or next(way for way in DIRECTIONS if names[way] in files)
+    direction = direction or next((way for way in DIRECTIONS if names[way] in files), "a2b")
     unsaid = model.is_file() and not any(theirs in model.name for theirs in reference_weights.FILES.values())
     file = model if unsaid else files.get(names[direction])
     if not file:
         raise UserError(
             f"{model}: has no generator {direction}, which would be a "
-            f"{reference_weights.FILES[names[direction]]}.pth; give the other direction"
+            f"{reference_weights.FILES[names[direction]]}.pth; give another direction, or other weights"
         )
     networks, generator, *channels = reference_weights.read_generator(file)
     modes = {number: mode for mode, number in reversed(CHANNELS.items())}
@@ -140,7 +149,7 @@ def _of_reference(model: Path, files: dict[str, Path], direction: str | None, we
         "networks": dataclasses.asdict(networks),
         "modes": {end: modes[number] for end, number in zip(("from", "to"), channels, strict=True)},
         "dtype": "float32",
-        "provenance": {"data": None, "pairs_seen": None, "weights": "raw", "crop_size": 256, "evaluation": None},
+        "provenance": {"data": None, "pairs_seen": None, "weights": "raw", "crop_size": None, "evaluation": None},
     }
     return OneWay(generator.eval().requires_grad_(False), about, None)
 

@@ -23,7 +23,7 @@ from pipeline.pixels import image_of, pixels_of
 from pipeline.split import CorruptSample, Split
 from pipeline.tally import Done, Tally, bands_shown
 from pipeline.translate import BACK, Options
-from pipeline.translator import Translator, newest
+from pipeline.translator import Translator, newest, usable
 
 THREADS = 4  # that read and write
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file can be written, either
@@ -106,11 +106,7 @@ def items_of(options: Options, splits: dict[str, Split]) -> Iterator[Item]:
 def build(options: Options) -> dict[str, Translator]:
     """Those that are needed, by way, all of one checkpoint."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown and for an absent device
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {device}: cannot be used ({reason}); give cpu, or leave it out") from None
+    usable(device)
     ways = BACK if options.direction == "both" or "cycle" in options.also else (options.direction,)
     model, tile = newest(options.model), int(options.tile) if options.tile.isdecimal() else options.tile
     how = {"weights": options.weights, "precision": options.precision, "tile": tile}

@@ -40,8 +40,8 @@ def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str,
                 theirs, network, *channels = reference_weights.read_generator(path)
                 _check(path, networks, theirs, channels, [CHANNELS[modes[end]] for end in _ends(name)])
                 found[name] = network
-            else:
-                found[name] = reference_weights.read_discriminator(path, networks, CHANNELS[modes[name[-1]]])
+            elif network := reference_weights.read_discriminator(path, networks, CHANNELS[modes[name[-1]]]):
+                found[name] = network
         return found
     if (source / exported.MODEL).exists():
         one = exported.load_one_way(source)
@@ -49,7 +49,10 @@ def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str,
         theirs = {domain: one.about["modes"][end] for domain, end in zip(_ends(name), ("from", "to"), strict=True)}
         _check(source, networks, Networks(**one.about["networks"]), list(theirs.values()), [modes[d] for d in theirs])
         return {name: one.generator}
-    trained = load_trained(source, "raw")
+    try:
+        trained = load_trained(source, "raw", exported.TAKEN)
+    except UserError as error:
+        raise UserError(f"--init-from {error}") from None
     _check(source, networks, trained.config.networks, trained.modes, modes)
     found = {f"generators.{way}": trained.generators[way] for way in WAYS}
     if all(getattr(trained.config.networks, name) == getattr(networks, name) for name in OF_DISCRIMINATORS):
@@ -68,8 +71,6 @@ def _ends(name: str) -> tuple[str, str]:
 def _check(source: Path, ours: Networks, theirs: Networks, their_images, our_images) -> None:
     """Raise UserError for generators of other options or of other images."""
     names = [name for name in OF_GENERATORS if getattr(ours, name) != getattr(theirs, name)]
-    if theirs.generator in ("unet_128", "unet_256") and "generator_blocks" in names:
-        names.remove("generator_blocks")
     if names:
         has = dataclasses.asdict(theirs)
         options = " ".join(f"{flag(name)} {has[name]}" for name in names)

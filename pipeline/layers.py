@@ -53,7 +53,7 @@ class Norm(nn.Module):
     """A norm and what follows it, as one call, so that it can be one kernel. Shapes: see `activate`.
 
     kind "instance" has no parameters and no state. "batch" (Ioffe and Szegedy 2015) takes its statistics over the
-    images of all ranks' micro-steps, so that it does not depend on their number, and has weight, bias, and the running
+    images of a step on all ranks, so that it does not depend on their number, and has weight, bias, and the running
     statistics that it uses in evaluation. fused: instance norm by fused.py's kernels.
     """
 

@@ -52,6 +52,8 @@ def train(config: Config) -> int:
     watchdog = Watchdog(share.rank, run.hang_after)
     model = build_model(config, shards.modes, device)
     if run.dry_run:
+        if run.init_from and not checkpoint.all_of(out):
+            begin_with(run.init_from, model, config.networks, shards.modes)
         if main:
             display.print_plan(config, shards, share, model, accelerator.mixed_precision)
         return 0
@@ -87,6 +89,8 @@ def train(config: Config) -> int:
             window.start = pairs_seen
         else:
             window.load(state["window"])
+        if run.init_from:
+            early(f"--init-from {run.init_from} is not used: this run goes on from its own checkpoint")
     elif run.init_from:
         early(begin_with(run.init_from, model, config.networks, shards.modes))
         if average:

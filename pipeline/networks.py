@@ -1,7 +1,7 @@
 """The networks of the CycleGAN paper (arXiv 1703.10593, appendix 7.2), and the others that its users train.
 
 Shapes: images are [N, C, H, W] in [-1, 1], with C = 3 unless a domain is grey or has transparency; H and W are
-multiples of a generator's `multiple`.
+multiples of a generator's `multiple`, and at least its `smallest`.
 
 Departures, none of which changes what is computed, up to rounding:
 - A convolution that is followed by an InstanceNorm has no bias. The norm subtracts it again, so its gradient is
@@ -84,7 +84,7 @@ class Generator(nn.Module):
     again there. norm, fused: see Norm.
     """
 
-    multiple = 4
+    multiple, smallest = 4, 16  # of sides, in pixels; the reflection padding needs some
 
     def __init__(
         self,
@@ -158,6 +158,8 @@ class UNet(nn.Module):
     ):
         super().__init__()
         self.depth, self.multiple = depth, 2**depth
+        # Of one pixel, enlarged, a norm leaves nothing.
+        self.smallest = self.multiple * (2 if resize and norm != "none" else 1)
         widths = [channels * min(8, 2**level) for level in range(depth)]
         self.down, self.up = Normed(norm, fused), Normed(norm, fused)
         how = {"kernel_size": 4, "stride": 2, "padding": 1}

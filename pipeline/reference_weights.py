@@ -12,6 +12,7 @@ Its D_A judges domain b, and D_B domain a.
 
 import pickle
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -43,8 +44,10 @@ def files(source: Path) -> dict[str, Path]:
         found = {ours: source / f"{epoch}_{theirs}.pth" for ours, theirs in FILES.items()}
         alone = source / f"{epoch}_net_G.pth"
         found = {ours: path for ours, path in found.items() if path.exists()}
-        if found or alone.exists():
-            return found or {"generators.a_to_b": alone}
+        if any(ours.startswith("generators") for ours in found):
+            return found
+        if alone.exists():
+            return {"generators.a_to_b": alone} | found
     return {}
 
 
@@ -58,32 +61,35 @@ def read_generator(path: Path) -> tuple[Networks, Generator | UNet, int, int]:
         networks, c_in, c_out = _describe(weights)
         network = build_generator(networks, c_in, c_out)
         _fill(network, weights, networks)
-    except (KeyError, ValueError) as error:
-        reason = f"has no {error.args[0]}" if isinstance(error, KeyError) else error
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+        reason = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise UserError(f"{path}: not a ResNet or U-Net generator of that code ({reason}); give another file") from None
     return networks, network, c_in, c_out
 
 
-def read_discriminator(path: Path, networks: Networks, c_in: int) -> Discriminator:
-    """Raises UserError where it is not the discriminator that `networks` defines."""
+def read_discriminator(path: Path, networks: Networks, c_in: int) -> Discriminator | None:
+    """None where it is not the discriminator that `networks` defines. Raises UserError for what is no such file."""
     weights, network = read(path), build_discriminator(networks, c_in)
     try:
         _fill(network, weights, networks)
-    except (KeyError, ValueError) as error:
-        reason = f"has no {error.args[0]}" if isinstance(error, KeyError) else error
-        raise UserError(f"{path}: not the discriminator of these options ({reason}); give others") from None
+    except (KeyError, ValueError):
+        return None
     return network
 
 
 def read(path: Path) -> dict[str, Tensor]:
     """Tensors in float32 by name, without the prefixes of wrappers. Raises UserError for what is no such file."""
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other protocols of pickling
+            stored = torch.load(path, map_location="cpu", weights_only=True)
         weights = {re.sub(r"^((module|_orig_mod)\.)+", "", name): tensor for name, tensor in stored.items()}
         return {name: tensor.float() for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, RuntimeError, ValueError, EOFError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError:  # whose text tells how to load it nevertheless
+        raise UserError(f"{path}: holds more than tensors, or is damaged; give another file of weights") from None
+    except (OSError, RuntimeError, ValueError, EOFError, AttributeError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{path}: not a file of weights ({reason}); give another") from None
 

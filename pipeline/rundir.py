@@ -44,11 +44,17 @@ def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
             f"steps; give a multiple of {parts}, or start another number of processes"
         )
     blocks = config.networks.generator_blocks
-    if blocks is None:
+    if config.networks.generator in ("unet_128", "unet_256"):
+        blocks = None
+    elif blocks is None:
         blocks = 6 if config.images.crop_size <= 128 else 9
+    layers = 1 if config.networks.discriminator == "pixel" else config.networks.discriminator_layers
+    images = config.images
+    square = {f"{name}_width": None for name in ("load", "crop") if len(set(getattr(images, name))) == 1}
     resolved = dataclasses.replace(
         config,
-        networks=dataclasses.replace(config.networks, generator_blocks=blocks),
+        images=dataclasses.replace(images, **square),
+        networks=dataclasses.replace(config.networks, generator_blocks=blocks, discriminator_layers=layers),
         optimization=dataclasses.replace(config.optimization, batch=batch),
         run=dataclasses.replace(config.run, out=out),
     )

@@ -32,13 +32,17 @@ class Trained:
     weights: str
 
 
-def load_trained(model: Path, weights: Weights = "auto") -> Trained:
+TAKEN = "a run directory of pipeline/train.py, or a checkpoint"
+
+
+def load_trained(model: Path, weights: Weights = "auto", taken: str = TAKEN) -> Trained:
     """A checkpoint, or the newest one of a run directory.
 
-    weights: "ema" for the average, "raw" for the weights themselves, "auto" for the average where there is one. Raises
-    UserError where the checkpoint is damaged, or there is none, or no average.
+    weights: "ema" for the average, "raw" for the weights themselves, "auto" for the average where there is one. taken:
+    what the caller takes, to be told where there is none. Raises UserError where the checkpoint is damaged, or there is
+    none, or no average.
     """
-    path = whole_checkpoint(model)
+    path = whole_checkpoint(model, taken)
     try:
         state = json.loads((path / checkpoint.STATE).read_text())
         config, modes, data = from_dict(state["config"]), state["constants"]["modes"], state["constants"]["data"]
@@ -59,7 +63,7 @@ def load_trained(model: Path, weights: Weights = "auto") -> Trained:
     return Trained(path, state["pairs_seen"], config, data, modes, generators, weights)
 
 
-def whole_checkpoint(model: Path) -> Path:
+def whole_checkpoint(model: Path, taken: str = TAKEN) -> Path:
     """A checkpoint, or the newest one of a run directory. Raises UserError where it is damaged, or there is none."""
     if (model / checkpoint.STATE).exists():
         if problem := checkpoint.damage(model):
@@ -67,5 +71,5 @@ def whole_checkpoint(model: Path) -> Path:
         return model
     path = checkpoint.newest(model, lambda line: print(line, file=sys.stderr))
     if path is None:
-        raise UserError(f"{model}: no checkpoint here; give a run directory of pipeline/train.py, or a checkpoint")
+        raise UserError(f"{model}: no checkpoint here; give {taken}")
     return path

@@ -83,10 +83,12 @@ def check(options: Options) -> None:
         raise UserError("something is missing; give a model, images to translate, and where to write")
     if options.tile not in ("auto", "off") and not (options.tile.isdecimal() and int(options.tile) > 0):
         raise UserError(f"--tile {options.tile}: must be auto, off, or a number of rows")
-    if "cycle" in options.also and options.model.is_file():
-        raise UserError(f"--also cycle: {options.model} holds one direction alone; give a folder with both, or drop it")
+    if "cycle" in options.also and (options.model.is_file() or (options.model / "model.safetensors").exists()):
+        raise UserError(f"--also cycle: {options.model} holds one direction alone; give a model with both, or drop it")
     if options.batch < 1:
         raise UserError(f"--batch {options.batch}: must be at least 1")
+    if options.model.suffix == ".safetensors":
+        raise UserError(f"{options.model}: give the folder that it lies in")
     holds = ("state.json", "model.safetensors", "checkpoints/pairs-*", "*_net_G*.pth")
     if not options.model.is_file() and not any(any(options.model.glob(name)) for name in holds):
         raise UserError(

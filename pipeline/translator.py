@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from accelerate.utils import extract_model_from_parallel
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline import exported
-from pipeline.bands import SMALLEST, rows_that_fit, translate_in_bands, unseen
+from pipeline.bands import rows_that_fit, translate_in_bands, unseen
 from pipeline.card import model_card
 from pipeline.errors import UserError
 from pipeline.failure import first_sentence
@@ -62,7 +62,11 @@ class Translator(ModelHubMixin):
     ):
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision}: must be one of {', '.join(PRECISIONS)}")
-        self.device, self.precision = torch.device(device), precision
+        if weights not in get_args(Weights):
+            raise UserError(f"weights {weights}: must be one of {', '.join(get_args(Weights))}")
+        if tile not in ("auto", "off") and (type(tile) is not int or tile < 1):
+            raise UserError(f"tile {tile}: must be auto, off, or a number of rows")
+        self.device, self.precision = usable(device), precision
         loaded = exported.load_one_way(Path(model), direction, weights)
         self.about, self.sample = loaded.about, loaded.sample
         self.modes = self.about["modes"]["from"], self.about["modes"]["to"]
@@ -121,7 +125,7 @@ class Translator(ModelHubMixin):
     def _generate(self, real: Tensor) -> Tensor:
         height, width = real.shape[2:]
         with self._autocast():
-            fake = self.generator(pad_to_multiple(real, self.generator.multiple))[..., :height, :width].float()
+            fake = self.generator(pad_for(self.generator, real))[..., :height, :width].float()
         if self.precision == "float16" and not fake.isfinite().all():
             raise UserError("precision float16: numbers in the generator exceed it; take bfloat16 or float32")
         return fake
@@ -169,14 +173,25 @@ class Translator(ModelHubMixin):
         return model_card(self.about, exported.SAMPLE if self.sample else None, license)
 
 
+def usable(device: torch.device | str) -> torch.device:
+    """Raises UserError where it is not."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown and for an absent device
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device}: cannot be used ({reason}); give cpu, or leave it out") from None
+    return torch.device(device)
+
+
 def newest(model: Path) -> Path:
     """The newest checkpoint of a run directory, so that both directions are of one; what is something else as it is."""
     return whole_checkpoint(model) if (model / "checkpoints").is_dir() else model
 
 
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Repeat the right and lower edges of [N, C, H, W] up to multiples that the generator keeps the size of."""
-    height, width = (max(SMALLEST, -(-size // multiple) * multiple) for size in image.shape[2:])
+def pad_for(generator: nn.Module, image: Tensor) -> Tensor:
+    """Repeat the right and lower edges of [N, C, H, W] up to a size that the generator keeps."""
+    multiple, smallest = generator.multiple, generator.smallest
+    height, width = (max(smallest, -(-size // multiple) * multiple) for size in image.shape[2:])
     return F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]), mode="replicate")
 
 

@@ -91,7 +91,7 @@ def test_weights_for_the_well_known_code(trained, tmp_path):
     (image,) = images(SIZES[:1])
     ours, theirs = Translator(trained, "b2a").generator, Translator(tmp_path / "out" / name).generator
     assert torch.equal(ours(image), theirs(image))
-    with pytest.raises(UserError, match="give the other direction"):
+    with pytest.raises(UserError, match="give another direction"):
         Translator(tmp_path / "out" / name, "a2b")
 
 

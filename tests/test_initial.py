@@ -41,6 +41,7 @@ def test_a_run_begins_with_another_ones_weights_at_another_size(shards, before, 
     longer = [*SHORT[2:], "--epochs", "0.4", "--allow-change", "epochs"]
     told = run(shards, tmp_path / "run", *longer, *bigger)
     assert "resuming" in told.stdout and "the weights are those" not in told.stdout
+    assert "is not used: this run goes on from its own checkpoint" in told.stdout
 
 
 def test_discriminators_of_another_kind_begin_anew(shards, before, tmp_path):
@@ -90,7 +91,8 @@ def test_an_exported_model(shards, before, tmp_path):
     ("options", "words"),
     [
         (("--generator-channels", "6"), ("add --generator-channels 4",)),
-        (("--init-from", "nowhere"), ("nowhere", "no checkpoint")),
+        (("--init-from", "nowhere"), ("--init-from nowhere", "no checkpoint", ".pth")),
+        (("--init-from", "nowhere", "--dry-run"), ("--init-from nowhere",)),
         (("--upsample", "resize", "--generator-blocks", "2"), ("add --generator-blocks 1 --upsample transposed",)),
     ],
 )

@@ -259,6 +259,7 @@ def test_all_at_once_is_the_same_run_on_two_ranks_and_over_a_resume(shards, tmp_
         (("--crop-width", "30"), ("--crop-width 30", "multiple of 4")),
         (("--load-width", "16"), ("--load-width 16", "at least")),
         (("--norm", "batch", "--compile"), ("--norm batch", "--compile")),
+        (("--norm", "batch", "--accumulate", "2", "--batch", "2"), ("--norm batch", "--accumulate 2")),
         (("--norm", "none", "--fused-norm"), ("--norm none", "--fused-norm")),
         (("--r1-weight", "1", "--compile"), ("--r1-weight", "--compile")),
         (("--r1-weight", "-1"), ("--r1-weight",)),

@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.config import Networks
 from pipeline.errors import UserError
 from pipeline.networks import build_discriminator, build_generator, init_weights
-from pipeline.reference_weights import read_discriminator, read_generator, written
+from pipeline.reference_weights import files, read_discriminator, read_generator, written
 
 CHECKOUT = os.environ.get("JUNYANZ")
 NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
@@ -141,10 +141,11 @@ def test_discriminators_compute_the_same(tmp_path, kind, norm):
     ("content", "words"),
     [
         (None, "no such file"),
-        (b"<html>", "not a file of weights"),
+        (b"<html>", "or is damaged"),
         (b"", "not a file of weights"),
         ([1, 2], "not a file of weights"),
         ({"weight": torch.zeros(3)}, "not a ResNet or U-Net"),
+        ({"model.1.weight": torch.zeros(3), "model.17.weight": torch.zeros(())}, "not a ResNet or U-Net"),
         ({"model.1.weight": torch.zeros(4, 3, 7, 7)}, "has no model.17.weight"),
     ],
 )
@@ -165,7 +166,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
             return os.mkdir, (str(tmp_path / "made"),)
 
     torch.save({"model.1.weight": Evil()}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="not a file of weights"):
+    with pytest.raises(UserError, match="holds more than tensors"):
         read_generator(tmp_path / "x.pth")
     assert not (tmp_path / "made").exists()
 
@@ -179,3 +180,15 @@ def test_what_that_code_does_not_have_is_not_written(option):
     init_weights(network, torch.Generator())
     with pytest.raises(UserError, match="spectral"):
         written(network, Networks(spectral_norm=True))
+
+
+def test_which_files_of_a_folder_are_taken(tmp_path):
+    for name in ("latest_net_D_A", "95_net_G_A", "100_net_G_A", "100_net_G_B", "100_net_D_B"):
+        (tmp_path / f"{name}.pth").touch()
+    assert {ours: path.stem for ours, path in files(tmp_path).items()} == {
+        "generators.a_to_b": "100_net_G_A", "generators.b_to_a": "100_net_G_B", "discriminators.of_a": "100_net_D_B",
+    }  # fmt: skip
+    (tmp_path / "latest_net_G.pth").touch()
+    assert files(tmp_path)["generators.a_to_b"].stem == "latest_net_G"
+    assert list(files(tmp_path / "x_net_G_B.pth")) == ["generators.b_to_a"]
+    assert not files(tmp_path / "nowhere")

@@ -18,7 +18,7 @@ from pipeline import bands, checkpoint, exported
 from pipeline.config import Networks
 from pipeline.errors import UserError
 from pipeline.networks import Generator, build_generator, init_weights
-from pipeline.translator import Translator
+from pipeline.translator import Translator, pad_for
 
 
 def noise(height, width, channels=3, seed=0):
@@ -192,7 +192,8 @@ def test_a_saved_model_is_the_same_and_says_what_it_is(trained, shards, tmp_path
     evaluation = json.loads((trained / "eval" / "000000002.json").read_text())
     assert about["direction"] == "b2a" and about["modes"] == {"from": "rgb", "to": "rgb"}
     assert about["networks"] == json.loads((trained / "config.json").read_text())["networks"]
-    expected = {"data": fingerprint, "pairs_seen": 2, "weights": "ema", "crop_size": 32, "evaluation": evaluation}
+    expected = {"data": fingerprint, "pairs_seen": 2, "weights": "ema", "evaluation": evaluation}
+    expected |= {"crop_size": 32, "crop_width": None}
     assert about["provenance"] == expected
 
     card = ModelCard.load(tmp_path / "saved" / "README.md")
@@ -345,3 +346,41 @@ def test_a_u_net_takes_no_bands(tmp_path):
     assert Translator(tmp_path / "model")(image).shape == (130, 100, 3)
     with pytest.raises(UserError, match="whole image"):
         Translator(tmp_path / "model", tile=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tile": "some"}, "tile some"),
+        ({"tile": 0}, "tile 0"),
+        ({"tile": True}, "tile True"),
+        ({"weights": "best"}, "weights best"),
+        ({"device": "quantum"}, "--device quantum"),
+        ({"precision": "int8"}, "precision int8"),
+    ],
+)
+def test_options_that_cannot_be_used(trained, options, words):
+    with pytest.raises(UserError, match=words):
+        Translator(trained, **options)
+
+
+@pytest.mark.parametrize("change", [{"direction": "z"}, {"dtype": "zz"}, {"provenance": {"weights": "raw"}}])
+def test_a_saved_model_that_is_not_whole(tmp_path, change):
+    with pytest.raises(UserError, match="export it again"):
+        Translator(changed(make(tmp_path / "model"), change))
+
+
+def changed(model, change):
+    about = json.loads((model / "config.json").read_text()) | change
+    (model / "config.json").write_text(json.dumps(about))
+    return model
+
+
+def test_a_small_u_net_image_reaches_its_innermost_layer(tmp_path):
+    """Enlarging one pixel and norming it would leave nothing of the layer."""
+    networks = Networks(generator="unet_128", generator_channels=1, upsample="resize")
+    generator = build_generator(networks, 3, 3)
+    sizes = []
+    generator.register_forward_pre_hook(lambda network, given: sizes.append(given[0].shape[2:]))
+    generator(pad_for(generator, torch.zeros(1, 3, 40, 300)))
+    assert sizes == [(256, 384)]

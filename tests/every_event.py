@@ -1,7 +1,7 @@
-"""Kill a trainer at file events, run it again each time: every_event.py FOLDER FIRST STRIDE [options of train.py].
+"""Kill a trainer at each file event, run it again each time: every_event.py FOLDER [options of train.py].
 
 A trainer that nobody kills says which events there are: files of a run directory opened for writing, renamed, removed.
-For every event FIRST, FIRST + STRIDE, ... one is killed right before it, and another goes on in its directory. Prints a
+For every event one is killed right before it, and another goes on in its directory. Prints a
 line for each: the event, and whether every loss and every tensor of the last checkpoint are those of the one that
 nobody killed. Each is a process of its own, forked when torch is loaded, which saves it seconds.
 """
@@ -27,20 +27,20 @@ def run(out: Path, log: Path, fault: str = "pace 0") -> int:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.argv = ["train.py", "--out", str(out), *sys.argv[4:]]
+    sys.argv = ["train.py", "--out", str(out), *sys.argv[2:]]
     faulty.have(fault)
     train.main()
     os._exit(70)  # main ends the process
 
 
 def main() -> None:
-    base, first, stride = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    base = Path(sys.argv[1])
     log, events = base / "log", base / "events"
     assert run(base / "whole", log, f"events {events}") == 0, log.read_text()
     whole, failed = base / "whole", 0
     expected = losses(whole), final(whole)
     names = events.read_text().splitlines()
-    for number in range(first, len(names), stride):
+    for number, name in enumerate(names):
         out = base / f"event-{number}"
         log.write_text("")
         killed, ended = run(out, log, f"event {number}"), run(out, log)
@@ -55,7 +55,7 @@ def main() -> None:
                 and not checkpoint.damage(checkpoint.newest(out))
             )
         held = killed == -signal.SIGKILL and same
-        print(f"{'held' if held else 'FAILED'} {number} {names[number]}", flush=True)
+        print(f"{'held' if held else 'FAILED'} {number} {name}", flush=True)
         if held:
             shutil.rmtree(out)
         else:

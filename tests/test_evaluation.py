@@ -286,6 +286,7 @@ def test_options_that_cannot_work(tmp_path):
             evaluate_model(Options(tmp_path, **options), None)
 
 
+@pytest.mark.slow
 def test_an_average_goes_on_as_if_never_stopped(shards, tmp_path):
     options = ["--data", shards, *EVALUATED, "--features", "none", "--dtype", "float64", "--checkpoint-every", "4"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -105,7 +105,11 @@ def whole_on_two(shards, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow)],
+    [
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+    ],
     ids=lambda x: str(x),
 )
 @pytest.mark.fault(3)
@@ -168,8 +172,9 @@ def test_a_killed_rank_ends_the_others(shards, whole_on_two, tmp_path, recovery)
     assert_close(final(out), final(whole_on_two), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(8)
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_raises_is_shown_once(shards, whole_on_two, tmp_path, recovery, rank):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, ranks=2, fault=f"raise {rank} 70")
@@ -202,7 +207,7 @@ def test_a_rank_that_waits_for_ever_ends_the_run(shards, whole_on_two, tmp_path,
 
 
 @pytest.mark.fault(19)
-@pytest.mark.parametrize("kind", ["nan", "infinite"])
+@pytest.mark.parametrize("kind", ["nan", pytest.param("infinite", marks=pytest.mark.slow)])
 def test_nothing_that_is_not_finite_is_saved(shards, tmp_path, kind):
     """A loss, or only the weights after it, at the very step before a checkpoint; one rank alone has it."""
     out = tmp_path / "run"
@@ -279,15 +284,15 @@ SIX = [
 
 
 @pytest.mark.fault(2)
-@pytest.mark.parametrize(("first", "stride"), [(4, 24), pytest.param(0, 1, marks=pytest.mark.slow)])
-def test_kill_9_at_file_events(shards, tmp_path, record_property, first, stride):
+@pytest.mark.slow
+def test_kill_9_at_file_events(shards, tmp_path, record_property):
     """Right before a file is opened for writing, renamed, removed: what is there is whole, and the run goes on."""
-    program = [sys.executable, ROOT / "tests" / "every_event.py", tmp_path, first, stride]
+    program = [sys.executable, ROOT / "tests" / "every_event.py", tmp_path]
     done = command([*program, *TINY, "--data", shards, *SIX], timeout=1500)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("held ", "FAILED "))]
     record_property("tries", len(lines))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(lines) >= 80 // stride and any("/checkpoints/" in line for line in lines)
+    assert len(lines) >= 80 and any("/checkpoints/" in line for line in lines)
 
 
 @pytest.mark.fault(10)

@@ -73,7 +73,12 @@ def alone(shards, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "how", [pytest.param({"ranks": 2}, marks=pytest.mark.slow), {"accumulate": 2}, {"ranks": 2, "accumulate": 2}]
+    "how",
+    [
+        pytest.param({"ranks": 2}, marks=pytest.mark.slow),
+        pytest.param({"accumulate": 2}, marks=pytest.mark.slow),
+        {"ranks": 2, "accumulate": 2},
+    ],
 )
 def test_n_equals_one(shards, alone, tmp_path, how):
     """The same global batch split over ranks and micro-steps: samples, history, weights, losses."""
@@ -262,6 +267,7 @@ def test_resume_leaves_no_doubled_points_in_tensorboard(shards, tmp_path):
     assert [event.step for event in events.Scalars("cycle_a")] == list(range(1, 18))
 
 
+@pytest.mark.slow
 def test_weights_and_biases_has_one_run_over_a_resume(shards, tmp_path):
     """Without its server; there, runs of one id are one."""
     how = ["--tracker", "wandb", "--epochs", "1", "--decay-epochs", "0"]

@@ -132,8 +132,8 @@ def _describe(weights: dict[str, Tensor]) -> tuple[Networks, int, int]:
         kind = {"generator_blocks": blocks, "dropout": with_dropout}
         c_out = weights[last].shape[0]
     normed = "batch" if norm in weights else "instance"
-    if normed == "instance" and "model.1.bias" not in weights and "model.1.weight" in weights:
-        normed = "none"
+    if normed == "instance" and first.replace("weight", "bias") not in weights:
+        normed = "none"  # that code has biases with an InstanceNorm alone
     channels, c_in = weights[first].shape[:2]
     return Networks(generator_channels=channels, norm=normed, **kind), c_in, c_out
 

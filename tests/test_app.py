@@ -11,21 +11,13 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, command, train
+from conftest import ROOT, command
 from PIL import Image
 
 from pipeline.translator import Translator
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 gradio = pytest.importorskip("gradio")
-
-
-@pytest.fixture(scope="module")
-def model(shards, tmp_path_factory):
-    out = tmp_path_factory.mktemp("trained") / "run"
-    done = train(*TINY, "--data", shards, "--out", out, "--epochs", "0.2", "--decay-epochs", "0")
-    assert done.returncode == 0, done.stderr
-    return out
 
 
 def start(*arguments):
@@ -37,8 +29,8 @@ def start(*arguments):
 
 
 @pytest.fixture(scope="module")
-def address(model):
-    server = start(model, "--class-a", "horse", "--class-b", "zebra", "--port", "0")
+def address(trained):
+    server = start(trained, "--class-a", "horse", "--class-b", "zebra", "--port", "0")
     told = server.stdout.readline()
     assert "Ctrl-C ends it" in told, server.stderr.read()
     yield re.search(r"http://\S+", told)[0]
@@ -90,7 +82,7 @@ def shown(browser):
     return found and [np.array(data, np.uint8).reshape(-1, width, 4)[..., :3] for width, data in found]
 
 
-def test_an_image_is_dropped_and_translated_both_ways(browser, model, tmp_path):
+def test_an_image_is_dropped_and_translated_both_ways(browser, trained, tmp_path):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (48, 70, 3), dtype=np.uint8))
     image.save(tmp_path / "horse.png")
@@ -100,7 +92,7 @@ def test_an_image_is_dropped_and_translated_both_ways(browser, model, tmp_path):
         until(lambda title=title: browser.find_element("css selector", f"#way input[value='{title}']")).click()
         until(lambda title=title: title in browser.find_element("css selector", "#told").text)
         before, after = until(lambda: shown(browser))
-        expected = np.asarray(Translator(model, direction)(image))
+        expected = np.asarray(Translator(trained, direction)(image))
         assert np.array_equal(before, np.asarray(image))
         assert np.abs(after.astype(int) - expected).max() <= 1
     if folder := os.environ.get("ZORSE_SCREENSHOTS"):
@@ -117,9 +109,9 @@ def test_what_is_no_image_is_told_on_the_page(browser, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"), [(("nowhere",), "no checkpoint"), (("MODEL", "--host", "256.0.0.1"), "--host")]
 )
-def test_mistakes_in_one_line(model, arguments, words):
+def test_mistakes_in_one_line(trained, arguments, words):
     script = [sys.executable, ROOT / "pipeline" / "app.py"]
-    done = command([*script, *(model if part == "MODEL" else part for part in arguments)])
+    done = command([*script, *(trained if part == "MODEL" else part for part in arguments)])
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], (
         done.stderr

@@ -92,6 +92,16 @@ def test_generators_compute_the_same(tmp_path, name, norm, dropout):
         assert (again(image) - expected).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["resnet", "unet_128"])
+def test_without_a_norm_there_are_no_biases_to_tell_it_by(tmp_path, kind):
+    """Nor may such a network be taken for one with InstanceNorm, which would compute something else."""
+    networks = Networks(generator=kind, generator_channels=2, generator_blocks=None if kind != "resnet" else 1)
+    weights = written(build_generator(networks, 3, 3), networks)  # with an InstanceNorm, and so with biases
+    last = max(name for name in weights if name.endswith(".bias") and weights[name].any())
+    torch.save({n: w for n, w in weights.items() if n.endswith("weight") or n == last}, tmp_path / "x.pth")
+    assert read_generator(tmp_path / "x.pth")[0].norm == "none"
+
+
 def test_names_and_leftovers_of_other_versions(tmp_path):
     """Saved parallel or compiled; with running statistics that an InstanceNorm of 2017 kept and never used."""
     network = lively(ResNet(3, 3, 4, 2, nn.InstanceNorm2d, False))

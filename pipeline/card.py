@@ -2,9 +2,8 @@
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from pipeline.config import Networks
+from pipeline.config import OF_GENERATORS, Networks
 
-OF_GENERATOR = ("generator", "generator_channels", "generator_blocks", "upsample", "norm")  # of config.Networks
 TEMPLATE = """---
 {{ card_data }}
 ---
@@ -63,7 +62,7 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
         license=license,
     )
     evaluation, way = trained["evaluation"], direction.replace("2", "_to_")
-    generator = {name: getattr(networks, name) for name in OF_GENERATOR}
+    generator = {name: getattr(networks, name) for name in OF_GENERATORS}
     training = {
         "direction": direction,
         "images": f"{about['modes']['from']} to {about['modes']['to']}",

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.config import FIXED, LEARNED, PRESETS, Config, flag
+from pipeline.config import FIXED, LEARNED, Config, flag
 from pipeline.errors import UserError
+from pipeline.presets import PRESETS
 
 TRAIN = "Train a CycleGAN on two unpaired domains of images. Run the same command again to resume."
 

@@ -1,4 +1,4 @@
-"""Every option of a training run, documented where it stands, and presets.
+"""Every option of a training run, documented where it stands. Presets: presets.py.
 
 The groups `images`, `networks`, `losses` and `optimization` define a run: a run directory keeps them, and resuming with
 others is refused, or asks for --allow-change. The group `run` says where and how to compute and may change at any
@@ -13,17 +13,26 @@ from typing import Annotated, Literal
 import tyro
 
 
+def may_be_left_out(metavar: str, *aliases: str):
+    """For an option that is None by default; its text says what then holds."""
+
+    def hint(default: str) -> str:
+        return "" if default == "None" else f"(default: {default})"
+
+    return tyro.conf.arg(metavar=metavar, aliases=aliases, help_behavior_hint=hint)
+
+
 @dataclass(frozen=True)
 class Images:
     """How an image of a shard becomes an input. (paper: section 4 and its code's defaults)"""
 
     load_size: int = 286
     """pixels; every image is first resized to this square, bicubic"""
-    load_width: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    load_width: Annotated[int | None, may_be_left_out("INT")] = None
     """for images that are not square: their width, and --load-size is their height"""
     crop_size: int = 256
     """pixels; then a random square of this size is cut out: what the networks see. A multiple of 4"""
-    crop_width: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    crop_width: Annotated[int | None, may_be_left_out("INT")] = None
     """for crops that are not square: their width, and --crop-size is their height"""
     flip: bool = True
     """mirror half of the images left to right"""
@@ -56,7 +65,7 @@ class Networks:
     multiples of 128 or 256. unet_residual: resnet, with what was before each halving put beside what comes back"""
     generator_channels: int = 64
     """channels of a generator's first convolution"""
-    generator_blocks: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    generator_blocks: Annotated[int | None, may_be_left_out("INT")] = None
     """residual blocks of a generator; by default 9, or 6 for crops of 128 pixels and below"""
     upsample: Literal["transposed", "resize"] = "transposed"
     """how generators double a size. transposed: by transposed convolutions, as the paper. resize: each pixel four
@@ -97,7 +106,7 @@ class Losses:
 class Optimization:
     """How it is minimised: Adam, constant and then falling learning rate. (paper: section 4, appendix 7.1)"""
 
-    batch: Annotated[int | None, tyro.conf.arg(metavar="INT", aliases=["--batch-size"])] = None
+    batch: Annotated[int | None, may_be_left_out("INT", "--batch-size")] = None
     """pairs per step over all processes and accumulation steps; by default one per process, as at the first start"""
     epochs: float = 100.0
     """epochs at the full learning rate; an epoch is as many pairs as the larger domain has images"""
@@ -107,9 +116,9 @@ class Optimization:
     """how it falls there. linear: as the paper. cosine: along half a cosine. constant: not at all"""
     lr: Annotated[float, tyro.conf.arg(aliases=["--learning-rate"])] = 2e-4
     """learning rate of Adam"""
-    lr_g: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    lr_g: Annotated[float | None, may_be_left_out("FLOAT")] = None
     """learning rate of the generators; by default --lr"""
-    lr_d: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    lr_d: Annotated[float | None, may_be_left_out("FLOAT")] = None
     """learning rate of the discriminators; by default --lr"""
     lr_scaling: Literal["none", "sqrt", "linear"] = "none"
     """none: rates are as given. sqrt, linear: given for batch 1, and multiplied by the root of the batch, or by it"""
@@ -133,9 +142,9 @@ class Run:
     data: str = "shards/horse2zebra"
     """directory of shards that data_prep/shard.py made, or its URL: s3://, gs://, hf://, http:// and what else fsspec
     reads, with the credentials that its driver finds"""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    out: Annotated[Path | None, may_be_left_out("PATH")] = None
     """run directory; by default runs/ and the name of the data. Starting again on it resumes the run"""
-    init_from: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    init_from: Annotated[Path | None, may_be_left_out("PATH")] = None
     """weights to begin a new run with, on images of any size: run directory, checkpoint, exported model, or file or
     folder of the well-known PyTorch code's; a single .pth is taken for a to b unless net_G_B is in its name. Networks
     that it does not have begin anew"""
@@ -156,7 +165,7 @@ class Run:
     """precision in which processes add up their gradients; bfloat16 halves what they send"""
     verify_samples: bool = False
     """hold each image against its checksum as it is read; one that differs counts as one that cannot be read"""
-    cache_dir: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    cache_dir: Annotated[Path | None, may_be_left_out("PATH")] = None
     """where blocks of shards at a URL are kept, on a disk of this node, for all its processes; by default a folder of
     yours in the system's temporary directory"""
     cache_gb: float = 10.0
@@ -176,7 +185,7 @@ class Run:
     features: Literal["efficientnet_lite0", "inception_v3", "none"] = "efficientnet_lite0"
     """network whose features KID and FID compare. inception_v3: that of published numbers; its weights are downloaded.
     none: the sliced Wasserstein distance of patches alone"""
-    feature_weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    feature_weights: Annotated[Path | None, may_be_left_out("PATH")] = None
     """file with the weights of inception_v3, where they cannot be downloaded"""
     best_by: Literal["kid", "fid", "sliced_wasserstein"] = "kid"
     """distance whose lowest, as a mean of both directions, makes a checkpoint the best; with --features none it is the
@@ -185,7 +194,7 @@ class Run:
     """pairs between checkpoints"""
     keep: int = 2
     """newest checkpoints that are kept, and besides them the best and the milestones"""
-    keep_every: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    keep_every: Annotated[int | None, may_be_left_out("INT")] = None
     """pairs between milestones, checkpoints that are never removed; by default none"""
     on_collapse: Literal["warn", "stop"] = "warn"
     """what to do at a sign that training goes wrong, such as a discriminator that has won or translations that are all
@@ -215,36 +224,12 @@ class Config:
     run: Run = field(default_factory=Run)
 
 
+# Of the networks, what their weights are made for.
+OF_GENERATORS = ("generator", "generator_channels", "generator_blocks", "upsample", "norm")
+OF_DISCRIMINATORS = ("discriminator", "discriminator_channels", "discriminator_layers", "norm", "spectral_norm")
 LEARNED = ("images", "networks", "losses", "optimization")  # the groups that define what is learned
 # Of these, what a run keeps from its first pair to its last; the others may change with --allow-change.
 FIXED = (*(item.name for item in dataclasses.fields(Networks)), "crop_size", "crop_width", "history", "seed")
-
-PRESETS = {
-    "paper": Config(),
-    "demo": Config(
-        preset="demo",
-        images=Images(load_size=68, crop_size=64),
-        networks=Networks(generator_channels=24, generator_blocks=4, discriminator_channels=32, discriminator_layers=2),
-        optimization=Optimization(epochs=2, decay_epochs=2.5, lr=5e-4),
-        run=Run(
-            data="runs/demo/shards",
-            out=Path("runs/demo"),
-            workers=1,
-            status_every=60,
-            sample_every=360,
-            evaluate_every=810,
-            checkpoint_every=360,
-            sample_images=8,
-        ),
-    ),
-    "quick": Config(
-        preset="quick",
-        images=Images(load_size=72, crop_size=64),
-        networks=Networks(generator_channels=32, discriminator_channels=32),
-        optimization=Optimization(epochs=2, decay_epochs=2),
-        run=Run(workers=1, status_every=50, sample_every=500, evaluate_every=1000, checkpoint_every=500),
-    ),
-}
 
 
 def flag(name: str) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from pipeline.build import feature_network_together
-from pipeline.config import flag
+from pipeline.config import flag, may_be_left_out
 from pipeline.data import open_shards
 from pipeline.display import distance_table
 from pipeline.errors import OneRankError, TransientError, UserError
@@ -33,25 +33,25 @@ class Options:
 
     model: Annotated[Path, tyro.conf.Positional]
     """run directory, whose newest checkpoint is taken, or one checkpoint, such as RUN/checkpoints/best"""
-    data: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
+    data: Annotated[str | None, may_be_left_out("STR")] = None
     """directory of shards or its URL; by default that of the run"""
     real: Literal["test", "train"] = "test"
     """real images that translations are compared with"""
-    images: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    images: Annotated[int | None, may_be_left_out("INT")] = None
     """images of a domain at most; by default all"""
     features: Literal["efficientnet_lite0", "inception_v3"] = "efficientnet_lite0"
     """network whose features KID and FID compare. inception_v3: as in published numbers; its weights are downloaded"""
-    feature_weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    feature_weights: Annotated[Path | None, may_be_left_out("PATH")] = None
     """file with the weights of inception_v3, where they cannot be downloaded"""
     weights: Weights = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
-    size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    size: Annotated[int | None, may_be_left_out("INT")] = None
     """pixels a side to translate and compare at; by default those of the crops of training"""
-    class_a: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    class_a: Annotated[int | None, may_be_left_out("INT")] = None
     """also tell which share of images efficientnet_lite0 takes for this ImageNet class: of b, translated to a, of a"""
-    class_b: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    class_b: Annotated[int | None, may_be_left_out("INT")] = None
     """the same for translations to b, such as 340 for zebras"""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    out: Annotated[Path | None, may_be_left_out("PATH")] = None
     """JSON file to write; by default beside the trainer's in RUN/eval, named after what was chosen"""
 
 

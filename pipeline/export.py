@@ -1,6 +1,7 @@
 """Export a trained generator, to be used without Zorse or without Python: python pipeline/export.py MODEL OUT."""
 
 import copy
+import dataclasses
 import importlib.util
 import io
 import json
@@ -9,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -17,20 +19,23 @@ import tyro
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from pipeline.config import Networks
+from pipeline import checkpoint
+from pipeline.agreement import Check, sizes_to_check
+from pipeline.config import Networks, may_be_left_out
 from pipeline.errors import UserError
 from pipeline.exported import CONFIG, MODEL
 from pipeline.failure import first_sentence
 from pipeline.pixels import CHANNELS
-from pipeline.reference_weights import FILES, read_generator, written
+from pipeline.reference_weights import FILES, read_discriminator, read_generator, written
 from pipeline.rundir import fsync, write_durably
-from pipeline.trained import Weights
-from pipeline.translator import PRECISIONS, Precision, Translator
+from pipeline.trained import Weights, load_discriminators, load_trained
+from pipeline.translator import PRECISIONS, Precision, Translator, newest
 
 Format = Literal["safetensors", "onnx", "torch_export", "pth"]
 ONNX, TORCH = "model.onnx", "model.pt2"
 NEEDED = ("onnx", "onnxruntime", "onnxscript")  # for ONNX
 TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.2}  # of a range of 2; some 5 times what is usual
+INPUT = {"a_to_b": "a", "b_to_a": "b", "of_a": "a", "of_b": "b"}  # domain of the images that a network sees
 SLOW = 64  # pixels a side that float16 is checked at, since most CPUs convolve it hundreds of times slower
 
 
@@ -44,78 +49,24 @@ class Options:
     well-known PyTorch code's weights (.pth)"""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """folder to make"""
-    direction: Annotated[Literal["a2b", "b2a"] | None, tyro.conf.arg(metavar="{a2b,b2a}")] = None
+    direction: Annotated[Literal["a2b", "b2a"] | None, may_be_left_out("{a2b,b2a}")] = None
     """which domain the images belong to, and which they are translated to; by default a2b, or the one that an exported
-    model has"""
+    model has. For pth of a run it does not matter"""
     formats: tuple[Format, ...] = ("safetensors",)
     """safetensors: what Translator and the Hugging Face hub take, with a model card. onnx: model.onnx, for ONNX
     Runtime and others. torch_export: model.pt2, for torch.export.load. Both take and give float32 [N, C, H, W] in
     [-1, 1] of any N, H and W, where H and W are multiples of 4 and at least 16; for a unet_128, of 128 and at least
-    256, and for a unet_256 twice that. pth: latest_net_G_A.pth or latest_net_G_B.pth, for the well-known PyTorch
-    code"""
+    256, and for a unet_256 twice that. pth: latest_net_G_A.pth and so on, for the well-known PyTorch code: of a run or
+    checkpoint all four networks, but no discriminators with --spectral-norm, which that code does not have"""
     precision: Precision = "float32"
     """of the weights and, in onnx and torch_export, of the computation; the norms' statistics stay float32"""
     weights: Weights = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
-    tolerance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    tolerance: Annotated[float | None, may_be_left_out("FLOAT")] = None
     """largest difference from PyTorch in float32 that is kept, of values in [-1, 1]; by default 0.001, or 0.02 for
     float16 and 0.2 for bfloat16"""
-    license: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
+    license: Annotated[str | None, may_be_left_out("STR")] = None
     """the model's licence for its card, as the hub names it, such as mit"""
-
-
-class Check:
-    """Whether an exported generator still computes what the original does in float32, on images of several sizes."""
-
-    def __init__(self, generator: nn.Module, sizes: list[tuple[int, int, int, int]], tolerance: float):
-        self.sizes, self.tolerance = sizes, tolerance
-        images = [smooth_noise(size, seed) for seed, size in enumerate(sizes)]
-        with torch.no_grad():
-            self.expected = [(image, generator(image)) for image in images]
-
-    def __call__(self, name: str, load: Callable[[], Callable[[Tensor], Tensor]]) -> dict:
-        """What was measured. load: gives what runs it. Raises UserError where it cannot be run, or differs too much."""
-        try:
-            run = load()
-            with torch.no_grad():
-                made = [(run(image), fake) for image, fake in self.expected]
-        except Exception as error:  # of runtimes that we know little about
-            raise UserError(
-                f"{name}: cannot be run here ({first_sentence(error)}); drop it, or change --precision"
-            ) from None
-        apart = [(one - other).abs().max() if one.shape == other.shape else torch.inf for one, other in made]
-        largest = torch.tensor(apart).max().item()  # NaN if any is
-        if not largest <= self.tolerance:
-            raise UserError(
-                f"{name}: differs from PyTorch by up to {largest:.2g}, more than --tolerance {self.tolerance:g}; "
-                "give another --precision or a higher tolerance"
-            )
-        return {"value": largest, "tolerance": self.tolerance, "sizes": self.sizes, "from": "PyTorch, float32 on a CPU"}
-
-
-def smooth_noise(size: tuple[int, int, int, int], seed: int) -> Tensor:
-    """Images [N, C, H, W] in [-1, 1] of coarse and fine structure, a flat area among it."""
-    random = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(*size[:2], 8, 8, generator=random) * 3 - 1.5
-    images = nn.functional.interpolate(coarse, size[2:], mode="bicubic") + 0.1 * torch.randn(size, generator=random)
-    images[..., : size[2] // 4, : size[3] // 4] = 1
-    return images.clamp(-1, 1)
-
-
-def sizes_to_check(channels: int, crop: int, multiple: int, smallest: int) -> list[tuple[int, int, int, int]]:
-    """[N, C, H, W]: the crops of training, and others in shape and number; also than what a graph is traced with.
-
-    multiple, smallest: of sides that the graph takes.
-    """
-
-    def whole(side: float) -> int:
-        return max(smallest, round(side / multiple) * multiple)
-
-    return [
-        (1, channels, whole(crop), whole(crop)),
-        (1, channels, whole(1.25 * crop), whole(0.75 * crop)),
-        (3, channels, whole(0.5 * crop), whole(0.5 * crop) + multiple),
-    ]
 
 
 class Graph(nn.Module):
@@ -200,14 +151,38 @@ def save_torch(program: ExportedProgram, out: Path, about: dict, check: Check) -
     return measured
 
 
-def save_pth(generator: nn.Module, about: dict, out: Path, check: Check) -> dict[str, dict]:
-    """As junyanz's code names it. {file: what was measured}."""
-    weights = written(generator, Networks(**about["networks"]))
-    narrow = {name: tensor.to(PRECISIONS[about["dtype"]]) for name, tensor in weights.items()}
-    torch.save(narrow, file := io.BytesIO())
-    name = f"latest_{FILES['generators.' + about['direction'].replace('2', '_to_')]}.pth"
-    write_durably(out / name, file.getvalue())
-    return {name: check("pth", lambda: read_generator(out / name)[1].eval())}
+def save_pth(translator: Translator, options: Options, out: Path, sizes: list, tolerance: float) -> dict[str, dict]:
+    """As junyanz's code names them. {file: what was measured}."""
+    networks, measured = Networks(**translator.about["networks"]), {}
+    modes = dict(zip(translator.about["direction"].split("2"), translator.modes, strict=True))
+    for ours, network in every_network(translator, options).items():
+        kind, which = ours.split(".")
+        channels, file = CHANNELS[modes[INPUT[which]]], out / f"latest_{FILES[ours]}.pth"
+        weights = written(network, networks)
+        torch.save({name: tensor.to(PRECISIONS[options.precision]) for name, tensor in weights.items()}, file)
+        fsync(file)
+        those = sizes if kind == "generators" else sizes[:1]  # discriminators do not take any size
+        check = Check(network, [(count, channels, *sides) for count, _, *sides in those], tolerance)
+        measured[file.name] = check("pth", partial(read_again, file, kind, networks, channels))
+    return measured
+
+
+def read_again(file: Path, kind: str, networks: Networks, channels: int) -> nn.Module:
+    if kind == "generators":
+        return read_generator(file)[1].eval()
+    return read_discriminator(file, networks, channels).eval()
+
+
+def every_network(translator: Translator, options: Options) -> dict[str, nn.Module]:
+    """Those of a checkpoint, named as in CycleGANStep, but for discriminators that the other code does not have; of any
+    other model its one generator."""
+    if not (options.model / checkpoint.STATE).exists():
+        return {f"generators.{translator.about['direction'].replace('2', '_to_')}": translator.generator}
+    trained = load_trained(options.model, options.weights)
+    found = {f"generators.{way}": network for way, network in trained.generators.items()}
+    if not trained.config.networks.spectral_norm:
+        found |= {f"discriminators.{of}": network for of, network in load_discriminators(trained).items()}
+    return found
 
 
 def export(options: Options) -> dict[str, dict]:
@@ -222,6 +197,7 @@ def export(options: Options) -> dict[str, dict]:
         raise UserError(f"--formats onnx: needs {' and '.join(missing)}; run: pip install 'zorse[export]'")
     if options.tolerance is not None and not options.tolerance > 0:
         raise UserError(f"--tolerance {options.tolerance:g}: must be greater than 0")
+    options = dataclasses.replace(options, model=newest(options.model))
     translator = Translator(options.model, options.direction, weights=options.weights)
     translator.about = translator.about | {"dtype": options.precision}
     channels = CHANNELS[translator.modes[0]]
@@ -246,7 +222,7 @@ def export(options: Options) -> dict[str, dict]:
         if "torch_export" in options.formats:
             measured[TORCH] = save_torch(program, staging, about, check)
         if "pth" in options.formats:
-            measured |= save_pth(translator.generator, about, staging, check)
+            measured |= save_pth(translator, options, staging, sizes, tolerance)
         if "safetensors" in options.formats:
             measured[MODEL] = save_safetensors(translator, staging, options.license, check)
         staging.rename(out)

@@ -2,7 +2,7 @@
 
 import glob
 import io
-import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -173,8 +173,11 @@ def check_writable(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UserError(f"{there}: is a file; give another folder to write to")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{there}: cannot be written to; give another folder to write to")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{there}: cannot be written to ({error.strerror}); give another folder to write to") from None
 
 
 class Picture(NamedTuple):

@@ -5,15 +5,13 @@ from pathlib import Path
 
 from torch import nn
 
-from pipeline import checkpoint, exported, reference_weights
-from pipeline.config import Networks, flag
+from pipeline import exported, reference_weights
+from pipeline.config import OF_DISCRIMINATORS, OF_GENERATORS, Networks, flag
 from pipeline.errors import UserError
 from pipeline.pixels import CHANNELS
 from pipeline.step import CycleGANStep
-from pipeline.trained import load_trained
+from pipeline.trained import load_discriminators, load_trained
 
-OF_GENERATORS = ("generator", "generator_channels", "generator_blocks", "upsample", "norm")
-OF_DISCRIMINATORS = ("discriminator", "discriminator_channels", "discriminator_layers", "norm", "spectral_norm")
 WAYS = ("a_to_b", "b_to_a")
 
 
@@ -56,9 +54,7 @@ def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str,
     _check(source, networks, trained.config.networks, trained.modes, modes)
     found = {f"generators.{way}": trained.generators[way] for way in WAYS}
     if all(getattr(trained.config.networks, name) == getattr(networks, name) for name in OF_DISCRIMINATORS):
-        whole = CycleGANStep(networks, trained.config.losses, 0, tuple(CHANNELS[modes[domain]] for domain in "ab"))
-        whole.load_state_dict(checkpoint.read_tensors(trained.checkpoint / checkpoint.NETWORKS))
-        found |= {f"discriminators.{of}": network for of, network in whole.discriminators.items()}
+        found |= {f"discriminators.{of}": network for of, network in load_discriminators(trained).items()}
     return found
 
 

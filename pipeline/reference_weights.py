@@ -100,7 +100,7 @@ def written(network: Network, networks: Networks) -> dict[str, Tensor]:
         ("--generator unet_residual", networks.generator == "unet_residual"),
         ("--upsample resize", networks.upsample == "resize"),
         ("--norm none", networks.norm == "none"),
-        ("--spectral-norm", networks.spectral_norm),
+        ("--spectral-norm", networks.spectral_norm and isinstance(network, Discriminator)),
     )
     for option, given in unlike:
         if given:

@@ -13,6 +13,7 @@ import tyro
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
+from pipeline.config import may_be_left_out
 from pipeline.errors import UserError
 from pipeline.pictures import GAP, HEADER, TITLES, through_time
 from pipeline.records import EVENTS, LOOKS, STATS, read_evaluation, read_lines
@@ -90,7 +91,7 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """run directory of pipeline/train.py; the run may be going on"""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    out: Annotated[Path | None, may_be_left_out("PATH")] = None
     """HTML file to write; by default RUN/report.html"""
 
 

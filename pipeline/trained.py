@@ -11,7 +11,7 @@ from torch import nn
 from pipeline import checkpoint
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.networks import build_generator
+from pipeline.networks import build_discriminator, build_generator
 from pipeline.pixels import CHANNELS
 from pipeline.rundir import from_dict
 
@@ -61,6 +61,16 @@ def load_trained(model: Path, weights: Weights = "auto", taken: str = TAKEN) -> 
         generators[way].load_state_dict(checkpoint.read_tensors(path / file, f"{prefix}{way}."))
     generators = generators.float().eval().requires_grad_(False)
     return Trained(path, state["pairs_seen"], config, data, modes, generators, weights)
+
+
+def load_discriminators(trained: Trained) -> nn.ModuleDict:
+    """Those of the same checkpoint: of_a and of_b, float32 on the CPU."""
+    networks, discriminators = trained.config.networks, nn.ModuleDict()
+    for of, domain in (("of_a", "a"), ("of_b", "b")):
+        discriminators[of] = build_discriminator(networks, CHANNELS[trained.modes[domain]])
+        weights = checkpoint.read_tensors(trained.checkpoint / checkpoint.NETWORKS, f"discriminators.{of}.")
+        discriminators[of].load_state_dict(weights)
+    return discriminators.float().eval().requires_grad_(False)
 
 
 def whole_checkpoint(model: Path, taken: str = TAKEN) -> Path:

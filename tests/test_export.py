@@ -17,7 +17,10 @@ from pipeline.config import Networks
 from pipeline.errors import UserError
 from pipeline.export import Options, export
 from pipeline.exported import write
+from pipeline.initial import begin_with
 from pipeline.networks import build_generator, init_weights
+from pipeline.step import CycleGANStep
+from pipeline.trained import load_discriminators, load_trained
 from pipeline.translator import Translator
 
 SIZES = [(1, 16, 16), (2, 20, 48), (5, 64, 28)]  # none of those that an export checks or is traced with
@@ -83,16 +86,32 @@ def test_other_generators(tmp_path, options):
 
 
 def test_weights_for_the_well_known_code(trained, tmp_path):
+    """All four networks of a run, each computing what it did; they begin another run, too."""
     measured = export(Options(trained, tmp_path / "out", direction="b2a", formats=("pth",)))
-    (name,) = measured
-    assert name == "latest_net_G_B.pth" and [path.name for path in (tmp_path / "out").iterdir()] == [name]
-    stored = torch.load(tmp_path / "out" / name, weights_only=True)
+    names = {f"latest_net_{name}.pth" for name in ("G_A", "G_B", "D_A", "D_B")}
+    assert set(measured) == {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert all(each["value"] < 1e-6 for each in measured.values())
+    stored = torch.load(tmp_path / "out" / "latest_net_G_B.pth", weights_only=True)
     assert "model.1.bias" in stored and "model.10.conv_block.5.bias" in stored  # which that code has
     (image,) = images(SIZES[:1])
-    ours, theirs = Translator(trained, "b2a").generator, Translator(tmp_path / "out" / name).generator
-    assert torch.equal(ours(image), theirs(image))
+    for way in ("a2b", "b2a"):
+        ours, theirs = Translator(trained, way).generator, Translator(tmp_path / "out", way).generator
+        assert torch.equal(ours(image), theirs(image))
+    run = load_trained(trained)
+    modes = {"a": "rgb", "b": "rgb"}
+    model = CycleGANStep(run.config.networks, run.config.losses, seed=5)
+    assert "new ones" not in begin_with(tmp_path / "out", model, run.config.networks, modes)
+    for of, network in load_discriminators(run).items():
+        assert all(
+            torch.equal(network.state_dict()[name], t) for name, t in model.discriminators[of].state_dict().items()
+        )
+
+
+def test_one_generator_for_the_well_known_code(trained, tmp_path):
+    Translator(trained, "b2a").save_pretrained(tmp_path / "model")
+    assert set(export(Options(tmp_path / "model", tmp_path / "out", formats=("pth",)))) == {"latest_net_G_B.pth"}
     with pytest.raises(UserError, match="give another direction"):
-        Translator(tmp_path / "out" / name, "a2b")
+        Translator(tmp_path / "out" / "latest_net_G_B.pth", "a2b")
 
 
 def test_each_file_says_what_it_is_and_how_near(exported):

@@ -1,0 +1,32 @@
+"""Other defaults for the options of config.py, chosen by --preset."""
+
+from pathlib import Path
+
+from pipeline.config import Config, Images, Networks, Optimization, Run
+
+PRESETS = {
+    "paper": Config(),
+    "demo": Config(
+        preset="demo",
+        images=Images(load_size=68, crop_size=64),
+        networks=Networks(generator_channels=24, generator_blocks=4, discriminator_channels=32, discriminator_layers=2),
+        optimization=Optimization(epochs=2, decay_epochs=2.5, lr=5e-4),
+        run=Run(
+            data="runs/demo/shards",
+            out=Path("runs/demo"),
+            workers=1,
+            status_every=60,
+            sample_every=360,
+            evaluate_every=810,
+            checkpoint_every=360,
+            sample_images=8,
+        ),
+    ),
+    "quick": Config(
+        preset="quick",
+        images=Images(load_size=72, crop_size=64),
+        networks=Networks(generator_channels=32, discriminator_channels=32),
+        optimization=Optimization(epochs=2, decay_epochs=2),
+        run=Run(workers=1, status_every=50, sample_every=500, evaluate_every=1000, checkpoint_every=500),
+    ),
+}

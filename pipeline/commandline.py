@@ -113,7 +113,7 @@ def check(config: Config) -> None:
 def check_crop(config: Config) -> None:
     """Raise UserError for a crop that the networks cannot take."""
     networks, images = config.networks, config.images
-    multiple = {"unet_128": 128, "unet_256": 256}.get(networks.generator, 4)
+    multiple = networks.multiple
     # The generator halves the image twice and pads a pixel there; a discriminator's last norm needs two logits or more.
     layers = networks.discriminator_layers if networks.discriminator == "patch" else 0
     smallest = max(8, multiple, 3 * 2**layers if layers else 0)

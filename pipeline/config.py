@@ -34,6 +34,9 @@ class Images:
     """pixels; then a random square of this size is cut out: what the networks see. A multiple of 4"""
     crop_width: Annotated[int | None, may_be_left_out("INT")] = None
     """for crops that are not square: their width, and --crop-size is their height"""
+    test_size: Literal["crop", "load"] = "crop"
+    """of the test images in sample grids and evaluations. crop: that of the crops. load: that of --load-size, to which
+    a run on small crops of large images belongs, rounded down to what the generators take"""
     flip: bool = True
     """mirror half of the images left to right"""
     flip_a: Literal["on", "off"] = "on"
@@ -82,6 +85,11 @@ class Networks:
     """of all networks. batch: over the images of a step on all processes; translations use running statistics"""
     spectral_norm: bool = False
     """divide the discriminators' weights by their largest singular values, which bounds how steep they can be"""
+
+    @property
+    def multiple(self) -> int:
+        """Of the sides of images that the generators take, in pixels."""
+        return {"unet_128": 128, "unet_256": 256}.get(self.generator, 4)
 
 
 @dataclass(frozen=True)
@@ -223,13 +231,28 @@ class Config:
     optimization: Optimization = field(default_factory=Optimization)
     run: Run = field(default_factory=Run)
 
+    @property
+    def tested(self) -> tuple[int, int]:
+        """Height and width of test images in sample grids and evaluations."""
+        if self.images.test_size == "crop":
+            return self.images.crop
+        height, width = (side // self.networks.multiple * self.networks.multiple for side in self.images.load)
+        return height, width
+
 
 # Of the networks, what their weights are made for.
 OF_GENERATORS = ("generator", "generator_channels", "generator_blocks", "upsample", "norm")
 OF_DISCRIMINATORS = ("discriminator", "discriminator_channels", "discriminator_layers", "norm", "spectral_norm")
 LEARNED = ("images", "networks", "losses", "optimization")  # the groups that define what is learned
 # Of these, what a run keeps from its first pair to its last; the others may change with --allow-change.
-FIXED = (*(item.name for item in dataclasses.fields(Networks)), "crop_size", "crop_width", "history", "seed")
+FIXED = (
+    *(item.name for item in dataclasses.fields(Networks)),
+    "crop_size",
+    "crop_width",
+    "test_size",
+    "history",
+    "seed",
+)
 
 
 def flag(name: str) -> str:

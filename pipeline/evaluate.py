@@ -46,7 +46,7 @@ class Options:
     weights: Weights = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
     size: Annotated[int | None, may_be_left_out("INT")] = None
-    """pixels a side to translate and compare at; by default those of the crops of training"""
+    """pixels a side to translate and compare at; by default as in training, see its --test-size"""
     class_a: Annotated[int | None, may_be_left_out("INT")] = None
     """also tell which share of images efficientnet_lite0 takes for this ImageNet class: of b, translated to a, of a"""
     class_b: Annotated[int | None, may_be_left_out("INT")] = None
@@ -105,7 +105,7 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     network = feature_network_together(options.features, options.feature_weights, accelerator)
     evaluation = Evaluation(
         shards,
-        (options.size, options.size) if options.size else trained.config.images.crop,
+        (options.size, options.size) if options.size else trained.config.tested,
         Share(accelerator.process_index, accelerator.num_processes, 1, accelerator.num_processes),
         lambda x: accelerator.gather(x.to(device)).cpu(),
         network=network,

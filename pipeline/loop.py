@@ -61,7 +61,7 @@ def train(config: Config) -> int:
     screen = display.Display(end, enabled=main)
     owner = Ownership(out, screen.note) if main else None
     adam = build_adam(config, model)
-    size = config.images.crop
+    size = config.tested
     history = build_history(config, shards.modes, share, device)
     average = Average(model.generators, optimization.ema_pairs) if optimization.ema_pairs else None
     window = monitor.LossWindow(batch, run.accumulate)

@@ -45,16 +45,16 @@ def save_grid(out: Path, pairs_seen: int, columns: dict[str, Tensor]) -> np.ndar
     return np.asarray(grid)
 
 
-def save_strip(out: Path, crop: tuple[int, int], times: int = 8, rows: int = 3) -> None:
+def save_strip(out: Path, size: tuple[int, int], times: int = 8, rows: int = 3) -> None:
     """samples/strip.png: a column for each of at most so many sample grids through time, of their first images.
 
-    crop: height and width that the grids' images had.
+    size: height and width that the grids' images had.
     """
     grids = [Image.open(path) for path in through_time(out, times)]
     if not grids:
         return
     width = (grids[0].width - GAP) // len(TITLES) - GAP
-    height = width * crop[0] // crop[1]
+    height = width * size[0] // size[1]
     rows = min(rows, (grids[0].height - HEADER) // (height + GAP))
     titles = [f"{int(Path(grid.filename).stem):,} pairs" for grid in grids]
     strip, paste = empty(["real", *titles], 2 * rows, (width, height))

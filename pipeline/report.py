@@ -26,7 +26,7 @@ POINTS = 1000  # of a curve; more are averaged
 def write_report(run: Path, out: Path | None = None) -> Path:
     """RUN/report.html. Raises UserError where there is no run, OSError where it cannot be written."""
     try:
-        config = asdict(from_dict(json.loads((run / "config.json").read_text())))
+        config = from_dict(json.loads((run / "config.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{run}: no run of this version here; give a run directory of pipeline/train.py") from None
     stats, looks = read_lines(run / STATS), [line for line in read_lines(run / LOOKS) if "looks" in line]
@@ -38,9 +38,8 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     total = None
     if stats:
         epoch = stats[-1]["pairs"] / stats[-1]["epoch"]
-        total = round((config["optimization"]["epochs"] + config["optimization"]["decay_epochs"]) * epoch)
-    height = config["images"]["crop_size"]
-    width = config["images"]["crop_width"] or height
+        total = round((config.optimization.epochs + config.optimization.decay_epochs) * epoch)
+    height, width = config.tested
     environment = Environment(loader=PackageLoader("pipeline", "."), autoescape=select_autoescape())
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     text = environment.get_template("report.html").render(
@@ -52,7 +51,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         others=others,
         events=read_lines(run / EVENTS),
         quarantined=sum(len(read_lines(path)) for path in run.glob("quarantine-*.jsonl")),
-        config=config,
+        config=asdict(config),
         data={
             "stats": thinned(stats),
             "looks": looks,

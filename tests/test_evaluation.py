@@ -203,6 +203,7 @@ def test_the_average_is_the_mean_of_its_half_lives():
 
 
 EVALUATED = [*TINY[:-2], "--epochs", "1", "--decay-epochs", "0", "--batch", "2", "--ema-pairs", "50", "--history", "3"]
+EVALUATED += ["--load-size", "47", "--test-size", "load"]  # 44, of which the generators take a multiple of 4
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +213,7 @@ def evaluated(shards, tmp_path_factory):
     done = train("--data", shards, "--out", out, *EVALUATED, "--dtype", "float64")
     assert done.returncode == 0, done.stderr
     assert "kid_efficientnet_lite0" in done.stdout
+    assert Image.open(out / "samples" / "000000012.png").width == 4 + 6 * (4 + 88)  # each pixel twice
     return out
 
 
@@ -245,6 +247,7 @@ def test_a_checkpoint_is_evaluated_as_the_run_did(shards, evaluated, tmp_path):
     mine = json.loads((evaluated / "eval" / "pairs-000000000012.efficientnet_lite0.test.ema.json").read_text())
     theirs = last_evaluation(evaluated)
     assert mine["protocol"] == theirs["protocol"] and len(names) == 3
+    assert mine["protocol"]["image_size"] == 44
     for way in ("a_to_b", "b_to_a"):
         for name, value in theirs[way].items():  # in float32 here, and in float64 there
             assert mine[way][name] == pytest.approx(value, rel=2e-2, abs=1e-4), name

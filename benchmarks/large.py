@@ -71,7 +71,8 @@ class Contender:
 
     def _whole(self) -> torch.Tensor:
         weight = next(self.generator.parameters())
-        return self.generator(to_network(self.pixels[None], weight.device, weight.dtype))
+        image = to_network(self.pixels[None], weight.device, weight.dtype)
+        return self.generator(image if self.gpu else image.contiguous(memory_format=torch.channels_last))  # as Translator
 
 
 def of_process(what: str) -> float:

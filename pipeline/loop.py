@@ -37,7 +37,7 @@ def train(config: Config) -> int:
     """One run from its newest checkpoint, or from nothing, to its last pair or a signal. Returns the exit code."""
     check_launch()
     accelerator = Accelerator(
-        log_with=[name for name in config.run.tracker if name != "none"],
+        log_with=[name for name in config.run.tracker if name != "none"] or None,
         project_config=ProjectConfiguration(run_directory(config), logging_dir=run_directory(config) / "tensorboard"),
         kwargs_handlers=[exchange_of_gradients(config.run)],
     )

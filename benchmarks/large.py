@@ -72,7 +72,9 @@ class Contender:
     def _whole(self) -> torch.Tensor:
         weight = next(self.generator.parameters())
         image = to_network(self.pixels[None], weight.device, weight.dtype)
-        return self.generator(image if self.gpu else image.contiguous(memory_format=torch.channels_last))  # as Translator
+        if not self.gpu:  # as Translator
+            image = image.contiguous(memory_format=torch.channels_last)
+        return self.generator(image)
 
 
 def of_process(what: str) -> float:

@@ -1,6 +1,7 @@
 """Small real data sets, made by the project's own sharding, and ways to run its commands as a user does."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,11 +23,16 @@ TINY = [
 
 
 def command(arguments, cwd=ROOT, timeout=300, **environment):
-    """Run a command to its end; the result holds returncode, stdout, stderr."""
+    """Run a command to its end; the result holds returncode, stdout, stderr. After a timeout nothing of it is left."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1", **environment}
-    return subprocess.run(
-        [str(part) for part in arguments], cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True
-    )
+    arguments, pipes = [str(part) for part in arguments], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, cwd=cwd, env=env, text=True, start_new_session=True, **pipes) as running:
+        try:
+            stdout, stderr = running.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(running.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(arguments, running.returncode, stdout, stderr)
 
 
 def train(*options, ranks=1, launcher=None, cwd=ROOT, **environment):

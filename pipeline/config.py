@@ -224,7 +224,7 @@ class Run:
 class Config:
     preset: Literal["paper", "demo", "quick"] = "paper"
     """where the other defaults come from. paper: the paper's CycleGAN at 256 pixels. demo: tiny networks for the drawn
-    animals of `make demo`. quick: a first look at your own data on a CPU, at 64 pixels"""
+    animals of `make demo`. quick: a first look at your own data on a CPU, by crops of 64 pixels"""
     images: Images = field(default_factory=Images)
     networks: Networks = field(default_factory=Networks)
     losses: Losses = field(default_factory=Losses)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.config import Config, Images, Losses, Networks, Optimization, Run
+from pipeline.config import Config, Images, Networks, Optimization, Run
 
 PRESETS = {
     "paper": Config(),
@@ -27,7 +27,6 @@ PRESETS = {
         # Crops of an image twice as large show its texture, which is most of what can be learned in little time.
         images=Images(load_size=136, crop_size=64, test_size="load"),
         networks=Networks(generator_channels=24, discriminator_channels=32),
-        losses=Losses(identity_weight=0),
         optimization=Optimization(epochs=6, decay_epochs=6, lr=4e-4, ema_pairs=1000),
         run=Run(workers=1, status_every=50, sample_every=1000, evaluate_every=5000, checkpoint_every=1000),
     ),

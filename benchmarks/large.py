@@ -71,10 +71,7 @@ class Contender:
 
     def _whole(self) -> torch.Tensor:
         weight = next(self.generator.parameters())
-        image = to_network(self.pixels[None], weight.device, weight.dtype)
-        if not self.gpu:  # as Translator
-            image = image.contiguous(memory_format=torch.channels_last)
-        return self.generator(image)
+        return self.generator(to_network(self.pixels[None], weight.device, weight.dtype))
 
 
 def of_process(what: str) -> float:

@@ -124,11 +124,8 @@ class Translator(ModelHubMixin):
     @torch.no_grad()
     def _generate(self, real: Tensor) -> Tensor:
         height, width = real.shape[2:]
-        real = pad_for(self.generator, real)
-        if self.device.type == "cpu":  # whose convolutions are faster so
-            real = real.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            fake = self.generator(real)[..., :height, :width].float()
+            fake = self.generator(pad_for(self.generator, real))[..., :height, :width].float()
         if self.precision == "float16" and not fake.isfinite().all():
             raise UserError("precision float16: numbers in the generator exceed it; take bfloat16 or float32")
         return fake

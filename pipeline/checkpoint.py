@@ -5,7 +5,7 @@ checkpoints/pairs-000000001200/
     ema.safetensors          with --ema-pairs: the averaged generators
     optimizer.safetensors    Adam's moments and step, under FIELD/PARAMETER
     history-00000.safetensors  of each rank: the stored images of its slots, under DOMAIN/SLOT
-    state.json               pairs seen, configuration, data constants, losses not yet reported
+    state.json               pairs seen, configuration, data constants, losses not yet reported, fp16's loss scale
     manifest.json            size and sha256 of every file, and which slots it has; written last
     keep                     in those that are never removed: milestones, or any that a user wants
 checkpoints/best -> pairs-N  the one of the lowest distance so far

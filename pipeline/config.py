@@ -210,7 +210,8 @@ class Run:
     tracker: tuple[Literal["tensorboard", "wandb", "none"], ...] = ("tensorboard",)
     """where losses, distances and sample grids go besides the run directory"""
     dtype: Literal["float32", "float64"] = "float32"
-    """precision of weights and arithmetic. float64 is for checks. For bf16: accelerate launch --mixed_precision bf16"""
+    """precision of weights and arithmetic. float64 is for checks. For bf16 and fp16 see accelerate launch
+    --mixed_precision"""
     hang_after: float = 600.0
     """seconds without a finished step after which a process ends itself, saying where it hangs; four times as many for
     the start, saves and evaluations"""

@@ -30,7 +30,7 @@ from pipeline.ema import Average
 from pipeline.errors import OneRankError, UserError
 from pipeline.evaluation import too_few
 from pipeline.features import feature_network
-from pipeline.hardware import check_launch, exchange_of_gradients, use_hardware
+from pipeline.hardware import check_launch, check_precision, exchange_of_gradients, use_hardware
 from pipeline.initial import begin_with
 from pipeline.order import Share
 from pipeline.pixels import CHANNELS
@@ -53,6 +53,7 @@ def examine(config: Config) -> list[Finding]:
     """On rank 0 what was found; other ranks take part in it. Nothing is left in the run directory."""
     check_launch()
     accelerator = Accelerator(kwargs_handlers=[exchange_of_gradients(config.run)])
+    check_precision(accelerator)
     shards = open_together(config.run, accelerator)
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
     rank, ranks = accelerator.process_index, accelerator.num_processes

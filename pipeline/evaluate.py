@@ -20,6 +20,7 @@ from pipeline.data import open_shards
 from pipeline.display import distance_table
 from pipeline.errors import OneRankError, TransientError, UserError
 from pipeline.evaluation import Evaluation, too_few
+from pipeline.hardware import check_precision
 from pipeline.order import Share
 from pipeline.pixels import to_network, to_pixels
 from pipeline.rundir import write_durably
@@ -137,6 +138,7 @@ def main() -> None:
     try:
         options = tyro.cli(Options, prog="python pipeline/evaluate.py", console_outputs=rank == 0)
         accelerator = Accelerator()
+        check_precision(accelerator)
         record, out = evaluate(options, accelerator)
         if record:
             write_durably(out, json.dumps(record, indent=2) + "\n")

@@ -3,6 +3,7 @@
 import os
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 
 from pipeline.config import Run
@@ -22,6 +23,15 @@ def check_launch() -> None:
         fix = f"give accelerate launch --num_processes {gpus}" if gpus else "set ACCELERATE_USE_CPU=true to use the CPU"
         message = f"{launched} processes were launched, but this machine has {gpus} GPUs; {fix}"
         raise OneRankError(message) if local == gpus else UserError(message)
+
+
+def check_precision(accelerator: Accelerator) -> None:
+    """Raise UserError for a mixed precision that cannot be had here; accelerate would compute in float32 instead."""
+    precision = accelerator.mixed_precision
+    if precision not in ("no", "bf16", "fp16"):
+        raise UserError(f"mixed precision {precision} is not supported; use accelerate launch --mixed_precision bf16")
+    if precision == "fp16" and accelerator.scaler is None:
+        raise UserError("mixed precision fp16 needs a GPU, and there is none here; use --mixed_precision bf16, or no")
 
 
 def exchange_of_gradients(run: Run) -> DistributedDataParallelKwargs:

@@ -19,7 +19,7 @@ from pipeline.data import pair_batches
 from pipeline.ema import Average
 from pipeline.errors import UserError
 from pipeline.evaluation import Evaluation, too_few
-from pipeline.hardware import check_launch, exchange_of_gradients, use_hardware
+from pipeline.hardware import check_launch, check_precision, exchange_of_gradients, use_hardware
 from pipeline.health import LOOKED_AT, Health, Sign, looks
 from pipeline.initial import begin_with
 from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
@@ -41,7 +41,8 @@ def train(config: Config) -> int:
         project_config=ProjectConfiguration(run_directory(config), logging_dir=run_directory(config) / "tensorboard"),
         kwargs_handlers=[exchange_of_gradients(config.run)],
     )
-    device, main = accelerator.device, accelerator.is_main_process
+    check_precision(accelerator)
+    device, main, scaler = accelerator.device, accelerator.is_main_process, accelerator.scaler
     shards = open_together(config.run, accelerator)
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
     run, optimization, out = config.run, config.optimization, config.run.out
@@ -78,6 +79,8 @@ def train(config: Config) -> int:
     if resumed:
         state, changed, safe = checkpoint.read_state(resumed, config, constants)
         checkpoint.restore(resumed, model, average, adam, history)
+        if scaler and (stored := state.get("loss_scale")):  # which a run that was not in fp16 has none of
+            scaler.load_state_dict(stored)
         pairs_seen, lanes = state["pairs_seen"], state["lanes"]
         if state["how"] != how:
             other = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
@@ -204,7 +207,7 @@ def train(config: Config) -> int:
                 signs = []
                 if due["status"] and window.rows:
                     rates = learning_rates(before, optimization, shards.epoch)
-                    status = monitor.status(pairs_seen, shards.epoch, rates, window, watch)
+                    status = monitor.status(pairs_seen, shards.epoch, rates, window, watch) | monitor.loss_scale(scaler)
                     record.status(status)
                     signs += health.take(status)
                     screen.status(status)
@@ -239,6 +242,7 @@ def train(config: Config) -> int:
                     if due["checkpoint"] or stop or best:
                         state = {"pairs_seen": pairs_seen, "lanes": lanes, "constants": constants, "how": how}
                         state |= {"window": window.state(), "config": dataclasses.asdict(config)}
+                        state["loss_scale"] = scaler and scaler.state_dict()
                         # The first one, before any step, shows that one can be written.
                         must = done or stop or saver.newest < 0
                         saver.save(state, model, average, adam, history, best=best, wait=must)

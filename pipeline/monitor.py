@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 
+LOWEST_SCALE = 1.0  # of losses in fp16; it begins at 65536
+
 
 class LossWindow:
     """The losses of the steps since the last status. They stay on the device until `collect`.
@@ -93,6 +95,23 @@ class Stopwatch:
         began = time.perf_counter()
         yield
         self.saving += time.perf_counter() - began
+
+
+def loss_scale(scaler: torch.amp.GradScaler | None) -> dict[str, float]:
+    """For the status line of a run in fp16: what losses are multiplied by, so that gradients do not vanish.
+
+    (Micikevicius et al. 2018, section 3.2) Raises UserError where gradients overflow all the same, so that no step is
+    taken any more.
+    """
+    if scaler is None:
+        return {}
+    scale = scaler.get_scale()
+    if scale < LOWEST_SCALE:
+        raise UserError(
+            f"gradients overflow float16 however little they are scaled (now by {scale:g}), so nothing is learned; "
+            "lower the learning rate, or use accelerate launch --mixed_precision bf16, or no"
+        )
+    return {"loss_scale": scale}
 
 
 def status(pairs_seen: int, epoch: int, rates: tuple[float, float], window: LossWindow, watch: Stopwatch) -> dict:

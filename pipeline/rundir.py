@@ -24,10 +24,6 @@ def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
     A run directory that has a config.json must have been made with the same options, up to the group `run` and to what
     --allow-change names.
     """
-    if mixed_precision not in ("no", "bf16"):
-        raise UserError(
-            f"mixed precision {mixed_precision} is not supported; use accelerate launch --mixed_precision bf16"
-        )
     if mixed_precision != "no" and config.run.dtype != "float32":
         raise UserError(
             f"--dtype {config.run.dtype} and mixed precision {mixed_precision} exclude each other; drop one"

@@ -12,18 +12,22 @@ import torch
 from profiles import time_by_class, work_items
 from torch.profiler import profile
 
-from pipeline.config import Losses, Networks, Optimization, Run
+from pipeline.build import build_adam
+from pipeline.config import Config, Losses, Networks, Optimization, Run
+from pipeline.graph import WARM_UP, Recorded
 from pipeline.hardware import use_hardware
 from pipeline.history import ImageHistory
 from pipeline.monitor import LossWindow
 from pipeline.pixels import to_network
 from pipeline.schedule import learning_rates
 from pipeline.step import CycleGANStep
+from pipeline.update import set_rate
 
 SEED = 0
 EPOCH = 1334  # pairs, of horse2zebra
 BATCHES = 4  # different ones, taken in turn
 GATE_SIZE, GATE_BATCH = 64, 2
+GATE_STEPS = WARM_UP + 2  # so that a recorded step is looked at, too
 PROFILED_STEPS = 3
 
 
@@ -97,7 +101,9 @@ class Contender:
         return megabytes("VmHWM") - self.before
 
     def gate(self, precision: str) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-        """The losses of two steps, and the gradients as the optimizers got them in the first one."""
+        """The losses of the first and of the last step of some, and the gradients as the optimizers got them in the
+        first one.
+        """
         self.start(precision, GATE_SIZE, GATE_BATCH, full=False)
         names = {id(parameter): name for name, parameter in self.named.items()}
         gradients = {}
@@ -108,12 +114,12 @@ class Contender:
 
         hooks = [optimizer.register_step_pre_hook(note) for optimizer in self.optimizers]
         told = []
-        for _ in range(2):
+        for _ in range(GATE_STEPS):
             self.step()
             told.append(self.losses())
             while hooks:
                 hooks.pop().remove()
-        return told, gradients
+        return [told[0], told[-1]], gradients
 
     def count(self) -> int:
         """Kernels and copies of one step on a GPU, operators on a CPU."""
@@ -145,8 +151,9 @@ class Ours(Contender):
         tf32 = "on" if torch.backends.cudnn.allow_tf32 else "off"
         use_hardware(self.model, self.device, Run(compile="compile" in self.variant, fused_norm=fused, tf32=tf32))
         self.named = dict(self.model.named_parameters())
-        groups = [{"params": part.parameters()} for part in (self.model.generators, self.model.discriminators)]
-        self.adam = torch.optim.Adam(groups, betas=(self.optimization.beta1, self.optimization.beta2), fused=True)
+        recorded = "graph" in self.variant
+        self.adam = build_adam(Config(optimization=self.optimization, run=Run(cuda_graph=recorded)), self.model)
+        self.update = Recorded(self.change, self.device) if recorded else self.change
         self.optimizers = [self.adam]
         self.window = LossWindow(self.batch, 1)
         self.slots = list(range(self.batch))
@@ -174,17 +181,21 @@ class Ours(Contender):
         pairs_seen, pairs = self.taken * self.batch, self.pairs[self.taken % BATCHES]
         rates = learning_rates(pairs_seen, self.optimization, EPOCH)
         for group, lr in zip(self.adam.param_groups, rates, strict=True):
-            group["lr"] = lr
-        a, b = (to_network(pairs[domain], self.device, self.dtype) for domain in ("a", "b"))
+            set_rate(group, lr)
         positions = [pairs_seen + slot for slot in self.slots]
-        plans = {domain: history.plan(self.slots, positions) for domain, history in self.history.items()}
+        plans = [history.plan(self.slots, positions) for history in self.history.values()]
+        self.window.add(self.update([pairs["a"], pairs["b"], *plans]))
+        self.taken += 1
+
+    def change(self, inputs: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What pipeline/update.py does between taking its inputs and returning the losses."""
+        a, b = (to_network(pixels, self.device, self.dtype) for pixels in inputs[:2])
         with self.autocast():
-            loss, named = self.model(a, b, self.history, plans)
+            loss, named = self.model(a, b, self.history, dict(zip("ab", inputs[2:], strict=True)))
         loss.backward()
-        self.window.add(named)
         self.adam.step()
         self.adam.zero_grad()
-        self.taken += 1
+        return named
 
     def losses(self) -> dict[str, float]:
         self.window.collect(lambda rows: rows)

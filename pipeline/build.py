@@ -71,8 +71,11 @@ def build_model(config: Config, modes: dict[str, str], device: torch.device) -> 
 
 def build_adam(config: Config, model: CycleGANStep) -> torch.optim.Adam:
     """One for all networks, with the generators and the discriminators as its two groups."""
-    groups = [{"params": part.parameters()} for part in (model.generators, model.discriminators)]
-    return torch.optim.Adam(groups, betas=(config.optimization.beta1, config.optimization.beta2), fused=True)
+    groups = [{"params": list(part.parameters())} for part in (model.generators, model.discriminators)]
+    if config.run.cuda_graph:  # a recorded step reads its learning rates from the device
+        groups = [{**group, "lr": torch.zeros((), device=group["params"][0].device)} for group in groups]
+    betas = (config.optimization.beta1, config.optimization.beta2)
+    return torch.optim.Adam(groups, betas=betas, fused=True, capturable=config.run.cuda_graph)
 
 
 def build_history(config: Config, modes: dict[str, str], share: Share, device: torch.device) -> dict[str, ImageHistory]:

@@ -164,6 +164,9 @@ class Run:
     """compile the networks with torch.compile: minutes at the first start, then faster steps"""
     fused_norm: bool = False
     """on an NVIDIA GPU: norm, activation, sum and padding as one operation, which reads and writes memory less often"""
+    cuda_graph: bool = False
+    """on one NVIDIA GPU: record the kernels of a step once and launch them all together from then on, which is faster
+    where a step is so short that the host cannot launch them in time, as at batch 1"""
     recompute: bool = False
     """keep only the inputs of the residual blocks for the backward pass, and compute the rest of them twice: less
     memory, longer steps"""

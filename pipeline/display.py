@@ -121,7 +121,8 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
     bounded = ", spectral norm" if config.networks.spectral_norm else ""
     how = {
         "compiled networks": config.run.compile, "fused norm": config.run.fused_norm,
-        "recomputed blocks": config.run.recompute, "gradients added up in bfloat16": config.run.reduce_in != "float32",
+        "a CUDA graph": config.run.cuda_graph, "recomputed blocks": config.run.recompute,
+        "gradients added up in bfloat16": config.run.reduce_in != "float32",
     }  # fmt: skip
     rows = {
         "data": f"{shards.root}: {len(shards.train_a)} + {len(shards.train_b)} training images, {tests} test images",

@@ -30,7 +30,7 @@ from pipeline.ema import Average
 from pipeline.errors import OneRankError, UserError
 from pipeline.evaluation import too_few
 from pipeline.features import feature_network
-from pipeline.hardware import check_launch, check_precision, exchange_of_gradients, use_hardware
+from pipeline.hardware import check_graph, check_launch, check_precision, exchange_of_gradients, use_hardware
 from pipeline.initial import begin_with
 from pipeline.order import Share
 from pipeline.pixels import CHANNELS
@@ -54,6 +54,8 @@ def examine(config: Config) -> list[Finding]:
     check_launch()
     accelerator = Accelerator(kwargs_handlers=[exchange_of_gradients(config.run)])
     check_precision(accelerator)
+    if config.run.cuda_graph:
+        check_graph(accelerator)
     shards = open_together(config.run, accelerator)
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
     rank, ranks = accelerator.process_index, accelerator.num_processes
@@ -177,7 +179,8 @@ def steps(
     average = Average(model.generators, optimization.ema_pairs) if optimization.ema_pairs else None
     history = build_history(config, shards.modes, share, device)
     adam = build_adam(config, model)
-    update = Update(accelerator, model, *accelerator.prepare(model, adam), average, history, share)
+    prepared = accelerator.prepare(model, adam)
+    update = Update(accelerator, model, *prepared, average, history, share, config.run.cuda_graph)
     rates = learning_rates(0, optimization, shards.epoch)
     pairs = [next(batches) for _ in range(config.run.accumulate)]
     count, finite, began = -1, True, 0.0  # the first step makes ready what later ones use

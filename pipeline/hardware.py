@@ -34,6 +34,16 @@ def check_precision(accelerator: Accelerator) -> None:
         raise UserError("mixed precision fp16 needs a GPU, and there is none here; use --mixed_precision bf16, or no")
 
 
+def check_graph(accelerator: Accelerator) -> None:
+    """Raise UserError where a step cannot be recorded as a CUDA graph."""
+    if accelerator.device.type != "cuda":
+        raise UserError("--cuda-graph needs an NVIDIA GPU, and there is none here; leave it out")
+    if accelerator.num_processes > 1:
+        raise UserError(f"--cuda-graph is for one process, and here are {accelerator.num_processes}; leave it out")
+    if accelerator.scaler is not None:
+        raise UserError("--cuda-graph and mixed precision fp16 exclude each other; leave it out, or use bf16")
+
+
 def exchange_of_gradients(run: Run) -> DistributedDataParallelKwargs:
     """Each gradient is summed over the ranks once a step, while the backward pass goes on; buffers are alike anyway."""
     hook = DDPCommunicationHookType.BF16 if run.reduce_in == "bfloat16" else DDPCommunicationHookType.NO

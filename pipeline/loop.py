@@ -19,7 +19,7 @@ from pipeline.data import pair_batches
 from pipeline.ema import Average
 from pipeline.errors import UserError
 from pipeline.evaluation import Evaluation, too_few
-from pipeline.hardware import check_launch, check_precision, exchange_of_gradients, use_hardware
+from pipeline.hardware import check_graph, check_launch, check_precision, exchange_of_gradients, use_hardware
 from pipeline.health import LOOKED_AT, Health, Sign, looks
 from pipeline.initial import begin_with
 from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
@@ -42,6 +42,8 @@ def train(config: Config) -> int:
         kwargs_handlers=[exchange_of_gradients(config.run)],
     )
     check_precision(accelerator)
+    if config.run.cuda_graph:
+        check_graph(accelerator)
     device, main, scaler = accelerator.device, accelerator.is_main_process, accelerator.scaler
     shards = open_together(config.run, accelerator)
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
@@ -106,7 +108,7 @@ def train(config: Config) -> int:
     if main:
         start_run_directory(config, resumed)
 
-    update = Update(accelerator, model, *accelerator.prepare(model, adam), average, history, share)
+    update = Update(accelerator, model, *accelerator.prepare(model, adam), average, history, share, run.cuda_graph)
     records.start_trackers(accelerator, config, pairs_seen)
     record = records.Recorder(out, pairs_seen, accelerator.trackers, screen.note, enabled=main)
 

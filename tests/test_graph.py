@@ -1,0 +1,123 @@
+"""A recorded update is the update: on a GPU as a CUDA graph, on a CPU by noting its operators and repeating these."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pipeline.build import build_adam, build_history, build_model
+from pipeline.config import Config, Images, Losses, Networks, Optimization, Run
+from pipeline.graph import WARM_UP
+from pipeline.hardware import use_hardware
+from pipeline.order import Share
+from pipeline.update import Update
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+MODES = {"a": "rgb", "b": "rgb"}
+BATCH, STEPS = 4, WARM_UP + 6
+
+
+class Operators(TorchDispatchMode):
+    """Notes each operator with its arguments, and can do them all again: what a CUDA graph does with kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.noted = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **(kwargs or {}))
+        self.noted.append((function, args, kwargs or {}, results))
+        return results
+
+    def again(self):
+        for function, args, kwargs, results in self.noted:
+            for old, new in zip(tree_leaves(results), tree_leaves(function(*args, **kwargs)), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)  # into the memory that later operators read
+
+
+def note_operators(update):
+    """graph.capture for a CPU, which does the function once; that leaves no trace in the state."""
+
+    def capture(function, stream):
+        state = [
+            *update.model.state_dict().values(),
+            *tree_leaves([list(values.values()) for values in update.optimizer.state.values()]),
+            *[images.images for images in update.history.values()],
+        ]
+        before = [tensor.clone() for tensor in state]
+        for each in update.graph.inputs:
+            each.zero_()
+        with Operators() as operators:
+            results = function()
+        with torch.no_grad():
+            for tensor, old in zip(state, before, strict=True):
+                tensor.copy_(old)
+
+        def replay():
+            with torch.no_grad():
+                operators.again()
+            return results
+
+        return replay
+
+    return capture
+
+
+def losses_and_weights(device, recorded, accumulate=1, dropout=False, **run):
+    """Of a few updates with changing learning rates and images, from the same weights."""
+    config = Config(
+        images=Images(load_size=32, crop_size=32),
+        networks=Networks(generator_channels=4, generator_blocks=1, discriminator_channels=4, discriminator_layers=2,
+                          dropout=dropout),
+        losses=Losses(history=2),
+        optimization=Optimization(batch=BATCH),
+        run=Run(cuda_graph=recorded, accumulate=accumulate, **run),
+    )  # fmt: skip
+    accelerator = Accelerator(cpu=device == "cpu")
+    model = build_model(config, MODES, accelerator.device)
+    use_hardware(model, accelerator.device, config.run)
+    adam, share = build_adam(config, model), Share(0, 1, accumulate, BATCH)
+    history = build_history(config, MODES, share, accelerator.device)
+    update = Update(accelerator, model, *accelerator.prepare(model, adam), None, history, share, recorded)
+    if recorded and device == "cpu":
+        update.graph.capture = note_operators(update)
+    images = torch.Generator().manual_seed(0)
+    found = []
+    for step in range(STEPS):
+        each = BATCH // accumulate
+        pairs = [
+            {
+                "positions": list(range(first, first + each)),
+                **{
+                    name: torch.randint(0, 256, (each, 3, 32, 32), generator=images, dtype=torch.uint8) for name in "ab"
+                },
+            }
+            for first in range(step * BATCH, step * BATCH + BATCH, each)
+        ]
+        rates = (1e-3 / (1 + step), 2e-3 / (1 + step))
+        found += [loss.item() for named in update(pairs, step * BATCH, rates) for loss in named.values()]
+    assert not recorded or update.graph.calls == STEPS > WARM_UP
+    return torch.tensor(found), {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("how", [{}, {"accumulate": 2, "dropout": True}, {"recompute": True}], ids=str)
+def test_a_recorded_update_is_the_update(device, how):
+    (losses, weights), (others, other) = (losses_and_weights(device, recorded, **how) for recorded in (False, True))
+    # Learning rates are single precision on the device, and a GPU may choose other algorithms.
+    torch.testing.assert_close(others, losses, rtol=1e-4 if device == "cpu" else 0.02, atol=0)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-5 if device == "cpu" else 2e-3, msg=name)
+
+
+def test_what_a_recording_would_miss_is_seen_here():
+    """The check of the check: a number that the host changes from call to call does not reach what is repeated."""
+    factor = [1.0]
+    x = torch.ones(3)
+    with Operators() as operators:
+        result = x * factor[0]
+    factor[0], x[:] = 5.0, 2.0
+    operators.again()
+    assert result.tolist() == [2.0, 2.0, 2.0]

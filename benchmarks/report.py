@@ -25,7 +25,9 @@ def show_gate(rows: list[dict], first: str, console: Console) -> None:
         told = {True: "equal", False: "DIFFERS", None: ""}[row["passed"]]
         table.add_row(f"{row['contender']}, {row['precision']}", *numbers, f"{row['cosine']:.6f}", told)
     console.print(table)
-    console.print(f"next losses: after {GATE_STEPS - 1} updates; gradients: of the worst tensor, and of all as one vector\n")
+    console.print(
+        f"next losses: after {GATE_STEPS - 1} updates; gradients: of the worst tensor, and all as one vector\n"
+    )
 
 
 def show(case: dict, gpu: bool, console: Console) -> None:

@@ -12,6 +12,7 @@ import tyro
 from PIL import Image
 
 from data_prep.images import BadImage, read_as
+from pipeline.commandline import options_of
 from pipeline.errors import UserError
 from pipeline.trained import Weights
 from pipeline.translator import Translator
@@ -114,7 +115,7 @@ def serve(blocks, options: Options) -> None:
 
 def main() -> None:
     """Exit codes: 0 ended by Ctrl-C, 2 a mistake in the options."""
-    options = tyro.cli(Options, prog="python pipeline/app.py")
+    options = options_of(Options, "python pipeline/app.py")
     try:
         if importlib.util.find_spec("gradio") is None:
             raise UserError("gradio is not installed; run: pip install 'zorse[app]'")

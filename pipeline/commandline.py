@@ -5,7 +5,8 @@ import dataclasses
 import importlib.util
 import os
 import re
-from typing import Annotated
+import sys
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -16,17 +17,32 @@ from pipeline.presets import PRESETS
 TRAIN = "Train a CycleGAN on two unpaired domains of images. Run the same command again to resume."
 
 
+T = TypeVar("T")
+
+
+def options_of(kind: type[T], program: str, **how) -> T:
+    """The options on the command line of `program`; exits with help or with what is wrong. how: for tyro.cli."""
+    try:
+        try:
+            return tyro.cli(kind, prog=program, **how)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # of `--help | head`, whose reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
 def parse(arguments: list[str], program: str = "train.py", what: str = TRAIN) -> Config:
     """Options of the command line over those of the preset that it names; exits with help or with the nearest name."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=PRESETS, default="paper")
     preset = first.parse_known_args(arguments)[0].preset if _valid_preset(arguments) else "paper"
-    config = tyro.cli(
+    config = options_of(
         Annotated[Config, tyro.conf.OmitArgPrefixes],
+        f"accelerate launch pipeline/{program}",
         default=PRESETS[preset],
         args=arguments,
         console_outputs=os.environ.get("RANK", "0") == "0",
-        prog=f"accelerate launch pipeline/{program}",
         description=what,
     )
     check(config)

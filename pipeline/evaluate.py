@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from pipeline.build import feature_network_together
+from pipeline.commandline import options_of
 from pipeline.config import flag, may_be_left_out
 from pipeline.data import open_shards
 from pipeline.display import distance_table
@@ -136,7 +137,7 @@ def main() -> None:
     """Exit codes: 0 done, 1 data that could not be reached for a while, 2 a mistake in options, checkpoint or data."""
     rank = int(os.environ.get("RANK", "0"))
     try:
-        options = tyro.cli(Options, prog="python pipeline/evaluate.py", console_outputs=rank == 0)
+        options = options_of(Options, "python pipeline/evaluate.py", console_outputs=rank == 0)
         accelerator = Accelerator()
         check_precision(accelerator)
         record, out = evaluate(options, accelerator)

@@ -21,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from pipeline import checkpoint
 from pipeline.agreement import Check, sizes_to_check
+from pipeline.commandline import options_of
 from pipeline.config import Networks, may_be_left_out
 from pipeline.errors import UserError
 from pipeline.exported import CONFIG, MODEL
@@ -234,7 +235,7 @@ def export(options: Options) -> dict[str, dict]:
 
 def main() -> None:
     """Exit codes: 0 done, 2 a mistake in the options, or an export that does not compute what it should, 130 Ctrl-C."""
-    options = tyro.cli(Options, prog="python pipeline/export.py")
+    options = options_of(Options, "python pipeline/export.py")
     try:
         for file, measured in export(options).items():
             print(

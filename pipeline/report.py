@@ -13,6 +13,7 @@ import tyro
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
+from pipeline.commandline import options_of
 from pipeline.config import may_be_left_out
 from pipeline.errors import UserError
 from pipeline.pictures import GAP, HEADER, TITLES, through_time
@@ -96,7 +97,7 @@ class Options:
 
 def main() -> None:
     """Exit codes: 0 done, 2 no run or nowhere to write."""
-    options = tyro.cli(Options, prog="python pipeline/report.py")
+    options = options_of(Options, "python pipeline/report.py")
     try:
         print(f"written to {write_report(options.run, options.out)}")
     except (UserError, OSError) as error:

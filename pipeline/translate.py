@@ -9,6 +9,7 @@ import tyro
 
 from data_prep.atomic import load_json
 from data_prep.plan import FORMAT
+from pipeline.commandline import options_of
 from pipeline.errors import TransientError, UserError
 from pipeline.image_files import check_writable, claim_all, find
 
@@ -120,7 +121,7 @@ def main() -> None:
     """Exit codes: 0 done; 1 shards that could not be reached for a while; 2 a mistake, a full disk, or images that
     failed; 130 Ctrl-C."""
     try:
-        run(tyro.cli(Options, prog="python pipeline/translate.py"))
+        run(options_of(Options, "python pipeline/translate.py"))
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         sys.exit(130)

@@ -1,5 +1,6 @@
 """Options: every wrong one is told by its name, in one line, before torch is loaded."""
 
+import os
 import subprocess
 import sys
 
@@ -51,6 +52,18 @@ def test_a_wrong_option_is_named(arguments, capsys):
 def test_options_are_checked_before_torch_is_loaded():
     program = "import sys, pipeline.train; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("program", ["train", "translate"])
+def test_help_whose_reader_has_seen_enough(program):
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        command = [sys.executable, ROOT / "pipeline" / f"{program}.py", "--help"]
+        told = subprocess.run(command, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writes)
+    assert (told.returncode, told.stderr) == (0, "")
 
 
 def test_right_options_are_taken():

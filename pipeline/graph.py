@@ -17,7 +17,8 @@ WARM_UP = 3  # calls before the recording, in which algorithms are chosen, netwo
 def capture(function: Callable[[], Any], stream: torch.cuda.Stream) -> Callable[[], Any]:
     """Record what a function does on a stream, without doing it. What is returned does it, on the current stream."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    # Of this thread alone: the loader's, which pins memory meanwhile, would spoil a recording of all of them.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         results = function()
 
     def replay() -> Any:

@@ -82,7 +82,8 @@ class Networks:
     discriminator_layers: int = 3
     """normalised convolutions of a discriminator of patches; 3 makes the 70x70 PatchGAN"""
     norm: Literal["instance", "batch", "none"] = "instance"
-    """of all networks. batch: over the images of a step on all processes; translations use running statistics"""
+    """of all networks. instance: as the paper. batch: over the images of a step on all processes; translations use
+    running statistics. none: a bias instead, which keeps the brightness of small crops"""
     spectral_norm: bool = False
     """divide the discriminators' weights by their largest singular values, which bounds how steep they can be"""
 

@@ -238,6 +238,7 @@ def evaluate(*options, launcher=()):
     return command([*(launcher or [sys.executable]), ROOT / "pipeline" / "evaluate.py", *options])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_evaluated_as_the_run_did(shards, evaluated, tmp_path):
     """Also by two processes, and the weights themselves on request."""
     done = evaluate(evaluated, "--class-b", "340")

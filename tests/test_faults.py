@@ -129,6 +129,7 @@ def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(shards, wh
     assert_close(final(out), final(whole), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(3)
 def test_two_ranks_stop_together(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
@@ -254,10 +255,9 @@ def test_ctrl_c_twice_ends_at_once(shards, tmp_path):
     assert process.returncode == 130 and nobody_left(out)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1)
-@pytest.mark.parametrize(
-    ("seed", "kills"), [(0, 3), *[pytest.param(seed, 8, marks=pytest.mark.slow) for seed in (1, 2)]]
-)
+@pytest.mark.parametrize(("seed", "kills"), [(0, 3), (1, 8), (2, 8)])
 def test_kill_9_at_random_moments(shards, whole, tmp_path, recovery, record_property, seed, kills):
     """Whatever the moment, checkpoints being written included, the run that goes on is the same run."""
     out, rng = tmp_path / "run", random.Random(seed)

@@ -103,7 +103,9 @@ def losses_and_weights(device, recorded, accumulate=1, dropout=False, **run):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("how", [{}, {"accumulate": 2, "dropout": True}, {"recompute": True}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{}, {"accumulate": 2, "dropout": True}, pytest.param({"recompute": True}, marks=pytest.mark.slow)], ids=str
+)
 def test_a_recorded_update_is_the_update(device, how):
     (losses, weights), (others, other) = (losses_and_weights(device, recorded, **how) for recorded in (False, True))
     # Learning rates are single precision on the device, and a GPU may choose other algorithms.

@@ -30,6 +30,7 @@ def state(out):
     }, json.loads((newest / "state.json").read_text())["loss_scale"]
 
 
+@pytest.mark.slow
 def test_it_trains_and_a_resume_goes_on_with_the_same_scale(shards, tmp_path):
     whole = half(shards, tmp_path / "whole", *EIGHT_PAIRS)
     # Doubled after each 3 steps without an overflow, in the steps that follow.
@@ -45,6 +46,7 @@ def test_it_trains_and_a_resume_goes_on_with_the_same_scale(shards, tmp_path):
             assert torch.equal(tensor, others[name][key]), key
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_float32_but_for_rounding(shards, tmp_path):
     narrow = half(shards, tmp_path / "narrow", *EIGHT_PAIRS)
     script = [sys.executable, ROOT / "pipeline" / "train.py"]

@@ -238,6 +238,7 @@ OTHER = ["--norm", "batch", "--dropout", "--spectral-norm", "--r1-weight", "0.5"
 OTHER += ["--crop-width", "40", "--load-width", "44", "--upsample", "resize", "--generator", "unet_residual"]
 
 
+@pytest.mark.slow
 def test_all_at_once_is_the_same_run_on_two_ranks_and_over_a_resume(shards, tmp_path):
     run(shards, tmp_path / "one", *SIX_STEPS, *EXACT, *OTHER, "--ema-pairs", "8")
     run(shards, tmp_path / "two", *SIX_STEPS, *EXACT, *OTHER, "--ema-pairs", "8", ranks=2)

@@ -724,6 +724,7 @@ def test_help_and_wrong_options_without_torch(tmp_path):
     assert done.returncode == 2 and "a2b" in done.stderr
 
 
+@pytest.mark.slow
 def test_bands_by_the_command(model, tmp_path, monkeypatch, capsys):
     noise(90, 70).save(tmp_path / "x.png")
     for name, tile in (("whole", "off"), ("bands", "12")):

@@ -15,8 +15,6 @@ from pipeline.errors import UserError
 from pipeline.presets import PRESETS
 
 TRAIN = "Train a CycleGAN on two unpaired domains of images. Run the same command again to resume."
-
-
 T = TypeVar("T")
 
 

@@ -26,7 +26,7 @@ PRESETS = {
         preset="quick",
         # Crops of an image twice as large show its texture, which is most of what can be learned in little time.
         images=Images(load_size=136, crop_size=64, test_size="load"),
-        # An instance norm would take the brightness out of a crop, which then is most of the cycle loss.
+        # Instance norms would take the brightness out of crops, and half of what comes back wrong would be that.
         networks=Networks(generator_channels=24, discriminator_channels=32, upsample="resize", norm="none"),
         optimization=Optimization(epochs=6, decay_epochs=6, lr=4e-4, ema_pairs=1000),
         run=Run(workers=1, status_every=50, sample_every=1000, evaluate_every=5000, checkpoint_every=1000),

@@ -14,6 +14,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 HORSE2ZEBRA = ROOT.parent / "shared" / "data" / "horse2zebra"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs ignore it, and so would commands
 
 # Networks small enough for a step to cost milliseconds, at the smallest size they allow.
 TINY = [

@@ -312,6 +312,7 @@ def from_folder(shards, tmp_path_factory):
     return losses(out)
 
 
+@pytest.mark.slow
 def test_a_run_from_http_is_the_run_from_the_folder(http, from_folder, tmp_path):
     options = ["--data", http.url, "--cache-dir", tmp_path / "cache", "--workers", "2"]
     done = train(*SHORT, *options, "--out", tmp_path / "run")

@@ -90,14 +90,17 @@ class Contender:
 
     def forget_peak(self) -> None:
         if self.device.type == "cuda":
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         else:
             Path("/proc/self/clear_refs").write_text("5")
 
     def peak_memory(self) -> float:
-        """MB since `forget_peak`: allocated on the GPU, or the growth of this process since `start`."""
+        """MB since `forget_peak`: reserved on the GPU, since a graph's memory is not allocated anew in a replay, or the
+        growth of this process since `start`.
+        """
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 1e6
+            return torch.cuda.max_memory_reserved() / 1e6
         return megabytes("VmHWM") - self.before
 
     def gate(self, precision: str) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:

@@ -7,6 +7,7 @@ coat tells them apart, which is what a CycleGAN is to learn.
 """
 
 import math
+import os
 import random
 import sys
 from dataclasses import dataclass
@@ -228,6 +229,9 @@ def draw_all(out: Path, /, seed: int = 0, size: int = 64) -> None:
 if __name__ == "__main__":
     try:
         tyro.cli(draw_all, description=__doc__)
+    except BrokenPipeError:  # of `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (PrepError, OSError) as error:
         fix = "" if isinstance(error, PrepError) else "; give a folder that can be written"
         print(f"error: {error}{fix}", file=sys.stderr)

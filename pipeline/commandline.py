@@ -25,9 +25,9 @@ def options_of(kind: type[T], program: str, **how) -> T:
             return tyro.cli(kind, prog=program, **how)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # of `--help | head`, whose reader has seen enough
+    except BrokenPipeError:  # of `--help | head`, whose reader has seen enough, or of who reads what is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(0 if {"-h", "--help"} & set(how.get("args", sys.argv)) else 2)
 
 
 def parse(arguments: list[str], program: str = "train.py", what: str = TRAIN) -> Config:

@@ -22,7 +22,7 @@ def may_be_left_out(metavar: str, *aliases: str):
     return tyro.conf.arg(metavar=metavar, aliases=aliases, help_behavior_hint=hint)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Images:
     """How an image of a shard becomes an input. (paper: section 4 and its code's defaults)"""
 
@@ -59,7 +59,7 @@ class Images:
         return self.flip and getattr(self, f"flip_{domain}") == "on"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Networks:
     """The four networks. (paper: appendix 7.2)"""
 
@@ -93,7 +93,7 @@ class Networks:
         return {"unet_128": 128, "unet_256": 256}.get(self.generator, 4)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Losses:
     """What is minimised. (paper: equation 3, section 5.2)"""
 
@@ -111,7 +111,7 @@ class Losses:
     """generated images kept per slot of the batch for the discriminators; 0 for none"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Optimization:
     """How it is minimised: Adam, constant and then falling learning rate. (paper: section 4, appendix 7.1)"""
 
@@ -144,7 +144,7 @@ class Optimization:
     """everything random follows from this number: weights, order, crops, flips, history"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """Where and how to compute; but for rounding, none of it changes what is learned."""
 
@@ -167,7 +167,8 @@ class Run:
     """on an NVIDIA GPU: norm, activation, sum and padding as one operation, which reads and writes memory less often"""
     cuda_graph: bool = False
     """on one NVIDIA GPU: record the kernels of a step once and launch them all together from then on, which is faster
-    where a step is so short that the host cannot launch them in time, as at batch 1"""
+    where a step is so short that the host cannot launch them in time, as at batch 1. What a step needs of the memory is
+    then not there for sample grids and evaluations"""
     recompute: bool = False
     """keep only the inputs of the residual blocks for the backward pass, and compute the rest of them twice: less
     memory, longer steps"""
@@ -225,7 +226,7 @@ class Run:
     """print the resolved plan and exit"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     preset: Literal["paper", "demo", "quick"] = "paper"
     """where the other defaults come from. paper: the paper's CycleGAN at 256 pixels. demo: tiny networks for the drawn

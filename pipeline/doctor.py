@@ -28,7 +28,7 @@ from pipeline.config import Config
 from pipeline.data import Shards, pair_batches
 from pipeline.ema import Average
 from pipeline.errors import OneRankError, UserError
-from pipeline.evaluation import too_few
+from pipeline.evaluation import AT_ONCE, too_few, translation
 from pipeline.features import feature_network
 from pipeline.hardware import check_graph, check_launch, check_precision, exchange_of_gradients, use_hardware
 from pipeline.initial import begin_with
@@ -77,7 +77,8 @@ def examine(config: Config) -> list[Finding]:
         trained, used, available, finite = steps(config, shards, share, accelerator, batches)
     except torch.OutOfMemoryError:
         fix = "give --recompute, more --accumulate, a smaller --batch or --crop-size"
-        raise OneRankError(f"a step does not fit into the memory of rank {rank}; {fix}") from None
+        what = f"a step, or translating {AT_ONCE} test images,"
+        raise OneRankError(f"{what} does not fit into the memory of rank {rank}; {fix}") from None
     batches.close()
     # Without workers, reading and training take turns.
     speed = min(read, trained) if config.run.workers else 1 / (1 / read + 1 / trained)
@@ -171,8 +172,8 @@ def reading(batches: Iterator[dict]) -> tuple[float, str | None]:
 def steps(
     config: Config, shards: Shards, share: Share, accelerator: Accelerator, batches: Iterator[dict]
 ) -> tuple[float, float, float, bool]:
-    """Real training steps that are thrown away: pairs per second of all processes, bytes at the peak, bytes there are,
-    whether losses stayed finite."""
+    """Real training steps that are thrown away, and translations as of a sample grid: steps' pairs per second of all
+    processes, bytes at the peak, bytes there are, whether losses stayed finite."""
     device, optimization = accelerator.device, config.optimization
     model = build_model(config, shards.modes, device)
     use_hardware(model, device, config.run)
@@ -192,6 +193,10 @@ def steps(
         taken = time.perf_counter() - began
         if max(gather_object([taken])) > SECONDS and count:  # all stop after the same step
             break
+    generators = average.generators if average else model.generators
+    translate = translation(generators, accelerator, shards.modes)
+    images = torch.zeros(AT_ONCE, CHANNELS[shards.modes["a"]], *config.tested, dtype=pairs[0]["a"].dtype)
+    translate("b_to_a", translate("a_to_b", images))
     if device.type == "cuda":
         used, available = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
     else:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from accelerate import Accelerator
 from rich.console import Console
-from torch import Tensor
 
 from pipeline.build import feature_network_together
 from pipeline.commandline import options_of
@@ -20,10 +18,9 @@ from pipeline.config import flag, may_be_left_out
 from pipeline.data import open_shards
 from pipeline.display import distance_table
 from pipeline.errors import OneRankError, TransientError, UserError
-from pipeline.evaluation import Evaluation, too_few
+from pipeline.evaluation import Evaluation, too_few, translation
 from pipeline.hardware import check_precision
 from pipeline.order import Share
-from pipeline.pixels import to_network, to_pixels
 from pipeline.rundir import write_durably
 from pipeline.trained import Trained, Weights, load_trained
 
@@ -98,12 +95,7 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     if shards.modes != trained.modes:
         raise UserError(f"{shards.root}: its images are {shards.modes}, and the networks' {trained.modes}; give others")
     device = accelerator.device
-    generators = trained.generators.to(device)
-
-    def translate(way: str, pixels: Tensor) -> Tensor:
-        with torch.no_grad(), accelerator.autocast():
-            return to_pixels(generators[way](to_network(pixels, device, torch.float32)), shards.modes[way[-1]])
-
+    translate = translation(trained.generators.to(device), accelerator, shards.modes)
     network = feature_network_together(options.features, options.feature_weights, accelerator)
     evaluation = Evaluation(
         shards,

@@ -13,21 +13,37 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data import Shards, Split, whole_images
 from pipeline.features import KID_SEED, KID_SUBSETS, FeatureNetwork, fid, kid, kid_subset
 from pipeline.order import Share
-from pipeline.pixels import FULL, to_rgb
+from pipeline.pixels import FULL, to_network, to_pixels, to_rgb
 from pipeline.rundir import write_durably
 from pipeline.sliced_wasserstein import AT_MOST, descriptors, sliced_wasserstein
 
 WAYS = {"a_to_b": "b_to_a", "b_to_a": "a_to_b"}  # and back
 AT_ONCE = 8  # images; the same on any number of ranks, and so is the rounding
 Translate = Callable[[str, Tensor], Tensor]
+
+
+def translation(generators: nn.ModuleDict, accelerator: Accelerator, modes: dict[str, str]) -> Translate:
+    """By generators on accelerator's device as they are outside of training: (way, pixels [n, ...]) -> pixels."""
+    weight = next(generators.parameters())
+
+    def translate(way: str, pixels: Tensor) -> Tensor:
+        network, training = generators[way], generators[way].training
+        network.eval()  # of a batch norm: by its running statistics
+        with torch.no_grad(), accelerator.autocast():
+            fakes = [network(to_network(part, weight.device, weight.dtype)) for part in pixels.split(AT_ONCE)]
+        network.train(training)
+        return to_pixels(torch.cat(fakes), modes[way[-1]])
+
+    return translate
 
 
 def too_few(shards: Shards) -> str | None:

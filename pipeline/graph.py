@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
+
 WARM_UP = 3  # calls before the recording, in which algorithms are chosen, networks compiled, Adam's moments made
 
 
@@ -32,7 +34,7 @@ class Recorded:
     """A function of tensors, and of state that it changes in place, which is recorded after WARM_UP calls.
 
     Inputs, on the device or in pinned memory, have the same shapes in each call. Tensors among the results are
-    overwritten by the next call. capture: see there.
+    overwritten by the next call. capture: see there. Raises UserError where it fails.
     """
 
     def __init__(self, function: Callable[[list[Tensor]], Any], device: torch.device, capture: Callable = capture):
@@ -47,7 +49,13 @@ class Recorded:
             return self._beside(inputs)
         if self.calls == WARM_UP + 1:
             self.inputs = [torch.empty_like(each, device=self.device) for each in inputs]
-            self.replay = self.capture(lambda: self.function(self.inputs), self.stream)
+            try:
+                self.replay = self.capture(lambda: self.function(self.inputs), self.stream)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # an operator that waits for the host, a driver that is too old, ...
+                reason = str(error).strip().partition("\n")[0]
+                raise UserError(f"--cuda-graph: does not work here ({reason}); leave it out") from None
         for place, each in zip(self.inputs, inputs, strict=True):
             place.copy_(each, non_blocking=True)
         return self.replay()

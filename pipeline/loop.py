@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list
-from torch import Tensor
 
 from pipeline import checkpoint, display, monitor, order, pictures, records
 from pipeline.build import build_adam, build_history, build_model, feature_network_together, open_together
@@ -18,13 +16,12 @@ from pipeline.config import Config
 from pipeline.data import pair_batches
 from pipeline.ema import Average
 from pipeline.errors import UserError
-from pipeline.evaluation import Evaluation, too_few
+from pipeline.evaluation import Evaluation, too_few, translation
 from pipeline.hardware import check_graph, check_launch, check_precision, exchange_of_gradients, use_hardware
 from pipeline.health import LOOKED_AT, Health, Sign, looks
 from pipeline.initial import begin_with
 from pipeline.interrupt import StopRequest, Watchdog, ignore_signals
 from pipeline.ownership import Ownership
-from pipeline.pixels import to_network, to_pixels
 from pipeline.quarantine import Quarantine
 from pipeline.report import write_report
 from pipeline.rundir import journal, resolve, run_directory, start_run_directory
@@ -42,13 +39,11 @@ def train(config: Config) -> int:
         kwargs_handlers=[exchange_of_gradients(config.run)],
     )
     check_precision(accelerator)
-    if config.run.cuda_graph:
-        check_graph(accelerator)
     device, main, scaler = accelerator.device, accelerator.is_main_process, accelerator.scaler
     shards = open_together(config.run, accelerator)
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
     run, optimization, out = config.run, config.optimization, config.run.out
-    batch, seed, dtype = optimization.batch, optimization.seed, getattr(torch, run.dtype)
+    batch, seed = optimization.batch, optimization.seed
     share = order.Share(accelerator.process_index, accelerator.num_processes, run.accumulate, batch)
     end = total_pairs(optimization, shards.epoch)
 
@@ -60,6 +55,8 @@ def train(config: Config) -> int:
         if main:
             display.print_plan(config, shards, share, model, accelerator.mixed_precision)
         return 0
+    if run.cuda_graph:
+        check_graph(accelerator)
     use_hardware(model, device, run)
     screen = display.Display(end, enabled=main)
     owner = Ownership(out, screen.note) if main else None
@@ -82,7 +79,7 @@ def train(config: Config) -> int:
         state, changed, safe = checkpoint.read_state(resumed, config, constants)
         checkpoint.restore(resumed, model, average, adam, history)
         if scaler and (stored := state.get("loss_scale")):  # which a run that was not in fp16 has none of
-            scaler.load_state_dict(stored)
+            scaler.load_state_dict(stored | {"scale": max(stored["scale"], monitor.LOWEST_SCALE)})
         pairs_seen, lanes = state["pairs_seen"], state["lanes"]
         if state["how"] != how:
             other = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
@@ -147,16 +144,9 @@ def train(config: Config) -> int:
     samples = {"a": len(shards.train_a), "b": len(shards.train_b)}
     quarantine = Quarantine(out, share.rank, samples, note if main else partial(print, file=sys.stderr))
 
-    generators = average.generators if average else model.generators
+    translate = translation(average.generators if average else model.generators, accelerator, shards.modes)
     what = {"run_seed": seed, "weights": "ema" if average else "raw"}
     what["precision"] = accelerator.mixed_precision.replace("no", run.dtype)
-
-    def translate(way: str, pixels: Tensor) -> Tensor:
-        network = generators[way].eval()  # of a batch norm: by its running statistics
-        with torch.no_grad(), accelerator.autocast():
-            fake = network(to_network(pixels, device, dtype))
-        network.train(average is None)
-        return to_pixels(fake, shards.modes[way[-1]])
 
     def taken() -> Iterator[dict]:
         """The micro-batches of a step."""

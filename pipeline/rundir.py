@@ -28,6 +28,9 @@ def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
         raise UserError(
             f"--dtype {config.run.dtype} and mixed precision {mixed_precision} exclude each other; drop one"
         )
+    if mixed_precision == "fp16" and config.losses.r1_weight:
+        # What R1 differentiates twice is not scaled, and rounds to 0 or overflows in float16.
+        raise UserError("--r1-weight and mixed precision fp16 exclude each other; drop it, or use bf16")
     out = run_directory(config)
     recorded = read(out / "config.json")
     batch = config.optimization.batch

@@ -32,8 +32,9 @@ class Pool:
 
 class CycleGANModel:
     def __init__(self, opt):
-        blocks = int(opt.netG.removeprefix("resnet_").removesuffix("blocks"))
-        self.netG_A, self.netG_B = (Generator(opt.ngf, blocks) for _ in range(2))
+        if (opt.netG, opt.ngf, opt.ndf) != ("resnet_2blocks", 4, 4):
+            raise NotImplementedError(opt.netG)
+        self.netG_A, self.netG_B = (Generator(opt.ngf, 2) for _ in range(2))
         self.netD_A, self.netD_B = (Discriminator(opt.ndf) for _ in range(2))
         self.fake_A_pool, self.fake_B_pool, self.opt = Pool(), Pool(), opt
         both = ((self.netG_A, self.netG_B), (self.netD_A, self.netD_B))

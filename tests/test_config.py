@@ -54,16 +54,20 @@ def test_options_are_checked_before_torch_is_loaded():
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("program", ["train", "translate"])
-def test_help_whose_reader_has_seen_enough(program):
+@pytest.mark.parametrize(
+    ("script", "option", "code"),
+    [("pipeline/train.py", "--help", 0), ("pipeline/train.py", "--wrong", 2), ("data_prep/demo.py", "--help", 141)],
+)
+def test_a_reader_that_has_gone(script, option, code):
     reads, writes = os.pipe()
     os.close(reads)
+    closed, other = ("stdout", "stderr") if option == "--help" else ("stderr", "stdout")
     try:
-        command = [sys.executable, ROOT / "pipeline" / f"{program}.py", "--help"]
-        told = subprocess.run(command, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, text=True)
+        how = {closed: writes, other: subprocess.PIPE, "text": True}
+        done = subprocess.run([sys.executable, ROOT / script, option], cwd=ROOT, **how)
     finally:
         os.close(writes)
-    assert (told.returncode, told.stderr) == (0, "")
+    assert (done.returncode, getattr(done, other)) == (code, "")
 
 
 def test_right_options_are_taken():

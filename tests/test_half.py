@@ -15,9 +15,13 @@ ONE_BY_ONE = ["--status-every", "1", "--sample-images", "1", "--tracker", "none"
 EIGHT_PAIRS = ["--epochs", "0.73", "--decay-epochs", "0"]  # epochs of 11
 
 
-def half(shards, out, *options, scale=2.0**6):
+def start(shards, out, *options, scale=2.0**6):
     script = [sys.executable, ROOT / "tests" / "half_on_cpu.py", scale]
-    done = command([*script, *TINY, *ONE_BY_ONE, "--data", shards, "--out", out, *options], PYTHONPATH=str(ROOT))
+    return command([*script, *TINY, *ONE_BY_ONE, "--data", shards, "--out", out, *options], PYTHONPATH=str(ROOT))
+
+
+def half(shards, out, *options, **how):
+    done = start(shards, out, *options, **how)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
 
@@ -74,6 +78,28 @@ def test_gradients_that_overflow_at_any_scale_are_told():
     with pytest.raises(UserError, match=r"overflow float16.*lower the learning rate"):
         monitor.loss_scale(scaler)
     assert monitor.loss_scale(None) == {}
+
+
+def test_r1_excludes_it(shards, tmp_path):
+    done = start(shards, tmp_path / "run", "--r1-weight", "1")
+    assert (done.returncode, done.stderr.count("\n")) == (
+        2,
+        1,
+    ) and "--r1-weight and mixed precision fp16" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_resume_at_a_lower_rate_gets_a_new_start(shards, tmp_path):
+    out = tmp_path / "run"
+    half(shards, out, "--epochs", "0.18", "--decay-epochs", "0")
+    newest = checkpoint.newest(out)
+    stored = json.loads((newest / "state.json").read_text())
+    (newest / "state.json").write_text(json.dumps(stored | {"loss_scale": stored["loss_scale"] | {"scale": 0.25}}))
+    manifest = json.loads((newest / checkpoint.MANIFEST).read_text())
+    manifest["state.json"] |= checkpoint.describe(newest / "state.json")
+    (newest / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    lines = half(shards, out, *EIGHT_PAIRS, "--allow-change", "epochs")
+    assert [line["loss_scale"] for line in lines][2:4] == [2, 2]  # from 1, doubled after three steps
 
 
 @pytest.mark.parametrize("script", ["train.py", "doctor.py", "evaluate.py"])

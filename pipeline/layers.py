@@ -8,7 +8,6 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from pipeline.fused import EPS, fused_norm
-from pipeline.winograd import WinogradConv, pays
 
 INIT_STD = 0.02  # of the normal distribution every weight starts from (appendix 7.1)
 MOMENTUM = 0.1  # of a batch norm's running statistics
@@ -133,19 +132,6 @@ def image_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     image_width = x.shape[3] - width + 1
     image = sum(tap[..., column : column + image_width] for column, tap in enumerate(taps))
     return image + conv.bias.view(1, -1, 1, 1).to(image.dtype)
-
-
-class ResidualConv(nn.Conv2d):
-    """3x3, unpadded; compiled for a CPU with gradients by fewer multiplications."""
-
-    def __init__(self, channels: int, bias: bool):
-        super().__init__(channels, channels, 3, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not pays(x, self.weight):
-            return super().forward(x)
-        y = WinogradConv.apply(x, self.weight)
-        return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
 
 class ResizeConv(nn.Conv2d):

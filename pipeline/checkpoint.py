@@ -79,7 +79,8 @@ def _first_whole(
             return path
         warn(f"checkpoint {path} is damaged ({problem}); trying the one before")
     if found:
-        raise UserError(f"{run}: all {len(found)} checkpoints are damaged; restore one, or give another --out")
+        fix = "restore one, or train anew with another --out"
+        raise UserError(f"{run}: all {len(found)} checkpoints are damaged; {fix}")
     return None
 
 

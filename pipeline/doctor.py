@@ -34,7 +34,7 @@ from pipeline.hardware import check_graph, check_launch, check_precision, exchan
 from pipeline.initial import begin_with
 from pipeline.order import Share
 from pipeline.pixels import CHANNELS
-from pipeline.rundir import resolve, run_directory
+from pipeline.rundir import check_new, resolve, run_directory
 from pipeline.schedule import learning_rates, total_pairs
 from pipeline.update import Update
 
@@ -132,6 +132,8 @@ def resumed(config: Config, shards: Shards, accelerator: Accelerator) -> list[Fi
     """What is there to go on from? Raises UserError as a run would."""
     newest = checkpoint.newest(run_directory(config)) if accelerator.is_main_process else None
     if newest is None:
+        if accelerator.is_main_process:
+            check_new(run_directory(config))
         return []
     state, _, _ = checkpoint.read_state(newest, config, checkpoint.constants(shards))
     return [Finding(FINE, "resume", f"goes on from {newest}, at {state['pairs_seen']} pairs")]
@@ -242,7 +244,7 @@ def evaluation(config: Config) -> Finding:
 
 
 def main() -> None:
-    """Exit codes: 0 nothing would fail, 1 something would, 2 a mistake in the options or the data."""
+    """Exit codes: 0 nothing would fail, 1 something would, 2 a mistake in the options or the data, 130 Ctrl-C."""
     rank = int(os.environ.get("RANK", "0"))
     try:
         findings = examine(parse(sys.argv[1:], "doctor.py", WHAT))
@@ -252,6 +254,8 @@ def main() -> None:
         # At once where ranks differ: leaving in an orderly way may wait for the others.
         leave = os._exit if isinstance(error, OneRankError) else sys.exit
         leave(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     if rank == 0:
         table = Table.grid(padding=(0, 3))
         for finding in findings:

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,8 +20,10 @@ from pipeline.errors import OneRankError, TransientError, UserError
 from pipeline.evaluation import Evaluation, too_few, translation
 from pipeline.hardware import check_precision
 from pipeline.order import Share
-from pipeline.rundir import write_durably
+from pipeline.rundir import check_file, write_durably
 from pipeline.trained import Trained, Weights, load_trained
+
+LARGEST = 8192  # --size, in pixels
 
 
 @dataclass(frozen=True)
@@ -54,22 +55,19 @@ class Options:
     """JSON file to write; by default beside the trainer's in RUN/eval, named after what was chosen"""
 
 
-def where(options: Options, trained: Trained) -> Path:
-    """The file to write. Raises UserError where none can be."""
+def where(options: Options, trained: Trained, fingerprint: str) -> Path:
+    """The file to write, with the fingerprint of other data than the run's. Raises UserError where none can be."""
     out, checkpoint = options.out, trained.checkpoint.resolve()
     if out is None:
         run = checkpoint.parents[1] if len(checkpoint.parents) > 1 else checkpoint
         if not (run / "config.json").exists():
             raise UserError(f"{options.model}: is in no run directory; say by --out where to write")
-        size, images = (f".{name}{value}" if (value := getattr(options, name)) else "" for name in ("size", "images"))
-        name = f"{checkpoint.name}.{options.features}.{options.real}.{trained.weights}{size}{images}.json"
-        out = run / "eval" / name
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{out.parent}: cannot be written ({error.strerror}); give another --out") from None
+        chosen = [options.features, options.real, trained.weights]
+        for name in ("size", "images", "class_a", "class_b"):
+            if (value := getattr(options, name)) is not None:
+                chosen.append(f"{name}{value}")
+        out = run / "eval" / ".".join([checkpoint.name, *chosen, *([fingerprint[:8]] if options.data else []), "json"])
+    check_file(out)
     return out
 
 
@@ -85,10 +83,14 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
             raise UserError(f"{flag(name)} {number}: ImageNet's classes are 0 to 999")
     trained = load_trained(options.model, options.weights)
     of = trained.generators["a_to_b"]
-    if options.size is not None and (options.size % of.multiple or options.size < of.smallest):
-        raise UserError(f"--size {options.size}: must be a multiple of {of.multiple}, and at least {of.smallest}")
-    out = where(options, trained)
-    shards = open_shards(options.data or trained.config.run.data)
+    if options.size is not None and (options.size % of.multiple or not of.smallest <= options.size <= LARGEST):
+        bounds = f"{of.smallest} to {LARGEST}"
+        raise UserError(f"--size {options.size}: must be a multiple of {of.multiple}, from {bounds}")
+    data = options.data or trained.config.run.data
+    if not options.data and "://" not in data and not Path(data).exists():
+        raise UserError(f"{data}: the run's shards are not here; start where the training was started, or give --data")
+    shards = open_shards(data)
+    out = where(options, trained, shards.fingerprint)
     shards.check()
     if reason := too_few(shards):
         raise UserError(f"no evaluation: {reason}")
@@ -126,7 +128,8 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 data that could not be reached for a while, 2 a mistake in options, checkpoint or data."""
+    """Exit codes: 0 done, 1 data that could not be reached for a while, 2 a mistake in options, checkpoint or data, 130
+    Ctrl-C."""
     rank = int(os.environ.get("RANK", "0"))
     try:
         options = options_of(Options, "python pipeline/evaluate.py", console_outputs=rank == 0)
@@ -146,6 +149,8 @@ def main() -> None:
         # At once where ranks differ: leaving in an orderly way may wait for the others.
         leave = os._exit if isinstance(error, OneRankError) else sys.exit
         leave(1 if isinstance(error, TransientError) else 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

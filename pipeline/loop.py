@@ -165,8 +165,9 @@ def train(config: Config) -> int:
 
     def page() -> None:
         if main:
-            with record.attempt("report.html or strip.png", Exception):
+            with record.attempt("strip.png", Exception):
                 pictures.save_strip(out, size)
+            with record.attempt("report.html", Exception):
                 write_report(out)
 
     def heed(signs: list[Sign]) -> None:

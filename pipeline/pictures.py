@@ -50,7 +50,7 @@ def save_strip(out: Path, size: tuple[int, int], times: int = 8, rows: int = 3) 
 
     size: height and width that the grids' images had.
     """
-    grids = [Image.open(path) for path in through_time(out, times)]
+    grids = [grid for path in through_time(out, times) if (grid := opened(path))]
     if not grids:
         return
     width = (grids[0].width - GAP) // len(TITLES) - GAP
@@ -66,6 +66,16 @@ def save_strip(out: Path, size: tuple[int, int], times: int = 8, rows: int = 3) 
     png = io.BytesIO()
     strip.save(png, "png")
     write_durably(out / "samples" / "strip.png", png.getvalue())
+
+
+def opened(grid: Path) -> Image.Image | None:
+    """None for one that cannot be read."""
+    try:
+        image = Image.open(grid)
+        image.load()
+    except OSError:
+        return None
+    return image
 
 
 def through_time(out: Path, most: int) -> list[Path]:

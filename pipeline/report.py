@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from jinja2 import Environment, PackageLoader, select_autoescape
-from PIL import Image
+from jinja2 import Environment, PackageLoader, UndefinedError, select_autoescape
 
 from pipeline.commandline import options_of
 from pipeline.config import may_be_left_out
 from pipeline.errors import UserError
-from pipeline.pictures import GAP, HEADER, TITLES, through_time
+from pipeline.pictures import GAP, HEADER, TITLES, opened, through_time
 from pipeline.records import EVENTS, LOOKS, STATS, read_evaluation, read_lines
-from pipeline.rundir import from_dict, write_durably
+from pipeline.rundir import check_file, from_dict, write_durably
 
 FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last are always there
 POINTS = 1000  # of a curve; more are averaged
@@ -77,11 +76,10 @@ def thinned(lines: list[dict]) -> list[dict]:
 
 def frame(grid: Path) -> dict | None:
     """A sample grid for the page: {"pairs", "image": data URL}; None for one that cannot be read."""
-    jpeg = io.BytesIO()
-    try:
-        Image.open(grid).convert("RGB").save(jpeg, "jpeg", quality=88, subsampling=0)
-    except OSError:
+    jpeg, image = io.BytesIO(), opened(grid)
+    if image is None:
         return None
+    image.convert("RGB").save(jpeg, "jpeg", quality=88, subsampling=0)
     return {"pairs": int(grid.stem), "image": f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"}
 
 
@@ -96,13 +94,22 @@ class Options:
 
 
 def main() -> None:
-    """Exit codes: 0 done, 2 no run or nowhere to write."""
+    """Exit codes: 0 done, 2 no run or nowhere to write, 130 Ctrl-C."""
     options = options_of(Options, "python pipeline/report.py")
     try:
+        if options.out:
+            check_file(options.out)
         print(f"written to {write_report(options.run, options.out)}")
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError, UndefinedError) as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        fix = "restore its .json and .jsonl files"
+        print(f"error: {options.run}: its records are not what training wrote ({told}); {fix}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

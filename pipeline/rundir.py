@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -125,12 +126,29 @@ def start_run_directory(config: Config, resumed: Path | None) -> None:
 
     Raises UserError where there are records of training but no checkpoint: it was lost.
     """
-    if not resumed and ((config.run.out / "stats.jsonl").exists() or records_after(config.run.out, 0)):
-        raise UserError(
-            f"{config.run.out} has records of a run but no checkpoint; "
-            "restore its checkpoints, give another --out, or remove it"
-        )
+    if not resumed:
+        check_new(config.run.out)
     write_durably(config.run.out / "config.json", to_json(config) + "\n")
+
+
+def check_new(out: Path) -> None:
+    """Raise UserError for a run directory with records of training, where no checkpoint is."""
+    if (out / "stats.jsonl").exists() or records_after(out, 0):
+        raise UserError(
+            f"{out} has records of a run but no checkpoint; restore its checkpoints, give another --out, or remove it"
+        )
+
+
+def check_file(out: Path) -> None:
+    """Raise UserError where --out is no file that can be written, and make its folder."""
+    if not out.name or out.is_dir():
+        raise UserError(f"--out {out}: is a folder; give a file to write")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{out.parent}: cannot be written ({error.strerror}); give another --out") from None
 
 
 def records_after(out: Path, pairs_seen: int) -> list[Path]:
@@ -146,10 +164,10 @@ def write_durably(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         fsync(temporary)
         temporary.rename(path)
-    except OSError:
+    except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     fsync(path.parent)
 
 

@@ -45,3 +45,9 @@ def test_what_would_fail_is_named(shards, tmp_path):
 def test_a_mistake_in_one_line(tmp_path):
     done = doctor("--data", tmp_path / "nowhere")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_records_without_a_checkpoint(shards, tmp_path):
+    (tmp_path / "stats.jsonl").write_text("{}\n")
+    done = doctor("--data", shards, "--out", tmp_path)
+    assert done.returncode == 2 and "records of a run but no checkpoint" in done.stderr and done.stderr.count("\n") == 1

@@ -245,7 +245,9 @@ def test_a_checkpoint_is_evaluated_as_the_run_did(shards, evaluated, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "kid_efficientnet_lite0" in done.stdout and "share_of_class_340" in done.stdout
     names = {path.name for path in (evaluated / "eval").iterdir()}
-    mine = json.loads((evaluated / "eval" / "pairs-000000000012.efficientnet_lite0.test.ema.json").read_text())
+    mine = json.loads(
+        (evaluated / "eval" / "pairs-000000000012.efficientnet_lite0.test.ema.class_b340.json").read_text()
+    )
     theirs = last_evaluation(evaluated)
     assert mine["protocol"] == theirs["protocol"] and len(names) == 3
     assert mine["protocol"]["image_size"] == 44
@@ -270,7 +272,9 @@ def test_a_checkpoint_is_evaluated_as_the_run_did(shards, evaluated, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--size", "30"], "--size 30: must be a multiple of 4, and at least 16"),
+        (["--size", "30"], "--size 30: must be a multiple of 4, from 16 to 8192"),
+        (["--out", "."], "--out .: is a folder; give a file to write"),
+        (["--data", "elsewhere"], "elsewhere"),
         (["--features", "inception_v3", "--class-b", "340"], "need --features efficientnet_lite0"),
         (["--features", "inception_v3", "--feature-weights", "absent.pth"], "--feature-weights"),
     ],

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 from conftest import ROOT, TINY, command, train
+from PIL import Image
+
+from pipeline import pictures
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 
@@ -115,3 +118,31 @@ def test_the_page_in_a_browser(browser, run, width, scheme):
     ActionChains(browser).move_to_element_with_offset(grid, offset["x"], offset["y"]).click().perform()
     assert "b to a, image 2" in find("#which")[0].text
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("stats.jsonl", '{"pairs": 200}\n'), ("events.jsonl", '{"pairs": 3}\n'), ("config.json", '{"images": 3}')],
+)
+def test_records_of_something_else_are_told(run, tmp_path, name, content):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / name).write_text(content)
+    done = report(copy)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_grid_that_cannot_be_read_is_left_out_of_the_strip(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    widths = []
+    for _ in range(2):  # with it and without
+        pictures.save_strip(copy, (32, 32))
+        widths.append(Image.open(copy / "samples" / "strip.png").width)
+        (copy / "samples" / "000000005.png").unlink(missing_ok=True)
+    assert widths[0] == widths[1]
+
+
+@pytest.mark.parametrize("out", [".", "/proc/x.html"])
+def test_where_no_page_can_be_written(run, out):
+    done = report(run, "--out", out)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and done.stderr.startswith("error: ")
+    assert ".tmp" not in done.stderr

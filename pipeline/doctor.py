@@ -255,6 +255,7 @@ def main() -> None:
         leave = os._exit if isinstance(error, OneRankError) else sys.exit
         leave(2)
     except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
         sys.exit(130)
     if rank == 0:
         table = Table.grid(padding=(0, 3))

@@ -150,6 +150,7 @@ def main() -> None:
         leave = os._exit if isinstance(error, OneRankError) else sys.exit
         leave(1 if isinstance(error, TransientError) else 2)
     except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
         sys.exit(130)
 
 

@@ -109,6 +109,7 @@ def main() -> None:
         print(f"error: {options.run}: its records are not what training wrote ({told}); {fix}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
         sys.exit(130)
 
 

@@ -47,6 +47,7 @@ def test_a_mistake_in_one_line(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_records_without_a_checkpoint(shards, tmp_path):
     (tmp_path / "stats.jsonl").write_text("{}\n")
     done = doctor("--data", shards, "--out", tmp_path)

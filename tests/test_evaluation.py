@@ -274,7 +274,6 @@ def test_a_checkpoint_is_evaluated_as_the_run_did(shards, evaluated, tmp_path):
     [
         (["--size", "30"], "--size 30: must be a multiple of 4, from 16 to 8192"),
         (["--out", "."], "--out .: is a folder; give a file to write"),
-        (["--data", "elsewhere"], "elsewhere"),
         (["--features", "inception_v3", "--class-b", "340"], "need --features efficientnet_lite0"),
         (["--features", "inception_v3", "--feature-weights", "absent.pth"], "--feature-weights"),
     ],
@@ -308,3 +307,14 @@ def test_an_average_goes_on_as_if_never_stopped(shards, tmp_path):
         assert torch.equal(tensor, other[name])
     raw = load_file(whole / "checkpoints" / "pairs-000000000012" / "networks.safetensors")
     assert any(not torch.equal(tensor, raw[f"generators.{name}"]) for name, tensor in one.items())
+
+
+@pytest.mark.slow
+def test_shards_that_are_not_where_the_run_had_them(shards, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(shards)
+    assert train("--data", link, "--out", tmp_path / "run", *EVALUATED, "--features", "none").returncode == 0
+    link.unlink()
+    done = evaluate(tmp_path / "run")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "the run's shards are not here; start where the training was started, or give --data" in done.stderr

@@ -162,7 +162,7 @@ def test_what_cannot_be_recorded_is_told():
         recorded([torch.ones(2)])
 
 
-@pytest.mark.parametrize("script", ["train.py", "doctor.py"])
+@pytest.mark.parametrize("script", ["train.py", pytest.param("doctor.py", marks=pytest.mark.slow)])
 def test_without_a_gpu_it_is_refused(shards, tmp_path, script):
     options = [*TINY, "--cuda-graph", "--data", shards, "--out", tmp_path / "run"]
     done = command([sys.executable, ROOT / "pipeline" / script, *options])

@@ -80,6 +80,7 @@ def test_gradients_that_overflow_at_any_scale_are_told():
     assert monitor.loss_scale(None) == {}
 
 
+@pytest.mark.slow
 def test_r1_excludes_it(shards, tmp_path):
     done = start(shards, tmp_path / "run", "--r1-weight", "1")
     assert (done.returncode, done.stderr.count("\n")) == (
@@ -102,7 +103,9 @@ def test_a_resume_at_a_lower_rate_gets_a_new_start(shards, tmp_path):
     assert [line["loss_scale"] for line in lines][2:4] == [2, 2]  # from 1, doubled after three steps
 
 
-@pytest.mark.parametrize("script", ["train.py", "doctor.py", "evaluate.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", *(pytest.param(name, marks=pytest.mark.slow) for name in ("doctor.py", "evaluate.py"))]
+)
 def test_without_a_gpu_it_is_refused(shards, trained, tmp_path, script):
     options = [trained, "--data", shards] if script == "evaluate.py" else [*TINY, "--data", shards, "--out", tmp_path]
     done = command([sys.executable, ROOT / "pipeline" / script, *options], ACCELERATE_MIXED_PRECISION="fp16")

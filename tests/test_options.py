@@ -204,7 +204,7 @@ VARIANTS = {
 @pytest.mark.parametrize(
     "variant",
     [
-        pytest.param(value, id=name, marks=[pytest.mark.slow] * (name == "resized unet"))
+        pytest.param(value, id=name, marks=[pytest.mark.slow] * ("unet" in name))
         for name, value in VARIANTS.items()
     ],
 )

@@ -146,6 +146,7 @@ def test_stages_make_what_one_command_makes(images, whole, tmp_path):
     assert without_created(contents(out)) == without_created(whole)
 
 
+@pytest.mark.slow
 def test_write_needs_the_images_as_planned(images, tmp_path):
     source, out = make_folder(tmp_path / "in", {"trainA": 3, "trainB": 3}), tmp_path / "out"
     done(prep("plan", "--source", source, "--out", out))

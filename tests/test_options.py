@@ -204,7 +204,7 @@ VARIANTS = {
 @pytest.mark.parametrize(
     "variant",
     [
-        pytest.param(value, id=name, marks=[pytest.mark.slow] * ("unet" in name))
+        pytest.param(value, id=name, marks=[pytest.mark.slow] * (name in ("unet_128", "resized unet")))
         for name, value in VARIANTS.items()
     ],
 )

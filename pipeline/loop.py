@@ -39,6 +39,16 @@ def train(config: Config) -> int:
         kwargs_handlers=[exchange_of_gradients(config.run)],
     )
     check_precision(accelerator)
+    code = _train(config, accelerator)
+    # First what holds the gradients' exchange: were that the last to hold the process group, it would end it with
+    # Python's lock in hand, which a thread of the group may be waiting for: both for ever (pytorch#56297; torch 2.11).
+    accelerator.free_memory()
+    with suppress(OSError):  # of TensorBoard's last lines, on a disk that was full
+        accelerator.end_training()
+    return code
+
+
+def _train(config: Config, accelerator: Accelerator) -> int:
     device, main, scaler = accelerator.device, accelerator.is_main_process, accelerator.scaler
     shards = open_together(config.run, accelerator)
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
@@ -263,6 +273,4 @@ def train(config: Config) -> int:
         record.event(pairs_seen, "finished")
         display.print_summary(screen.console, out, pairs_seen)
     page()
-    with suppress(OSError):  # of TensorBoard's last lines, on a disk that was full
-        accelerator.end_training()
     return 0 if done else 128 + stop

@@ -28,6 +28,7 @@ from pipeline.layers import (
     RELU,
     Norm,
     NormKind,
+    ResidualConv,
     ResizeConv,
     SpectralConv,
     activate,
@@ -66,7 +67,7 @@ class ResidualBlock(nn.Module):
         self.pad, self.place = 0 if last else 1, place
         self.conv_block = Normed(norm, fused)
         for at in (1, 5):
-            self.conv_block.put(at, nn.Conv2d(channels, channels, 3, bias=self.conv_block.bias))
+            self.conv_block.put(at, ResidualConv(channels, self.conv_block.bias))
 
     def forward(self, x: Tensor, draws: Tensor | None) -> Tensor:
         if draws is None:

@@ -49,6 +49,7 @@ def train(config: Config) -> int:
 
 
 def _train(config: Config, accelerator: Accelerator) -> int:
+    """The run itself. All that it holds, DDP included, is gone when it returns."""
     device, main, scaler = accelerator.device, accelerator.is_main_process, accelerator.scaler
     shards = open_together(config.run, accelerator)
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)

@@ -55,9 +55,9 @@ def test_a_compiled_residual_convolution_takes_it_and_an_eager_one_does_not(bias
         return [y, *torch.autograd.grad(y.square().sum(), parameters)]
 
     calls = []
-    spread = winograd._channels_last
+    original = winograd._channels_last
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "_channels_last", lambda given: calls.append(1) or spread(given))
+        patch.setattr(winograd, "_channels_last", lambda given: calls.append(1) or original(given))
         plain = computed(conv, x)
         assert not calls
         torch.compiler.reset()

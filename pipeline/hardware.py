@@ -1,4 +1,4 @@
-"""What a run asks of the machine: processes that have a GPU each, compilers, layouts, precision, memory, how ranks add up."""
+"""What a run asks of the machine: a GPU for each process, compilers, layouts, precision, memory, how ranks add up."""
 
 import ctypes
 import os

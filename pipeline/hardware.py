@@ -81,9 +81,9 @@ def keep_memory() -> None:
     Given back after each use, it is taken anew page by page, up to an eighth of a compiled step's time.
     """
     if platform.libc_ver()[0] == "glibc":
-        libc, trim_threshold, mmap_threshold = ctypes.CDLL(None), -1, -3  # as malloc.h numbers them
+        libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4  # as malloc.h numbers them
         libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(mmap_max, 0)  # not the threshold of mmap, of which some versions take no more than 32 MiB
 
 
 def check_compiler(device: torch.device) -> None:

@@ -82,7 +82,7 @@ def keep_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4  # as malloc.h numbers them
-        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(trim_threshold, -1)
         libc.mallopt(mmap_max, 0)  # not the threshold of mmap, of which some versions take no more than 32 MiB
 
 

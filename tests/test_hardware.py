@@ -6,14 +6,19 @@ import sys
 import pytest
 from conftest import ROOT, command
 
+# malloc itself: what torch and Python allocate between two arrays lays the heap out differently each time.
 FAULTS = """
-import resource, torch
+import ctypes, resource
 from pipeline.hardware import keep_memory
 
 keep_memory()
-for _ in range(5):  # of 100 MB; the first few may be laid out anew, as what is small comes between
+libc, size = ctypes.CDLL(None), ctypes.c_size_t(100_000_000)
+libc.malloc.restype = ctypes.c_void_p
+for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.zeros(25_000_000)
+    array = ctypes.c_void_p(libc.malloc(size))
+    ctypes.memset(array, 1, size.value)
+    libc.free(array)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

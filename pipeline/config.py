@@ -179,8 +179,8 @@ class Run:
     verify_samples: bool = False
     """hold each image against its checksum as it is read; one that differs counts as one that cannot be read"""
     cache_dir: Annotated[Path | None, may_be_left_out("PATH")] = None
-    """where blocks of shards at a URL are kept, on a disk of this node, for all its processes; by default a folder of
-    yours in the system's temporary directory"""
+    """where blocks of shards at a URL are kept, on a disk of this node, for all its processes: in a folder
+    zorse-cache-UID that is made there; by default in the system's temporary directory"""
     cache_gb: float = 10.0
     """gigabytes that may be kept there; what was not used for longest goes first"""
     read_timeout: float = 60.0

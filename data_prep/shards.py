@@ -8,6 +8,8 @@ is the same to the byte, and several processes may write the same one at once.
 """
 
 import hashlib
+import io
+import tarfile
 import zlib
 from collections import Counter
 from contextlib import suppress
@@ -81,23 +83,23 @@ def _write_tar(
     file, out: Path, shard: Shard, policy: Policy, root: str, count
 ) -> tuple[list[int], list[int], list[Prepared], list[dict]]:
     """Write the samples; returns index, checksums, what was written (without the bytes), and the unusable images."""
-    import webdataset  # here, because it imports torch where there is one, which takes seconds
-
     offsets, sums, images, quarantined = [], [], [], []
-    writer = webdataset.TarWriter(file, mtime=0, user="zorse", group="zorse", encoder=False)
-    for number, item in enumerate(planned_items(out, shard), shard.first):
-        try:
-            image = prepare(read_planned(root, item), policy.images, policy.mode(shard.split))
-        except (BadImage, Unreadable) as bad:
-            quarantined.append({"file": f"{item.split}/{item.name}", "reason": str(bad)})
-        else:
-            offsets.append(writer.tarstream.offset)
-            sums.append(zlib.crc32(image.data))
-            writer.write({"__key__": f"{shard.split}-{number:08d}", image.extension: image.data})
-            images.append(image._replace(data=b""))
-        count(item.size)
-    offsets.append(writer.tarstream.offset)
-    writer.close()
+    # The standard library's writer: webdataset's makes the same bytes, but imports torch into every worker.
+    with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+        for number, item in enumerate(planned_items(out, shard), shard.first):
+            try:
+                image = prepare(read_planned(root, item), policy.images, policy.mode(shard.split))
+            except (BadImage, Unreadable) as bad:
+                quarantined.append({"file": f"{item.split}/{item.name}", "reason": str(bad)})
+            else:
+                offsets.append(tar.offset)
+                sums.append(zlib.crc32(image.data))
+                member = tarfile.TarInfo(f"{shard.split}-{number:08d}.{image.extension}")
+                member.size, member.mode, member.uname, member.gname = len(image.data), 0o444, "zorse", "zorse"
+                tar.addfile(member, io.BytesIO(image.data))
+                images.append(image._replace(data=b""))
+            count(item.size)
+        offsets.append(tar.offset)
     return offsets, sums, images, quarantined
 
 

@@ -5,13 +5,13 @@ The mode of a domain says what its pixels [C, H, W] are: "rgb" (C = 3), "grey" (
 """
 
 import io
+from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
 CHANNELS = {"rgb": 3, "grey": 1, "rgba": 4, "grey16": 1}  # by mode
 FULL = {torch.uint8: 255, torch.int32: 65535}  # the highest value
@@ -23,8 +23,16 @@ def decode(data: bytes, size: tuple[int, int], mode: str = "rgb") -> Tensor:
         image = pixels_of(opened, mode)
     if image.shape[1:] == size:
         return image
-    image = resize(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return image.clamp_(0, FULL[image.dtype])  # which torch does by itself for uint8 alone
+    return _resized(image, size)
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic with antialiasing, as Pillow and torchvision do it; [C, H, W] to [C, *size] of the same type."""
+    resize = partial(F.interpolate, size=size, mode="bicubic", antialias=True)
+    if image.dtype == torch.uint8:
+        return resize(image[None])[0]
+    # Other integers by way of floats. Bicubic overshoots at edges, and only uint8 is clamped by torch itself.
+    return resize(image[None].float())[0].round_().clamp_(0, FULL[image.dtype]).to(image.dtype)
 
 
 def pixels_of(image: Image.Image, mode: str) -> Tensor:

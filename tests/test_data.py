@@ -124,6 +124,21 @@ def encoded(pixels, kind="PNG"):
     return file.getvalue()
 
 
+@pytest.mark.parametrize("size", [(286, 286), (97, 131), (16, 200), (640, 333)])
+@pytest.mark.parametrize("mode", ["rgb", "grey", "rgba", "grey16"])
+def test_resizing_is_torchvisions(mode, size):
+    """To the bit, by its own resize, which is not used since importing it takes two seconds."""
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import resize
+
+    rng, channels = np.random.default_rng(size), CHANNELS[mode]
+    pixels = rng.integers(0, 65536 if mode == "grey16" else 256, (channels, 200, 161))
+    pixels = torch.from_numpy(pixels).to(torch.int32 if mode == "grey16" else torch.uint8)
+    theirs = resize(pixels, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    ours = decode(encoded(np.asarray(image_of(pixels, mode))), size, mode)
+    assert ours.dtype == pixels.dtype and torch.equal(ours, theirs.clamp(0, FULL[pixels.dtype]))
+
+
 def test_pixels_of_each_mode():
     rng = np.random.default_rng(0)
     deep = rng.integers(0, 65536, (20, 20), dtype=np.uint16)

@@ -39,9 +39,10 @@ test-slow: $(READY)  ## the longer tests
 faults: $(READY)  ## kill, starve and damage runs in every way we know, and print what they survived
 	$(BIN)/python -m pytest -m fault --fault-table
 
-lint: $(READY)  ## ruff, check and format
+lint: $(READY)  ## ruff, check and format; import-linter, the layers of docs/design.md
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
 format: $(READY)  ## let ruff rewrite the files
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
 """What takes steps in the workers of benchmarks/step.py: what all contenders have in common, and ours.
 
-Ours does what pipeline/loop.py does in a step, without accelerate, which on one process adds no more than an autocast
+Ours does what zorse/training/trainer.py does in a step, without accelerate, which on one process adds no more than an autocast
 around the forward. It is given uint8 images, in pinned memory if there is a GPU.
 """
 
@@ -12,16 +12,16 @@ import torch
 from profiles import time_by_class, work_items
 from torch.profiler import profile
 
-from pipeline.build import build_adam
-from pipeline.config import Config, Losses, Networks, Optimization, Run
-from pipeline.graph import WARM_UP, Recorded
-from pipeline.hardware import use_hardware
-from pipeline.history import ImageHistory
-from pipeline.monitor import LossWindow
-from pipeline.pixels import to_network
-from pipeline.schedule import learning_rates
-from pipeline.step import CycleGANStep
-from pipeline.update import set_rate
+from zorse.config.schema import Config, Losses, Networks, Optimization, Run
+from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.step import CycleGANStep
+from zorse.data.pixels import to_network
+from zorse.ops.cuda_graph import WARM_UP, Recorded
+from zorse.runs.metrics import LossWindow
+from zorse.training.devices import use_hardware
+from zorse.training.schedule import learning_rates
+from zorse.training.state import build_adam
+from zorse.training.update import set_rate
 
 SEED = 0
 EPOCH = 1334  # pairs, of horse2zebra
@@ -191,7 +191,7 @@ class Ours(Contender):
         self.taken += 1
 
     def change(self, inputs: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What pipeline/update.py does between taking its inputs and returning the losses."""
+        """What zorse/training/update.py does between taking its inputs and returning the losses."""
         a, b = (to_network(pixels, self.device, self.dtype) for pixels in inputs[:2])
         with self.autocast():
             loss, named = self.model(a, b, self.history, dict(zip("ab", inputs[2:], strict=True)))

@@ -16,10 +16,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import Images
-from pipeline.data import open_shards, pair_batches
-from pipeline.errors import UserError
-from pipeline.order import Share
+from zorse.config.schema import Images
+from zorse.data.dataset import open_shards
+from zorse.data.loader import pair_batches
+from zorse.data.order import Share
+from zorse.errors import UserError
 
 
 def fastest(batches: Iterator[dict], count: int) -> float:

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pipeline.fused import fused_norm
-from pipeline.layers import RELU, Norm
+from zorse.cyclegan.layers import RELU, Norm
+from zorse.ops.fused_norm import fused_norm
 
 SHAPES = [(64, 256, 256), (128, 128, 128), (256, 64, 64)]
 PAD = 1

@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from workers import WorkerError, workers
 
-from pipeline.bands import bands_of, rows_that_fit, translate_in_bands
-from pipeline.networks import Generator, init_weights
-from pipeline.pixels import to_network, to_pixels
+from zorse.cyclegan.build import init_weights
+from zorse.cyclegan.resnet import Generator
+from zorse.data.pixels import to_network, to_pixels
+from zorse.inference.banded import bands_of, rows_that_fit, translate_in_bands
 
 
 class Contender:

@@ -29,14 +29,16 @@ from rich.console import Console
 from rich.table import Table
 from torchvision import transforms
 
-from data_prep.folders import folder_source
-from data_prep.plan import Policy
-from data_prep.planning import Choices, make_plan
-from data_prep.shards import write_shard
-from pipeline.data import AHEAD, open_shards
-from pipeline.order import BLOCK, DomainOrder, key
-from pipeline.pixels import augment, decode
-from pipeline.reader import Ahead
+from zorse.data.dataset import open_shards
+from zorse.data.loader import AHEAD
+from zorse.data.order import BLOCK, DomainOrder
+from zorse.data.pixels import augment, decode
+from zorse.data.prefetch import Ahead
+from zorse.keyed_random import key
+from zorse_prep.folders import folder_source
+from zorse_prep.plan import Policy
+from zorse_prep.planning import Choices, make_plan
+from zorse_prep.shards import write_shard
 
 CONSOLE = Console()
 

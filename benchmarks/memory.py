@@ -15,11 +15,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import Losses, Networks, Run
-from pipeline.hardware import use_hardware
-from pipeline.history import ImageHistory
-from pipeline.networks import parameter_count
-from pipeline.step import CycleGANStep
+from zorse.config.schema import Losses, Networks, Run
+from zorse.cyclegan.build import parameter_count
+from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.step import CycleGANStep
+from zorse.training.devices import use_hardware
 
 GB = 1e9
 PER_PARAMETER = 4 * 4  # bytes: weight, gradient and two moments in fp32

@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from pipeline.config import Images, Losses, Networks
-from pipeline.data import open_shards
-from pipeline.pixels import decode, to_network
-from pipeline.split import Split
-from pipeline.step import CycleGANStep
+from zorse.config.schema import Images, Losses, Networks
+from zorse.cyclegan.step import CycleGANStep
+from zorse.data.dataset import open_shards
+from zorse.data.pixels import decode, to_network
+from zorse.data.samples import Split
 
 
 @dataclass(frozen=True)

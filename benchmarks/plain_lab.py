@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from conftest import TINY, draw, shard  # noqa: E402
 
-from pipeline.step import CycleGANStep  # noqa: E402
+from zorse.cyclegan.step import CycleGANStep  # noqa: E402
 
 EVERY, MIDDLE, STEPS = 4, 32, 60
 OPTIONS = [*TINY, "--batch", "2", "--history", "3", "--steps", str(STEPS), "--checkpoint-every", str(EVERY)]

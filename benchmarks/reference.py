@@ -14,9 +14,9 @@ import torch
 from contenders import BATCHES, SEED, Contender
 from torch import nn
 
-from pipeline.config import Losses, Networks
-from pipeline.pixels import to_network
-from pipeline.step import CycleGANStep
+from zorse.config.schema import Losses, Networks
+from zorse.cyclegan.step import CycleGANStep
+from zorse.data.pixels import to_network
 
 LAMBDA, IDENTITY, POOL = 10.0, 0.5, 50
 

@@ -17,12 +17,12 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import checkpoint
-from pipeline.config import Losses, Networks
-from pipeline.history import ImageHistory
-from pipeline.ownership import Ownership
-from pipeline.saver import Saver
-from pipeline.step import CycleGANStep
+from zorse.checkpoints import format as checkpoint
+from zorse.checkpoints.writer import Saver
+from zorse.config.schema import Losses, Networks
+from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.step import CycleGANStep
+from zorse.runs.lock import Ownership
 
 SIZE = 256
 

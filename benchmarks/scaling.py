@@ -25,11 +25,11 @@ from rich.table import Table
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook, bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.config import Losses, Networks, Run
-from pipeline.hardware import use_hardware
-from pipeline.history import ImageHistory
-from pipeline.networks import parameter_count
-from pipeline.step import CycleGANStep
+from zorse.config.schema import Losses, Networks, Run
+from zorse.cyclegan.build import parameter_count
+from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.step import CycleGANStep
+from zorse.training.devices import use_hardware
 
 HOOKS = {"float32": allreduce_hook, "bfloat16": bf16_compress_hook}  # as exchange_of_gradients has accelerate take
 

@@ -27,9 +27,9 @@ from rich.console import Console
 from workers import Worker, WorkerError, workers
 from yardsticks import Ceiling, flop_of_a_pair
 
-from pipeline.config import Networks
-from pipeline.errors import UserError
-from pipeline.graph import WARM_UP
+from zorse.config.schema import Networks
+from zorse.errors import UserError
+from zorse.ops.cuda_graph import WARM_UP
 
 CONSOLE = Console()
 if not CONSOLE.is_terminal:

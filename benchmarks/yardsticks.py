@@ -5,9 +5,9 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import losses
-from pipeline.config import Losses, Networks
-from pipeline.step import CycleGANStep
+from zorse.config.schema import Losses, Networks
+from zorse.cyclegan import losses
+from zorse.cyclegan.step import CycleGANStep
 
 
 class Ceiling:

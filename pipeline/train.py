@@ -1,52 +1,6 @@
 """Train a CycleGAN: accelerate launch pipeline/train.py [--data DIR] [options]. Run it again to resume."""
 
-import os
-import sys
-
-from safetensors import SafetensorError
-
-from pipeline import failure
-from pipeline.commandline import parse
-from pipeline.errors import OneRankError, TransientError, UserError
-from pipeline.rundir import journal, run_directory
-
-
-def main() -> None:
-    """Exit codes: 0 done, 1 failed, 2 a mistake in the options or the data, 128 + N stopped by signal N and saved."""
-    rank, out = int(os.environ.get("RANK", "0")), None
-    try:
-        config = parse(sys.argv[1:])
-        out = run_directory(config)
-        if rank == 0:
-            failure.start(out)
-        from pipeline.loop import train  # only now: mistakes are told before the seconds that torch takes to load
-
-        sys.exit(train(config))
-    except SystemExit as end:
-        if end.code == 2:  # of options that could not be read; the reason has been printed
-            journal("mistake")
-        raise
-    except UserError as error:
-        told = f"error: {error}\n"
-        if failure.first(out, told) if isinstance(error, OneRankError) else rank == 0:
-            print(told, end="", file=sys.stderr)
-        if isinstance(error, TransientError):
-            sys.exit(1)
-        journal("mistake")
-        sys.exit(2)
-    except (OSError, SafetensorError) as error:  # a full disk, a file of another kind in the run directory, ...
-        told = f"error: {error}; mend this, and the same command goes on from the newest checkpoint\n"
-        if failure.first(out, told):
-            print(told, end="", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        if rank == 0:
-            print("ended at once; the same command goes on from the newest checkpoint", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        print(failure.report(error, out, rank), end="", file=sys.stderr, flush=True)
-        os._exit(1)  # at once: leaving in an orderly way may wait for ranks that are gone
-
+from zorse.commands.train import main
 
 if __name__ == "__main__":
     main()

@@ -15,8 +15,9 @@ from pathlib import Path
 import faulty
 from test_train import final, losses
 
-import pipeline.loop  # noqa: F401, with torch, before the forks
-from pipeline import checkpoint, train
+import zorse.training.trainer  # noqa: F401, with torch, before the forks
+from zorse.checkpoints import format as checkpoint
+from zorse.commands import train
 
 
 def run(out: Path, log: Path, fault: str = "pace 0") -> int:

@@ -20,7 +20,8 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline import checkpoint, step
+from zorse.checkpoints import format as checkpoint
+from zorse.cyclegan import step
 
 RANK = int(os.environ.get("RANK", "0"))
 FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "os.truncate")

@@ -9,9 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline import fused_kernels
-from pipeline.fused import fused_norm
-from pipeline.networks import Discriminator, Generator, init_weights
+from zorse.cyclegan.build import init_weights
+from zorse.cyclegan.patchgan import Discriminator
+from zorse.cyclegan.resnet import Generator
+from zorse.ops import fused_norm_triton
+from zorse.ops.fused_norm import fused_norm
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}  # the interpreter cuts digits off
@@ -69,7 +71,7 @@ def tiles(request, monkeypatch):
     """The small planes of these tests in one tile each, and in many, which several programs share."""
     if request.param == "many tiles":
         for name, value in {"TILE": 64, "COLUMNS": 8, "PROGRAMS": 6}.items():
-            monkeypatch.setattr(fused_kernels, name, value)
+            monkeypatch.setattr(fused_norm_triton, name, value)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,6 @@ class HalfOnCpu(accelerate.Accelerator):
 accelerate.Accelerator = HalfOnCpu  # before loop.py takes it
 
 if __name__ == "__main__":
-    from pipeline.train import main
+    from zorse.commands.train import main
 
     main()

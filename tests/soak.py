@@ -22,7 +22,7 @@ from test_checkpoint import change_one_byte, cut
 from test_faults import nobody_left, processes_of, start
 from test_train import final, losses, run
 
-from pipeline import checkpoint
+from zorse.checkpoints import format as checkpoint
 
 PACE = 0.1  # seconds added to each step while the storm lasts
 STEPS_A_SECOND = 7  # that are then taken, restarts included, at most

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, command
 from PIL import Image
 
-from pipeline.translator import Translator
+from zorse.inference.translator import Translator
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 gradio = pytest.importorskip("gradio")

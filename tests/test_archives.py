@@ -24,9 +24,9 @@ from prep_tools import (
     without_created,
 )
 
-from data_prep import PrepError, archives, items
-from data_prep.items import Unreadable
-from data_prep.sources import read
+from zorse_prep import PrepError, archives, items
+from zorse_prep.items import Unreadable
+from zorse_prep.sources import read
 
 
 def pack(folder: Path, archive: Path, leading: str = "") -> Path:

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, command
 
-from pipeline import bands, rows, stores
-from pipeline.bands import bands_of, memory_of_whole, padded_size, rows_that_fit, translate_in_bands
-from pipeline.errors import UserError
-from pipeline.networks import Generator, init_weights
-from pipeline.pixels import CHANNELS, to_network, to_pixels
-from pipeline.stores import free_memory, open_stores
+from zorse.cyclegan.build import init_weights
+from zorse.cyclegan.resnet import Generator
+from zorse.data.pixels import CHANNELS, to_network, to_pixels
+from zorse.errors import UserError
+from zorse.inference import banded, row_layers, row_stores
+from zorse.inference.banded import bands_of, memory_of_whole, padded_size, rows_that_fit, translate_in_bands
+from zorse.inference.row_stores import free_memory, open_stores
 
 GIB = 2**30
 reads_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -103,10 +104,10 @@ def test_statistics_of_each_band_would_differ(monkeypatch):
     """What the tests above would find where each band is normed by itself, although its halo is right."""
 
     def normed_alone(x, moments, slope):
-        return rows.Rows(x.height, lambda a, b: F.leaky_relu(F.instance_norm(x.read(a, b)), slope))
+        return row_layers.Rows(x.height, lambda a, b: F.leaky_relu(F.instance_norm(x.read(a, b)), slope))
 
     generator, pixels = network(dtype=torch.float64), picture(80, 48)
-    monkeypatch.setattr(bands, "normed", normed_alone)
+    monkeypatch.setattr(banded, "normed", normed_alone)
     expected = whole(generator, pixels)
     torch.testing.assert_close(in_bands(generator, pixels, 80), expected, rtol=0, atol=1e-10)  # a single band
     assert (in_bands(generator, pixels, 40) - expected).abs().max() > 0.1
@@ -148,7 +149,7 @@ def test_autocast(place):
 
 def test_a_store_of_bf16_is_half_as_large(monkeypatch):
     sizes = []
-    monkeypatch.setattr(stores, "reserve", lambda file, size: sizes.append(size))
+    monkeypatch.setattr(row_stores, "reserve", lambda file, size: sizes.append(size))
     generator, pixels = network(), picture(32, 48)
     in_bands(generator, pixels, 16, place="file")
     with torch.autocast("cpu", torch.bfloat16):
@@ -160,11 +161,11 @@ def test_moments_are_those_of_all_values():
     """Where the mean is far from zero and the bands differ, too; of bf16 in float32's precision."""
     x = torch.randn(1, 5, 40, 700, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 + 1000
     x = (x + torch.arange(40).view(1, 1, -1, 1)).float()
-    parts = [rows.moments_of(part) for part in x.split([1, 17, 22], 2)]
+    parts = [row_layers.moments_of(part) for part in x.split([1, 17, 22], 2)]
     narrow = (x - 1000).bfloat16()
     for found, values in (
-        (rows.merged([rows.merged(parts[:2]), parts[2]]), x),
-        (rows.moments_of(narrow), narrow),
+        (row_layers.merged([row_layers.merged(parts[:2]), parts[2]]), x),
+        (row_layers.moments_of(narrow), narrow),
     ):
         exact = values.double()[0].flatten(1)
         assert found.count == 28000
@@ -201,7 +202,7 @@ def test_a_killed_process_leaves_no_file(tmp_path):
     script = "\n".join(
         [
             "import sys, time, torch",
-            "from pipeline.stores import open_stores",
+            "from zorse.inference.row_stores import open_stores",
             "with open_stores(2, (64, 64, 64), torch.float32, torch.device('cpu'), 'file') as (one, other):",
             "    other.write(0, torch.ones(1, 64, 64, 64))",
             "    assert other.read(63, 64).sum() == 64 * 64",
@@ -222,9 +223,9 @@ def test_a_killed_process_leaves_no_file(tmp_path):
 PEAK = """
 import torch
 from pathlib import Path
-from pipeline.bands import translate_in_bands
-from pipeline.networks import Generator
-from pipeline.pixels import to_network, to_pixels
+from zorse.inference.banded import translate_in_bands
+from zorse.cyclegan.resnet import Generator
+from zorse.data.pixels import to_network, to_pixels
 
 def megabytes(name):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -264,12 +265,12 @@ def test_as_many_rows_as_fit():
 
 def test_stores_go_where_there_is_room(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    monkeypatch.setattr(stores, "free_memory", lambda: 10 * GIB)
-    assert [stores.place_for(int(size * GIB), GIB, cpu) for size in (6, 7.5)] == ["host", "file"]
+    monkeypatch.setattr(row_stores, "free_memory", lambda: 10 * GIB)
+    assert [row_stores.place_for(int(size * GIB), GIB, cpu) for size in (6, 7.5)] == ["host", "file"]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * GIB, 9 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: GIB)
-    assert [stores.place_for(int(size * GIB), GIB, gpu) for size in (2, 3.5, 9)] == ["device", "host", "file"]
+    assert [row_stores.place_for(int(size * GIB), GIB, gpu) for size in (2, 3.5, 9)] == ["device", "host", "file"]
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, command
 from torch.autograd import DeviceType
 
-from pipeline.config import Networks
+from zorse.config.schema import Networks
 
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -24,7 +24,8 @@ from yardsticks import flop_of_a_pair
 REFERENCE = """
 from itertools import chain
 from torch import nn, optim
-from pipeline.networks import Discriminator, Generator
+from zorse.cyclegan.patchgan import Discriminator
+from zorse.cyclegan.resnet import Generator
 
 class Pool:
     def query(self, images):

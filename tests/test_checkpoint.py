@@ -14,10 +14,10 @@ from conftest import TINY, train
 from test_faults import LONG, start, wait_for
 from test_train import SEVENTEEN, assert_close, cut_back, final, losses, refused, run
 
-from pipeline import checkpoint
-from pipeline.errors import UserError
-from pipeline.ownership import Ownership
-from pipeline.saver import Saver
+from zorse.checkpoints import format as checkpoint
+from zorse.checkpoints.writer import Saver
+from zorse.errors import UserError
+from zorse.runs.lock import Ownership
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from pipeline.commandline import parse
-from pipeline.errors import UserError
+from zorse.config.command_line import parse
+from zorse.errors import UserError
 
 WRONG = """
 --load-size x              | --load-size 0           | --load-size 100        | --crop-size 0
@@ -50,7 +50,7 @@ def test_a_wrong_option_is_named(arguments, capsys):
 
 @pytest.mark.fault(20)
 def test_options_are_checked_before_torch_is_loaded():
-    program = "import sys, pipeline.train; sys.exit('torch' in sys.modules)"
+    program = "import sys, zorse.commands.train; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 

@@ -11,12 +11,13 @@ import torch
 import webdataset as wds
 from PIL import Image
 
-from pipeline.config import Images
-from pipeline.data import ReadPairs, open_shards, pair_batches
-from pipeline.errors import UserError
-from pipeline.order import Share
-from pipeline.pixels import CHANNELS, FULL, augment, decode, image_of, pixels_of, to_network, to_pixels, to_rgb
-from pipeline.split import _offsets
+from zorse.config.schema import Images
+from zorse.data.dataset import open_shards
+from zorse.data.loader import ReadPairs, pair_batches
+from zorse.data.order import Share
+from zorse.data.pixels import CHANNELS, FULL, augment, decode, image_of, pixels_of, to_network, to_pixels, to_rgb
+from zorse.data.samples import _offsets
+from zorse.errors import UserError
 
 IMAGES = Images(load_size=36, crop_size=32)
 

@@ -13,15 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from pipeline.data import open_shards
-from pipeline.ema import Average
-from pipeline.errors import UserError
-from pipeline.evaluate import Options
-from pipeline.evaluate import evaluate as evaluate_model
-from pipeline.evaluation import Evaluation, cycle_errors
-from pipeline.features import KID_SEED, KID_SUBSETS, feature_network, fid, kid, kid_subset
-from pipeline.networks import Generator
-from pipeline.order import Share
+from zorse.commands.evaluate import Options
+from zorse.commands.evaluate import evaluate as evaluate_model
+from zorse.cyclegan.ema import Average
+from zorse.cyclegan.resnet import Generator
+from zorse.data.dataset import open_shards
+from zorse.data.order import Share
+from zorse.errors import UserError
+from zorse.evaluation.evaluator import Evaluation, cycle_errors
+from zorse.evaluation.features import KID_SEED, KID_SUBSETS, feature_network, fid, kid, kid_subset
 
 CPU = torch.device("cpu")
 

@@ -12,16 +12,17 @@ import torch
 from conftest import ROOT, command
 from safetensors.torch import load_file
 
-from pipeline import export as module
-from pipeline.config import Networks
-from pipeline.errors import UserError
-from pipeline.export import Options, export
-from pipeline.exported import write
-from pipeline.initial import begin_with
-from pipeline.networks import build_generator, init_weights
-from pipeline.step import CycleGANStep
-from pipeline.trained import load_discriminators, load_trained
-from pipeline.translator import Translator
+from zorse.checkpoints.load import load_discriminators, load_trained
+from zorse.commands import export as module
+from zorse.commands.export import Options, export
+from zorse.config.schema import Networks
+from zorse.cyclegan.build import build_generator, init_weights
+from zorse.cyclegan.step import CycleGANStep
+from zorse.errors import UserError
+from zorse.inference.translator import Translator
+from zorse.interop.graphs import Graph
+from zorse.interop.saved_model import write
+from zorse.training.init_from import begin_with
 
 SIZES = [(1, 16, 16), (2, 20, 48), (5, 64, 28)]  # none of those that an export checks or is traced with
 FORMATS = ("safetensors", "onnx", "torch_export")
@@ -185,8 +186,8 @@ def test_statistics_stay_wide(trained, tmp_path):
 
 def spoil(monkeypatch, change):
     """Let what is traced compute something else than the generator."""
-    forward = module.Graph.forward
-    monkeypatch.setattr(module.Graph, "forward", lambda self, image: change(forward(self, image)))
+    forward = Graph.forward
+    monkeypatch.setattr(Graph, "forward", lambda self, image: change(forward(self, image)))
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch_export"])

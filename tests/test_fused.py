@@ -29,7 +29,7 @@ def test_the_compiler_for_a_gpu_takes_the_kernels(dtype, tmp_path, monkeypatch):
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
 
-    from pipeline import fused_kernels as kernels
+    from zorse.ops import fused_norm_triton as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     data = ("x", "residual", "out", "grad", "grad_x", "grad_residual")
@@ -67,7 +67,7 @@ def test_the_compiler_for_a_gpu_takes_the_kernels(dtype, tmp_path, monkeypatch):
 
 def test_without_triton_it_can_be_imported_and_says_what_is_missing():
     program = (
-        "import sys; sys.modules['triton'] = None; import torch; from pipeline.fused import fused_norm\n"
+        "import sys; sys.modules['triton'] = None; import torch; from zorse.ops.fused_norm import fused_norm\n"
         "try: fused_norm(torch.zeros(1, 4, 3, 3), 0.0)\n"
         "except ImportError as error: print(error)"
     )

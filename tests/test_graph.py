@@ -10,13 +10,13 @@ from conftest import ROOT, TINY, command
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.build import build_adam, build_history, build_model
-from pipeline.config import Config, Images, Losses, Networks, Optimization, Run
-from pipeline.errors import UserError
-from pipeline.graph import WARM_UP, Recorded
-from pipeline.hardware import use_hardware
-from pipeline.order import Share
-from pipeline.update import Update
+from zorse.config.schema import Config, Images, Losses, Networks, Optimization, Run
+from zorse.data.order import Share
+from zorse.errors import UserError
+from zorse.ops.cuda_graph import WARM_UP, Recorded
+from zorse.training.devices import use_hardware
+from zorse.training.state import build_adam, build_history, build_model
+from zorse.training.update import Update
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 MODES = {"a": "rgb", "b": "rgb"}

@@ -8,8 +8,9 @@ import torch
 from conftest import ROOT, TINY, command
 from safetensors.torch import load_file
 
-from pipeline import checkpoint, monitor
-from pipeline.errors import UserError
+from zorse.checkpoints import format as checkpoint
+from zorse.errors import UserError
+from zorse.runs import metrics
 
 ONE_BY_ONE = ["--status-every", "1", "--sample-images", "1", "--tracker", "none", "--evaluate-every", "1000"]
 EIGHT_PAIRS = ["--epochs", "0.73", "--decay-epochs", "0"]  # epochs of 11
@@ -76,8 +77,8 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_halved(shards, tmp_path
 def test_gradients_that_overflow_at_any_scale_are_told():
     scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
     with pytest.raises(UserError, match=r"overflow float16.*lower the learning rate"):
-        monitor.loss_scale(scaler)
-    assert monitor.loss_scale(None) == {}
+        metrics.loss_scale(scaler)
+    assert metrics.loss_scale(None) == {}
 
 
 @pytest.mark.slow

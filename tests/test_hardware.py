@@ -9,7 +9,7 @@ from conftest import ROOT, command
 # malloc itself: what torch and Python allocate between two arrays lays the heap out differently each time.
 FAULTS = """
 import ctypes, resource
-from pipeline.hardware import keep_memory
+from zorse.training.devices import keep_memory
 
 keep_memory()
 libc, size = ctypes.CDLL(None), ctypes.c_size_t(100_000_000)

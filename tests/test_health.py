@@ -8,7 +8,7 @@ import torch
 from conftest import TINY, shard, train
 from PIL import Image
 
-from pipeline.health import Health, looks
+from zorse.runs.health import Health, looks
 
 EVERY = ["--status-every", "20", "--sample-every", "100", "--evaluate-every", "1000000", "--decay-epochs", "0"]
 

@@ -2,8 +2,9 @@
 
 import torch
 
-from pipeline.history import ImageHistory
-from pipeline.order import HISTORY, Share, key
+from zorse.cyclegan.image_pool import ImageHistory
+from zorse.data.order import Share
+from zorse.keyed_random import HISTORY, key
 
 
 def images(positions):

@@ -27,7 +27,7 @@ from pictures import (
 )
 from PIL import Image, JpegImagePlugin
 
-from data_prep.images import BadImage, ImagePolicy, Prepared, prepare
+from zorse_prep.images import BadImage, ImagePolicy, Prepared, prepare
 
 POLICY = ImagePolicy(max_side=64, min_side=16)
 LOSSLESS = ImagePolicy(max_side=64, min_side=16, lossless=True)

@@ -6,11 +6,11 @@ from conftest import TINY, train
 from safetensors.torch import load_file
 from test_train import refused, run
 
-from pipeline import checkpoint
-from pipeline.config import Networks
-from pipeline.reference_weights import FILES, written
-from pipeline.trained import load_trained
-from pipeline.translator import Translator
+from zorse.checkpoints import format as checkpoint
+from zorse.checkpoints.load import load_trained
+from zorse.config.schema import Networks
+from zorse.inference.translator import Translator
+from zorse.interop.junyanz import FILES, written
 
 SHORT = ["--epochs", "0.2", "--decay-epochs", "0", "--keep", "9"]
 

@@ -14,7 +14,7 @@ from conftest import ROOT, TINY
 from test_faults import nobody_left, processes_of, wait_for
 from test_train import assert_close, final, losses, run
 
-from pipeline import checkpoint
+from zorse.checkpoints import format as checkpoint
 
 SHORT = [  # 88 pairs in 44 steps
     "--batch", "2", "--history", "2", "--epochs", "4", "--decay-epochs", "4", "--checkpoint-every", "20",

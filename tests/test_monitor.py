@@ -9,12 +9,13 @@ import signal
 import pytest
 import torch
 
-from pipeline import records
-from pipeline.config import Optimization
-from pipeline.errors import UserError
-from pipeline.monitor import LossWindow
-from pipeline.records import Recorder, append
-from pipeline.schedule import learning_rates, total_pairs
+from zorse.config.schema import Optimization
+from zorse.errors import UserError
+from zorse.files import append
+from zorse.runs import records
+from zorse.runs.metrics import LossWindow
+from zorse.runs.records import Recorder
+from zorse.training.schedule import learning_rates, total_pairs
 
 
 def step(window, *micro_steps):

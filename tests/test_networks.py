@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import layers
-from pipeline.networks import Discriminator, Generator, init_weights, parameter_count
+from zorse.cyclegan import layers
+from zorse.cyclegan.build import init_weights, parameter_count
+from zorse.cyclegan.patchgan import Discriminator
+from zorse.cyclegan.resnet import Generator
 
 
 def test_parameter_counts_are_the_references_without_inert_biases():

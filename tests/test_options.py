@@ -9,13 +9,16 @@ from conftest import TINY, train
 from test_train import EXACT, SIX_STEPS, assert_close, final, refused, run
 from torch import nn
 
-from pipeline import losses
-from pipeline.config import Losses, Networks, Optimization
-from pipeline.history import ImageHistory
-from pipeline.layers import Norm, ResizeConv, SpectralConv, dropout
-from pipeline.networks import Discriminator, Generator, UNet, build_generator, init_weights
-from pipeline.schedule import learning_rates
-from pipeline.step import CycleGANStep
+from zorse.config.schema import Losses, Networks, Optimization
+from zorse.cyclegan import losses
+from zorse.cyclegan.build import build_generator, init_weights
+from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.layers import Norm, ResizeConv, SpectralConv, dropout
+from zorse.cyclegan.patchgan import Discriminator
+from zorse.cyclegan.resnet import Generator
+from zorse.cyclegan.step import CycleGANStep
+from zorse.cyclegan.unet import UNet
+from zorse.training.schedule import learning_rates
 
 SMALL = Networks(generator_channels=2, generator_blocks=1, discriminator_channels=2, discriminator_layers=1)
 

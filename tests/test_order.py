@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline import order
-from pipeline.order import DomainOrder, key, mix, mix_array, permutation
+from zorse.data import order
+from zorse.data.order import DomainOrder
+from zorse.keyed_random import key, mix, mix_array, permutation
 
 COUNTS = [[1], [3, 0, 5], [1067], [7] * 40 + [3]]
 

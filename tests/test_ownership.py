@@ -8,16 +8,16 @@ import time
 import pytest
 from test_faults import LONG, nobody_left, start, wait_for
 
-from pipeline import ownership
-from pipeline.errors import UserError
-from pipeline.ownership import Ownership
+from zorse.errors import UserError
+from zorse.runs import lock
+from zorse.runs.lock import Ownership
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(ownership, "SILENCE", 1.5)
-    monkeypatch.setattr(ownership, "LOCK_PATIENCE", 0.2)
-    monkeypatch.setattr(ownership, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(lock, "SILENCE", 1.5)
+    monkeypatch.setattr(lock, "LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.2)
 
 
 def elsewhere(out, **changes):
@@ -35,7 +35,7 @@ def test_a_second_owner_is_refused_and_the_first_one_says_when_it_has_ended(tmp_
         Ownership(tmp_path / "run")
     first.check()
     first._release()
-    assert ownership.read(tmp_path / "run" / "owner.json")["ended"]
+    assert lock.read(tmp_path / "run" / "owner.json")["ended"]
 
 
 @pytest.mark.fault(22)
@@ -56,7 +56,7 @@ def test_a_living_owner_on_another_machine_is_refused(tmp_path):
         over.set()
         thread.join()
     assert "process 7 on node17, job 12; watching" in notes[0]
-    assert ownership.read(tmp_path / "owner.json") == owner
+    assert lock.read(tmp_path / "owner.json") == owner
 
 
 @pytest.mark.fault(22)
@@ -91,7 +91,7 @@ def test_an_earlier_start_that_lives_on_a_lost_node_is_replaced(tmp_path, monkey
     """It holds the lock, and does not know. Not so an earlier job."""
     monkeypatch.setenv("SLURM_JOB_ID", "31")
     first = Ownership(tmp_path)
-    assert not ownership.superseded(tmp_path)
+    assert not lock.superseded(tmp_path)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     second = Ownership(tmp_path)
     second.check()
@@ -100,9 +100,9 @@ def test_an_earlier_start_that_lives_on_a_lost_node_is_replaced(tmp_path, monkey
     first._release()
     second.check()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
-    assert ownership.superseded(tmp_path)
+    assert lock.superseded(tmp_path)
     second._release()
-    assert ownership.superseded(tmp_path)
+    assert lock.superseded(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "32")
     with pytest.raises(UserError, match="is being trained by"):
         Ownership(tmp_path)
@@ -118,6 +118,6 @@ def test_one_that_was_taken_for_dead_writes_no_more(shards, tmp_path):
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 2 and nobody_left(out)
     assert "error: " in output and "was taken over by process 7 on node17 while this process seemed dead" in output
-    assert ownership.read(out / "owner.json") == owner
+    assert lock.read(out / "owner.json") == owner
     # At most one more checkpoint, which was on its way.
     assert len({path.name for path in (out / "checkpoints").glob("pairs-*")} - saved) <= 1

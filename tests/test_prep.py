@@ -28,7 +28,7 @@ from prep_tools import (
     shard,
 )
 
-from data_prep.items import SPLITS
+from zorse_prep.items import SPLITS
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +316,7 @@ def test_demo_pictures_are_a_function_of_the_seed(tmp_path):
 
 
 def test_demo_zebras_are_striped_and_horses_are_not():
-    from data_prep.demo import draw
+    from zorse_prep.demo import draw
 
     def contrast(split: str) -> float:
         centres = [np.asarray(draw(0, split, i, 64).convert("L"), dtype=float)[28:38, 22:40] for i in range(20)]

@@ -28,12 +28,12 @@ from prep_tools import (
     without_created,
 )
 
-from data_prep import PrepError, listing
-from data_prep.folders import folder_source
-from data_prep.items import Item, Source, none_dropped
-from data_prep.listing import Hashed, list_source
-from data_prep.plan import Policy, load_plan, planned_items
-from data_prep.planning import Choices, make_plan
+from zorse_prep import PrepError, listing
+from zorse_prep.folders import folder_source
+from zorse_prep.items import Item, Source, none_dropped
+from zorse_prep.listing import Hashed, list_source
+from zorse_prep.plan import Policy, load_plan, planned_items
+from zorse_prep.planning import Choices, make_plan
 
 CHOICES = Choices(max_corrupt=0.01, threads=2)
 POLICY = Policy(1024, 16, 32)

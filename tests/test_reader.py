@@ -13,21 +13,22 @@ import pytest
 import torch
 from test_data import IMAGES, assert_same, stream
 
-from pipeline import data, order, reader
-from pipeline.config import Images
-from pipeline.data import open_shards, pair_batches, whole_images
-from pipeline.errors import OneRankError, TransientError, UserError
-from pipeline.order import Share
-from pipeline.quarantine import Quarantine
-from pipeline.reader import File, Folder
-from pipeline.split import _checksums, _offsets
+from zorse.config.schema import Images
+from zorse.data import loader, local, order
+from zorse.data.dataset import _warn_once, open_shards, whole_images
+from zorse.data.loader import pair_batches
+from zorse.data.local import File, Folder
+from zorse.data.order import Share
+from zorse.data.quarantine import Quarantine
+from zorse.data.samples import _checksums, _offsets
+from zorse.errors import OneRankError, TransientError, UserError
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """No waits between attempts, and nothing kept of files that another test changed."""
-    monkeypatch.setattr(reader, "PAUSES", (0.0, 0.0, 0.0, 0.0))
-    for kept in (_offsets, _checksums, reader._open, data._warn_once):
+    monkeypatch.setattr(local, "PAUSES", (0.0, 0.0, 0.0, 0.0))
+    for kept in (_offsets, _checksums, local._open, _warn_once):
         kept.cache_clear()
 
 
@@ -119,7 +120,7 @@ def test_a_tar_that_changes_after_the_start_is_named_when_it_is_opened(copied):
     tar.write_bytes(tar.read_bytes() + bytes(512))
     assert "bytes" in one_line(tar, lambda: opened.train_a.read(5))
     tar.unlink()
-    reader._open.cache_clear()
+    local._open.cache_clear()
     assert "missing" in one_line(tar, lambda: opened.train_a.read(5))
 
 
@@ -166,8 +167,8 @@ def test_what_comes_is_asked_for_before_it_is_read(make_shards, monkeypatch):
     """128 pairs ahead: sample by sample, and where the order is by blocks, each block once and as a whole."""
     opened = open_shards(make_shards(40, 40, shard_size=20))
     told, jobs = advised(monkeypatch), []
-    monkeypatch.setattr(data.Ahead, "_work", lambda self: jobs.append(self))
-    monkeypatch.setattr(data.Ahead, "close", lambda self: [tell() for tell in self.jobs.queue if tell])
+    monkeypatch.setattr(loader.Ahead, "_work", lambda self: jobs.append(self))
+    monkeypatch.setattr(loader.Ahead, "close", lambda self: [tell() for tell in self.jobs.queue if tell])
     first_batch(opened)
     assert len(told) == 80 and len(set(told)) == 80  # each sample once, though 129 pairs were looked at
     assert all((start, end) != block for _, start, end, block in told)
@@ -341,7 +342,7 @@ def test_a_full_disk_does_not_stop_the_quarantine(quarantine, monkeypatch):
     def full(path, text):
         raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr("pipeline.quarantine.append", full)
+    monkeypatch.setattr("zorse.data.quarantine.append", full)
     kept.take(batch([0], (0, "a", 5)))
     assert "no space" in kept.warnings[-1]
 
@@ -374,7 +375,7 @@ def test_threads_never_read_through_anothers_handle(tmp_path, monkeypatch):
     store, files = Folder(tmp_path), [File(f"{number:03d}", 64) for number in range(64)]
     for file in files:
         (tmp_path / file.name).write_bytes(file.name.encode().ljust(64, b"."))
-    monkeypatch.setattr(reader, "_open", lru_cache(4)(reader._open.__wrapped__))
+    monkeypatch.setattr(local, "_open", lru_cache(4)(local._open.__wrapped__))
     wrong = []
 
     def work(seed):

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config import Networks
-from pipeline.errors import UserError
-from pipeline.networks import build_discriminator, build_generator, init_weights
-from pipeline.reference_weights import files, read_discriminator, read_generator, written
+from zorse.config.schema import Networks
+from zorse.cyclegan.build import build_discriminator, build_generator, init_weights
+from zorse.errors import UserError
+from zorse.interop.junyanz import files, read_discriminator, read_generator, written
 
 CHECKOUT = os.environ.get("JUNYANZ")
 NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}

@@ -15,16 +15,16 @@ from conftest import ROOT, TINY, train
 from flaky_server import serving
 from test_data import assert_same, stream
 
-from pipeline import cache as cache_module
-from pipeline import reader
-from pipeline.cache import BlockCache
-from pipeline.commandline import parse
-from pipeline.config import Config, Run
-from pipeline.data import open_shards
-from pipeline.errors import OneRankError, TransientError, UserError
-from pipeline.remote import Remote, _file_system
-from pipeline.rundir import run_directory
-from pipeline.split import _checksums, _offsets
+from zorse.config.command_line import parse
+from zorse.config.resolve import run_directory
+from zorse.config.schema import Config, Run
+from zorse.data import block_cache as cache_module
+from zorse.data import local as reader
+from zorse.data.block_cache import BlockCache
+from zorse.data.dataset import open_shards
+from zorse.data.remote import Remote, _file_system
+from zorse.data.samples import _checksums, _offsets
+from zorse.errors import OneRankError, TransientError, UserError
 
 
 @pytest.fixture(autouse=True)
@@ -296,7 +296,7 @@ def test_of_several_readers_one_fetches(blocks):
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from pipeline.cache import BlockCache
+from zorse.data.block_cache import BlockCache
 def fetch():
     print("fetched", flush=True)
     time.sleep(float(sys.argv[2]))

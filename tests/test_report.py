@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT, TINY, command, train
 from PIL import Image
 
-from pipeline import pictures
-from pipeline.report import main
+from zorse.commands.report import main
+from zorse.runs import sample_grid
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 
@@ -135,7 +135,7 @@ def test_a_grid_that_cannot_be_read_is_left_out_of_the_strip(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     widths = []
     for _ in range(2):  # with it and without
-        pictures.save_strip(copy, (32, 32))
+        sample_grid.save_strip(copy, (32, 32))
         widths.append(Image.open(copy / "samples" / "strip.png").width)
         (copy / "samples" / "000000005.png").unlink(missing_ok=True)
     assert widths[0] == widths[1]

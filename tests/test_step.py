@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.utils import counters
 
-from pipeline.config import Losses, Networks
-from pipeline.history import ImageHistory
-from pipeline.order import HISTORY, key
-from pipeline.step import CycleGANStep
+from zorse.config.schema import Losses, Networks
+from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.step import CycleGANStep
+from zorse.keyed_random import HISTORY, key
 
 SIZE, SEED, BLOCKS = 32, 3, 2
 NETWORKS = Networks(generator_channels=4, generator_blocks=BLOCKS, discriminator_channels=4, discriminator_layers=2)

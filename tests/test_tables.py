@@ -9,9 +9,9 @@ import pytest
 import webdataset
 from prep_tools import assert_refused, counts_of, done, manifest_of, noisy_jpeg, prep, shard
 
-from data_prep import PrepError
-from data_prep.items import SPLITS, Item
-from data_prep.sources import open_source, read
+from zorse_prep import PrepError
+from zorse_prep.items import SPLITS, Item
+from zorse_prep.sources import open_source, read
 
 
 def images(*columns):

@@ -13,7 +13,7 @@ from conftest import HORSE2ZEBRA, ROOT, TINY, command, draw, shard, train
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline import checkpoint
+from zorse.checkpoints import format as checkpoint
 
 EXACT = ["--dtype", "float64"]
 

@@ -22,13 +22,15 @@ from pictures import PHOTO, RAMP, animation, encode, srgb_profile, swapped_profi
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
-from data_prep import display
-from data_prep.images import read_as
-from pipeline import checkpoint, image_files, inference
-from pipeline.errors import TransientError, UserError
-from pipeline.networks import Generator
-from pipeline.pixels import CHANNELS
-from pipeline.translate import Options, Translator, main, run
+from zorse.checkpoints import format as checkpoint
+from zorse.commands.translate import Translator, main, run
+from zorse.cyclegan.resnet import Generator
+from zorse.data.pixels import CHANNELS
+from zorse.errors import TransientError, UserError
+from zorse.inference import image_files, translate_files
+from zorse.inference.options import Options
+from zorse_prep import display
+from zorse_prep.images import read_as
 
 SCRIPT = ROOT / "pipeline" / "translate.py"
 
@@ -145,7 +147,7 @@ def test_many_sizes_do_not_wait_for_their_like_for_ever(model, tmp_path, monkeyp
     """Of 30 images that are all of different sizes no more than 2 batches of 2 are held back."""
     for number in range(30):
         fill(tmp_path / "in", f"{number:02}.png", size=(20 + number, 20))
-    most, real = [], inference.by_size
+    most, real = [], translate_files.by_size
 
     def watched(images, batch):
         taken = given = 0
@@ -161,7 +163,7 @@ def test_many_sizes_do_not_wait_for_their_like_for_ever(model, tmp_path, monkeyp
             most.append(taken - given)
             yield group
 
-    monkeypatch.setattr(inference, "by_size", watched)
+    monkeypatch.setattr(translate_files, "by_size", watched)
     translate(model, tmp_path / "in", tmp_path / "out", batch=2)
     assert len(tree(tmp_path / "out")) == 30 and max(most) == 4
 
@@ -391,8 +393,8 @@ def test_no_name_in_a_tar_leads_out_of_the_folder(tmp_path, name):
         __len__ = lambda self: 1  # noqa: E731
 
     options = Options(Path(), ("shards", str(tmp_path)), "a2b")
-    (item,) = inference.items_of(options, {"a2b": Evil()})
-    with pytest.raises(inference.CorruptSample, match="leads out"):
+    (item,) = translate_files.items_of(options, {"a2b": Evil()})
+    with pytest.raises(translate_files.CorruptSample, match="leads out"):
         item.read()
 
 
@@ -707,7 +709,7 @@ def test_exit_codes(monkeypatch, capsys, error, code, told):
     def ends(options):
         raise error
 
-    monkeypatch.setattr("pipeline.translate.run", ends)
+    monkeypatch.setattr("zorse.commands.translate.run", ends)
     monkeypatch.setattr(sys, "argv", ["translate.py", "run", "in", "out", "--direction", "a2b"])
     with pytest.raises(SystemExit) as left:
         main()

@@ -14,11 +14,14 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pipeline import bands, checkpoint, exported
-from pipeline.config import Networks
-from pipeline.errors import UserError
-from pipeline.networks import Generator, build_generator, init_weights
-from pipeline.translator import Translator, pad_for
+from zorse.checkpoints import format as checkpoint
+from zorse.config.schema import Networks
+from zorse.cyclegan.build import build_generator, init_weights
+from zorse.cyclegan.resnet import Generator
+from zorse.errors import UserError
+from zorse.inference import banded
+from zorse.inference.translator import Translator, pad_for
+from zorse.interop import saved_model
 
 
 def noise(height, width, channels=3, seed=0):
@@ -54,7 +57,9 @@ def make(folder, modes=("rgb", "rgb"), scale=1.0, **changes):
     provenance = {"data": "0", "pairs_seen": 1, "weights": "raw", "crop_size": 32, "evaluation": None}
     about = {"zorse": "0", "direction": "a2b", "networks": sizes, "dtype": "float32", "provenance": provenance}
     folder.mkdir(parents=True, exist_ok=True)
-    exported.write(folder, generator, about | {"modes": dict(zip(("from", "to"), modes, strict=True))} | changes, None)
+    saved_model.write(
+        folder, generator, about | {"modes": dict(zip(("from", "to"), modes, strict=True))} | changes, None
+    )
     return folder
 
 
@@ -99,7 +104,7 @@ def test_a_list_keeps_its_order_and_shares_calls_by_size(trained):
 
 def test_calls_stay_small(trained, monkeypatch):
     translator, calls = Translator(trained), []
-    monkeypatch.setattr("pipeline.translator.AT_ONCE", 2 * 20 * 24)
+    monkeypatch.setattr("zorse.inference.translator.AT_ONCE", 2 * 20 * 24)
     translator.generator.register_forward_hook(lambda network, given, made: calls.append(len(made)))
     assert translator(chw(noise(20, 24)).repeat(5, 1, 1, 1)).shape == (5, 3, 20, 24) and calls == [2, 2, 1]
 
@@ -237,10 +242,10 @@ def test_the_nearest_evaluation_and_picture(tmp_path):
     (tmp_path / "eval" / "half.json").write_text('{"pairs": 40')
     for name in ("000000000", "000000050", "strip"):
         (tmp_path / "samples" / f"{name}.png").touch()
-    assert exported.nearest_evaluation(tmp_path, 40, "ema")["weights"] == "ema"
-    assert exported.nearest_evaluation(tmp_path, 40, "raw") == exported.nearest_evaluation(tmp_path, 21, "raw")
-    assert exported.nearest_evaluation(tmp_path, 60, "raw")["pairs"] == 80
-    assert exported.nearest_sample(tmp_path, 40).name == "000000050.png"
+    assert saved_model.nearest_evaluation(tmp_path, 40, "ema")["weights"] == "ema"
+    assert saved_model.nearest_evaluation(tmp_path, 40, "raw") == saved_model.nearest_evaluation(tmp_path, 21, "raw")
+    assert saved_model.nearest_evaluation(tmp_path, 60, "raw")["pairs"] == 80
+    assert saved_model.nearest_sample(tmp_path, 40).name == "000000050.png"
 
 
 @pytest.mark.parametrize(
@@ -272,12 +277,12 @@ def test_what_a_saved_model_has_not_is_refused(tmp_path):
 
 PUSH = """
 import sys
-from pipeline.translator import Translator
+from zorse.inference.translator import Translator
 print(Translator(sys.argv[1]).push_to_hub("user/model", model_card_kwargs={"license": "mit"}, token="secret"))
 """
 FETCH = """
 import torch
-from pipeline.translator import Translator
+from zorse.inference.translator import Translator
 again = Translator.from_pretrained("user/model", precision="float32", revision="main")
 print(again(torch.linspace(-1, 1, 768).view(3, 16, 16))[:, 5, 5].tolist(), again.about["provenance"]["pairs_seen"])
 try:
@@ -312,7 +317,7 @@ def test_bands_give_what_the_whole_image_gives(trained, kind, monkeypatch):
     sizes = []
     for how in ({"tile": 8}, {"tile": "auto"}):
         if how["tile"] == "auto":
-            monkeypatch.setattr(bands, "free_on", lambda device: 300_000)  # bytes: not enough for the whole
+            monkeypatch.setattr(banded, "free_on", lambda device: 300_000)  # bytes: not enough for the whole
         translator = Translator(trained, **how)
         translator.generator.register_forward_hook(lambda *call: sizes.append(call[-1].shape))
         made = translator(image)
@@ -329,8 +334,8 @@ def test_a_batch_that_does_not_fit_is_taken_one_by_one(trained, monkeypatch):
     pixels = torch.stack([chw(noise(32, 32, seed=seed)) for seed in range(3)])
     translator, sizes = Translator(trained), []
     expected = translator.translate_pixels(pixels)
-    one = bands.memory_of_whole(translator.generator, 32, 32)
-    monkeypatch.setattr(bands, "free_on", lambda device: 2 * one)
+    one = banded.memory_of_whole(translator.generator, 32, 32)
+    monkeypatch.setattr(banded, "free_on", lambda device: 2 * one)
     translator.generator.register_forward_hook(lambda *call: sizes.append(len(call[-1])))
     assert (translator.translate_pixels(pixels).int() - expected).abs().max() <= 1
     assert sizes == [1, 1, 1]

@@ -16,9 +16,9 @@ from pictures import PHOTO, encode, turned
 from PIL import Image
 from prep_tools import assert_refused, contents, counts_of, done, make_folder, manifest_of, noisy_jpeg, prep, shard
 
-from data_prep.plan import load_plan
-from data_prep.verify import read_shard
-from pipeline.data import open_shards
+from zorse.data.dataset import open_shards
+from zorse_prep.plan import load_plan
+from zorse_prep.verify import read_shard
 
 
 @pytest.fixture(scope="module")

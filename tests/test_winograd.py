@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline import winograd
-from pipeline.layers import ResidualConv
+from zorse.cyclegan.layers import ResidualConv
+from zorse.ops import winograd
 
 
 @pytest.fixture

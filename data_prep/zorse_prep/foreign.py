@@ -1,0 +1,156 @@
+"""WebDataset tars of another program, made usable where they lie: an index, checksums and a manifest beside them.
+
+A sample is its first image member; other members (.json, .txt, .cls, .pyd, ...) are never opened. The index points at
+each image's own header, so that a reader skips all between them. No tar is changed, and no image converted.
+"""
+
+import hashlib
+import os
+import re
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from zorse_prep import PrepError
+from zorse_prep.archives import is_plain, tar_members
+from zorse_prep.atomic import load_json
+from zorse_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
+from zorse_prep.items import LARGEST, looks_like_image, none_dropped
+from zorse_prep.manifest import check_usable, split_entry, write_manifest
+from zorse_prep.plan import FORMAT
+from zorse_prep.shards import totals, write_index
+from zorse_prep.verify import BLOCK, FOREIGN
+from zorse_prep.workers import Task, run_all
+
+ANY_SIDE = 1 << 30  # pixels; nothing is reduced
+WHITE = 255
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.tar")  # of a tar, as trainers take it
+
+
+def index_tars(
+    folder: Path, globs: dict[str, tuple[str, ...]], min_side: int, max_corrupt: float, workers: int
+) -> dict:
+    """Index the tars of each split; returns the manifest. Raises PrepError, TooManyCorrupt."""
+    tars = _find(folder, globs)
+    policy = ImagePolicy(max_side=ANY_SIDE, min_side=min_side)
+    tasks = [Task(split, 0, index_tar, (folder, name, policy)) for split, names in tars.items() for name in names]
+    records = run_all("indexing", tasks, workers)
+    splits = {}
+    for split in tars:
+        found = [record for task, record in zip(tasks, records, strict=True) if task.split == split]
+        entry = split_entry(found, WHITE)
+        unconverted = sum((Counter(record["unconverted"]) for record in found), Counter())
+        splits[split] = {
+            "found": entry["samples"] + entry["quarantined"]["count"],
+            **entry,
+            "unconverted": dict(sorted(unconverted.items())),
+            "dropped": none_dropped(),
+        }
+    inputs = sum(entry["found"] for entry in splits.values())
+    check_usable(splits, inputs, max_corrupt, "repair them and run again")
+    return write_manifest(
+        folder,
+        [bad for record in records for bad in record["quarantined"]],
+        name=folder.resolve().name,
+        created=None,
+        source={"kind": FOREIGN, "uri": str(folder.resolve()), "revision": None},
+        policy={"min_side": min_side, "images": f"not converted, judged by: {POLICY}"},
+        modes={"a": "rgb", "b": "rgb"},
+        plan_sha256=None,
+        overlaps={},
+        splits=splits,
+    )
+
+
+def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """{split: names of its tars in the folder, in order}; each tar is in one split."""
+    if not folder.is_dir():
+        raise PrepError(f"{folder} is not a folder; give the one that holds the tars")
+    path = folder / "manifest.json"
+    manifest = (load_json(path) or {}) if path.exists() else {"format": FORMAT, "source": {"kind": FOREIGN}}
+    if manifest.get("format") != FORMAT:
+        raise PrepError(f"{path} is of something else; move it away, or link the tars into a folder of their own")
+    if (folder / "plan.json").exists() or manifest["source"]["kind"] != FOREIGN:
+        raise PrepError(f"{folder} holds shards made here, which have their index; give a folder of other tars")
+    found, owner = {}, {}
+    for split, patterns in globs.items():
+        flag = f"--{split[:-1]}-{split[-1].lower()}"
+        if split.startswith("train") and not patterns:
+            raise PrepError(f"{flag} is missing; say which tars are its, e.g. {flag} 'horse-*.tar'")
+        names = set()
+        for pattern in patterns:
+            if "/" in pattern:
+                raise PrepError(f"{flag} {pattern}: tars must lie in {folder} itself; give the folder that holds them")
+            matched = {path.name for path in folder.glob(pattern) if path.is_file()}
+            if not matched:
+                raise PrepError(f"{flag} {pattern} matches no file in {folder}; give another pattern")
+            if odd := sorted(name for name in matched if not NAME.fullmatch(name)):
+                raise PrepError(f"{odd[0]!r}: rename it to letters, digits, '.', '_', '-' and .tar at the end")
+            names |= matched
+        for name in sorted(names):
+            if name in owner:
+                raise PrepError(f"{name} is in {owner[name]} and in {split}; give patterns that tell them apart")
+            owner[name] = split
+        if names:
+            found[split] = sorted(names)
+    return found
+
+
+def index_tar(folder: Path, name: str, policy: ImagePolicy, count) -> dict:
+    """Write NAME.idx and NAME.crc for a tar; returns the same record as of a shard that was made here."""
+    offsets, sums, images, quarantined, end = [], [], [], [], 0
+    with (folder / name).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        for member in _first_images(folder / name):
+            try:
+                data = _image_of(file.fileno(), member)
+                images.append(prepare(data, policy)._replace(data=b""))
+            except BadImage as bad:
+                quarantined.append({"file": f"{name}/{member.name}", "reason": str(bad)})
+            else:
+                offsets.append(member.offset_data - BLOCK)
+                sums.append(zlib.crc32(data))
+                end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+            count(member.size)
+    index_sha256, crc_sha256 = write_index(folder / name, [*offsets, end], sums)
+    return {
+        "name": name,
+        "samples": len(sums),
+        "bytes": (folder / name).stat().st_size,
+        "sha256": sha256,
+        "index_sha256": index_sha256,
+        "crc_sha256": crc_sha256,
+        "quarantined": quarantined,
+        **_unconverted(images),
+    }
+
+
+def _unconverted(images: list[Prepared]) -> dict:
+    record = totals(images)
+    return {**record, "converted": {}, "unconverted": record["converted"]}
+
+
+def _first_images(path: Path) -> Iterator[tarfile.TarInfo]:
+    """The first image member of each sample: of neighbours whose names agree up to the first dot of the last part."""
+    for _, sample in groupby(filter(is_plain, tar_members(path)), lambda member: _key(member.name)):
+        image = next((member for member in sample if looks_like_image(member.name, bytes)), None)
+        if image:
+            yield image
+
+
+def _key(name: str) -> str:
+    folder, _, last = name.rpartition("/")
+    return f"{folder}/{last.split('.')[0]}"
+
+
+def _image_of(tar: int, member: tarfile.TarInfo) -> bytes:
+    """A member's bytes, if its own header says where they lie, as the trainer reads them. Raises BadImage."""
+    if member.size > LARGEST:
+        raise BadImage(f"larger than {LARGEST >> 20} MiB")
+    header = os.pread(tar, BLOCK, member.offset_data - BLOCK)
+    if header[257:262] != b"ustar" or tarfile.nti(header[124:136]) != member.size:
+        raise BadImage("its tar header is of an old format; make the tar again with --format=ustar")
+    return os.pread(tar, member.size, member.offset_data)

@@ -1,0 +1,185 @@
+"""The image policy: which bytes go into a shard as they are, which are converted and how, and which are bad.
+
+A good JPEG is copied byte for byte, and so is a good PNG where PNG is what the policy stores. Everything else becomes
+a JPEG of quality 95 without chroma subsampling, or a PNG, and each conversion is named, so that the manifest can
+count it:
+
+  bmp, gif, jpeg, png, ...  the file's format, where it could not be kept
+  first_frame               of an animation, or of a file of many pages
+  exif_rotated              turned upright
+  deep_colour               16 bits a channel in colour or with alpha; Pillow reads the upper 8 of them
+  deep_grey                 16-bit or float grey, scaled to what is stored
+  shallow_grey              8-bit grey where 16 bits are stored: times 257
+  alpha                     transparent pixels put on white
+  opaque                    no transparency where alpha is stored: full alpha added
+  cmyk, colour              CMYK to RGB; colour to grey
+  icc, icc_ignored          a colour profile other than sRGB applied; left out, as it cannot be applied to 16-bit grey
+  reduced                   made smaller
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from zorse_prep.pixels import Mode, convert, sums
+from zorse_prep.whole import check_whole
+
+# A short list keeps PIL away from formats which run other programs (EPS) or hold no photographs.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+JPEG_OPTIONS = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
+POLICY = "good JPEG copied; others JPEG 95 4:4:4 or PNG, sRGB, upright, on white or with alpha, bicubic"
+PNG_OPTIONS = {"format": "PNG"}
+PNG_MODES = ("rgba", "grey16")  # what no JPEG holds
+# PIL's names of the pixels in a PNG that may be copied.
+PNG_KEPT = {"rgb": ("RGB", "L"), "grey": ("L",), "rgba": ("RGBA",), "grey16": ("I;16B",)}
+BITS_PER_SAMPLE = 258  # TIFF tag
+ORIENTATION = 0x0112  # EXIF tag
+
+
+class BadImage(Exception):
+    """The bytes are not a usable image; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class ImagePolicy:
+    """What every image is held to. A longer side than `max_side` is reduced to it; a shorter one, after that, than
+    `min_side` is bad; both in pixels. `lossless`: PNG instead of JPEG for what must be converted, good PNGs copied."""
+
+    max_side: int
+    min_side: int
+    lossless: bool = False
+
+
+class Prepared(NamedTuple):
+    """One sample: the bytes of a member and its extension, "jpg" or "png"; names of the conversions; (width, height);
+    exact sums over the pixels and over their squares, per channel of the mode, in stored levels."""
+
+    data: bytes
+    extension: str
+    conversions: list[str]
+    size: tuple[int, int]
+    sums: list[int]
+    square_sums: list[int]
+
+
+def prepare(data: bytes, policy: ImagePolicy, mode: Mode = "rgb") -> Prepared:
+    """Judge and, where it must be, convert one image file.
+
+    data: the file as found; its name and extension play no part. mode: the pixels to store: 8-bit sRGB (grey may stay
+    one channel, and counts as three), 8-bit grey, 8-bit sRGB with straight alpha, or 16-bit grey. Raises
+    BadImage(reason).
+    """
+    with _reasons(data):
+        return _prepare(data, policy, mode)
+
+
+@contextmanager
+def _reasons(data: bytes) -> Iterator[None]:
+    """Turn whatever PIL raises for broken files into BadImage."""
+    if not data:
+        raise BadImage("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL warns of odd metadata; what counts is judged here
+            yield
+    except (BadImage, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise BadImage(f"not an image ({', '.join(FORMATS)} are read)") from None
+    except Image.DecompressionBombError:
+        raise BadImage(f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels") from None
+    except Exception as error:  # broken files make PIL's decoders raise nearly anything
+        raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from None
+
+
+def read_as(data: bytes, mode: Mode) -> Image.Image:
+    """An image file as `prepare` would store it, but at its own size. Raises BadImage(reason)."""
+    return read_noted(data, mode)[0]
+
+
+def read_noted(data: bytes, mode: Mode) -> tuple[Image.Image, list[str]]:
+    """As `read_as`, and the names of the conversions."""
+    with _reasons(data):
+        return _normalised(_open(data), mode, lossless=False)
+
+
+def _open(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    check_whole(data, image.format)
+    return image
+
+
+def _prepare(data: bytes, policy: ImagePolicy, mode: Mode) -> Prepared:
+    image = _open(data)
+    size = _reduced(image.size, policy.max_side)
+    if min(size) < policy.min_side:
+        raise BadImage(f"{image.width}x{image.height} is too small (a side under {policy.min_side} px)")
+    image, conversions = _normalised(image, mode, policy.lossless)
+    if max(image.size) > policy.max_side:
+        # Reducing in two steps is quicker, but PIL has no first step for 16 bits.
+        gap = None if image.mode == "I;16" else 3.0
+        image = image.resize(_reduced(image.size, policy.max_side), Image.Resampling.BICUBIC, reducing_gap=gap)
+        conversions.append("reduced")
+    if conversions:
+        extension = "png" if policy.lossless or mode in PNG_MODES else "jpg"
+        data = _encode(image, extension)
+        if extension == "jpg":
+            image = Image.open(io.BytesIO(data))  # the statistics are those of what is stored
+    else:
+        extension = "png" if image.format == "PNG" else "jpg"
+    return Prepared(data, extension, conversions, image.size, *sums(image, mode))
+
+
+def _normalised(image: Image.Image, mode: Mode, lossless: bool) -> tuple[Image.Image, list[str]]:
+    """The decoded image with the pixels that `mode` stores, and what had to be converted; nothing, for a copy."""
+    conversions = [] if _is_kept_format(image, mode, lossless) else [image.format.lower()]
+    # A phone's MPO is a JPEG with further pictures after it, which no JPEG decoder reads.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        conversions.append("first_frame")
+    is_deep = _is_deep_colour(image)
+    rotated = image.getexif().get(ORIENTATION, 1) in range(2, 9)  # asked before load(): TIFF turns itself there
+    image.load()
+    icc = image.info.get("icc_profile")
+    if is_deep:
+        conversions.append("deep_colour")
+        if "transparency" in image.info:  # the colour that stands for none, which PIL leaves at 16 bits
+            image.info["transparency"] = tuple(level >> 8 for level in image.info["transparency"])
+    if rotated:
+        conversions.append("exif_rotated")
+        image = ImageOps.exif_transpose(image)
+    return convert(image, icc, mode, conversions), conversions
+
+
+def _is_kept_format(image: Image.Image, mode: Mode, lossless: bool) -> bool:
+    """Whether a file of this format is copied, if nothing else about it must change."""
+    if image.format == "PNG":
+        return (lossless or mode in PNG_MODES) and image.tile[0].args in PNG_KEPT[mode]
+    return image.format in ("JPEG", "MPO") and mode not in PNG_MODES
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    """Whether PIL reduces the channels to 8 bits while it decodes, which it does for all but single ones."""
+    if image.mode not in ("RGB", "RGBA", "CMYK"):
+        return False
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8
+    if image.format == "PPM":
+        return image.tile[0].codec_name != "raw" and image.tile[0].args[1] > 255  # the largest value in the file
+    return image.format == "PNG" and "16" in image.tile[0].args
+
+
+def _reduced(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    scale = min(1.0, max_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _encode(image: Image.Image, extension: str) -> bytes:
+    image.info = {}  # PIL would carry comments over
+    buffer = io.BytesIO()
+    image.save(buffer, **(JPEG_OPTIONS if extension == "jpg" else PNG_OPTIONS))
+    return buffer.getvalue()

@@ -1,0 +1,146 @@
+"""The manifest: what a data set's shards hold, written last of all. A folder without it is not finished."""
+
+import hashlib
+import json
+import re
+import shlex
+from collections import Counter
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from zorse_prep import PrepError, TooManyCorrupt
+from zorse_prep.atomic import load_json, remove_stale, sync, temporary_for, write_json
+from zorse_prep.images import POLICY
+from zorse_prep.items import SPLITS
+from zorse_prep.pixels import full_level
+from zorse_prep.plan import FORMAT, VERSION, Plan
+from zorse_prep.shards import committed
+
+FIRST = 100  # unusable images which the manifest itself lists, per split
+
+
+def finalize(out: Path, plan: Plan) -> dict:
+    """Write and return manifest.json from the committed shards. Raises PrepError, TooManyCorrupt."""
+    missing = [shard.name for shard in plan.shards if committed(out, shard) is None]
+    if missing:
+        raise PrepError(
+            f"{len(missing)} of {len(plan.shards)} shards are missing or broken, first {missing[0]}; "
+            f"make them with: python data_prep/shard.py write {shlex.quote(str(out))}"
+        )
+    records = {
+        split: [load_json(out / f"{shard.name}.json") for shard in plan.shards if shard.split == split]
+        for split in plan.splits
+    }
+    splits = {}
+    for split, found in records.items():
+        planned, white = plan.splits[split], full_level(plan.policy.mode(split))
+        splits[split] = {"found": planned["found"], **split_entry(found, white), "dropped": planned["dropped"]}
+    inputs = sum(entry["planned"] for entry in plan.splits.values())
+    check_usable(splits, inputs, plan.max_corrupt, "repair or remove them and add --restart")
+    source = {name: plan.source[name] for name in ("kind", "uri", "revision")}
+    policy = {**asdict(plan.policy), "images": POLICY}
+    bad = [bad for found in records.values() for record in found for bad in record["quarantined"]]
+    return write_manifest(
+        out,
+        bad,
+        name=plan.name,
+        created=plan.created,
+        source=source,
+        policy=policy,
+        modes={"a": plan.policy.mode_a, "b": plan.policy.mode_b},
+        plan_sha256=plan.plan_sha256,
+        overlaps=plan.overlaps,
+        splits=splits,
+    )
+
+
+def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts) -> dict:
+    """Write quarantine.jsonl and then manifest.json, and return the latter."""
+    for name in ("manifest.json", "quarantine.jsonl", "plan.json", *(f"{split}-*" for split in SPLITS)):
+        remove_stale(out / name)
+    path = out / "quarantine.jsonl"
+    temporary = temporary_for(path)
+    try:
+        with temporary.open("w", encoding="ascii") as file:
+            file.writelines(json.dumps(bad) + "\n" for bad in quarantined)
+            sync(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.replace(path)
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        **facts,
+        "tool": {package: version(package) for package in ("zorse", "pillow", "webdataset")},
+        "fingerprint": fingerprint([(split, entry["fingerprint"]) for split, entry in splits.items()]),
+        "splits": splits,
+    }
+    write_json(out / "manifest.json", manifest)
+    return manifest
+
+
+def split_entry(records: list[dict], white: int) -> dict:
+    """One split of the manifest from its shards' records, in order; empty shards do not appear. white: its level."""
+    records_kept = [record for record in records if record["samples"]]
+    names = ("name", "samples", "bytes", "sha256", "index_sha256", "crc_sha256")
+    shards = [{name: record[name] for name in names} for record in records_kept]
+    bad = [bad for record in records for bad in record["quarantined"]]
+    reasons = Counter(re.sub(r"\d+", "N", entry["reason"]) for entry in bad)
+    return {
+        "samples": sum(shard["samples"] for shard in shards),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "fingerprint": split_fingerprint(shards),
+        "shards": shards,
+        "converted": dict(sorted(sum((Counter(record["converted"]) for record in records), Counter()).items())),
+        "quarantined": {"count": len(bad), "reasons": dict(reasons.most_common(FIRST)), "first": bad[:FIRST]},
+        "statistics": _statistics(records_kept, white),
+    }
+
+
+def split_fingerprint(shards: list[dict]) -> str:
+    """Stands for the bytes of a split's shards, in order."""
+    return fingerprint([(shard["sha256"], shard["samples"]) for shard in shards])
+
+
+def fingerprint(rows: list[tuple]) -> str:
+    return hashlib.sha256("".join(f"{a} {b}\n" for a, b in rows).encode()).hexdigest()
+
+
+def _statistics(records: list[dict], white: int) -> dict:
+    """Widths and heights in pixels; mean and standard deviation per channel over all pixels, in [0, 1]."""
+    if not records:
+        return {}
+    samples = sum(record["samples"] for record in records)
+    statistics = {
+        side: {
+            "min": min(record[side]["min"] for record in records),
+            "max": max(record[side]["max"] for record in records),
+            "mean": round(sum(record[side]["sum"] for record in records) / samples, 3),
+        }
+        for side in ("width", "height")
+    }
+    pixels = sum(record["pixels"]["count"] for record in records)
+    mean, std = [], []
+    for channel in range(len(records[0]["pixels"]["sum"])):
+        first = sum(record["pixels"]["sum"][channel] for record in records)
+        second = sum(record["pixels"]["square_sum"][channel] for record in records)
+        mean.append(round(first / pixels / white, 6))
+        std.append(round((pixels * second - first**2) ** 0.5 / pixels / white, 6))
+    return {**statistics, "pixel_mean": mean, "pixel_std": std}
+
+
+def check_usable(splits: dict, inputs: int, max_corrupt: float, fix: str) -> None:
+    """Raises TooManyCorrupt, which names the fix, or PrepError where a training domain has no image."""
+    first = "it holds none"
+    count = sum(entry["quarantined"]["count"] for entry in splits.values())
+    if count:
+        bad = next(bad for entry in splits.values() for bad in entry["quarantined"]["first"])
+        first = f"{count} of {inputs} images are unusable, first {bad['file']}: {bad['reason']}"
+    if count > max_corrupt * inputs:
+        share = -(-count * 1000 // inputs) / 1000
+        raise TooManyCorrupt(f"{first}; {fix}, or go on without them: --max-corrupt {share:g}")
+    for split, entry in splits.items():
+        if split.startswith("train") and not entry["samples"]:
+            raise PrepError(f"no usable image in {split}: {first}")

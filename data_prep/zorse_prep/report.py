@@ -1,0 +1,116 @@
+"""What a person reads about a data set: tables of its plan and of its manifest."""
+
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from zorse_prep.plan import Plan
+from zorse_prep.planning import shared_images
+
+DEFAULT_DATA = Path("shards/horse2zebra")  # what pipeline/train.py reads unless told otherwise
+
+
+def show_plan(out: Path, plan: Plan) -> None:
+    """The plan: what goes into how many shards, and what is left out of them."""
+    table = _table(f"{plan.name}, planned for {out}", ("found", "images", "MB", "shards", "a shard"), ("left out",))
+    for split, entry in plan.splits.items():
+        counts = [shard.count for shard in plan.shards if shard.split == split]
+        each = str(counts[0]) if counts else "-"
+        cells = (entry["found"], entry["planned"], f"{entry['bytes'] / 1e6:.1f}", len(counts), each)
+        table.add_row(split, *(str(cell) for cell in cells), _counts(entry["dropped"]))
+    console = _console()
+    console.print(table)
+    _warn_of_overlaps(console, plan.overlaps)
+
+
+def show_result(out: Path, manifest: dict, kept: int, seconds: float) -> None:
+    """The finished shards, and what to do with them. kept: shards that were there already."""
+    table = _table(f"{manifest['name']} in {out}", ("found", "images", "shards", "MB"), ("converted", "left out"))
+    for split, entry in manifest["splits"].items():
+        table.add_row(split, *_sizes(entry), _counts(entry["converted"]), _counts(_left_out(entry)))
+    console = _console()
+    console.print(table)
+    _warn_of_overlaps(console, manifest["overlaps"])
+    for split, entry in manifest["splits"].items():
+        if entry.get("unconverted"):
+            console.print(f"warning: in {split} these are read as they are: {_counts(entry['unconverted'])}")
+    bad = [bad for entry in manifest["splits"].values() for bad in entry["quarantined"]["first"]]
+    count = sum(entry["quarantined"]["count"] for entry in manifest["splits"].values())
+    for entry in bad[:5]:
+        console.print(f"warning: left out {entry['file']}: {entry['reason']}")
+    if count > 5:
+        console.print(f"warning: {count - 5} more, listed in {out / 'quarantine.jsonl'}")
+    shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
+    console.print(f"done in {seconds:.1f} s" + (f"; {kept} of {shards} shards were there already" if kept else ""))
+    show_next(out)
+
+
+def show_next(out: Path) -> None:
+    """The command that trains on the shards."""
+    data = "" if out == DEFAULT_DATA else f" --data {shlex.quote(str(out))}"
+    _console().print(f"next: accelerate launch pipeline/train.py{data}")
+
+
+def show_statistics(out: Path, manifest: dict) -> None:
+    """What the manifest says of the images: counts, sizes, colours, conversions, and what is not among them and why."""
+    table = _table(f"{manifest['name']} in {out}", ("found", "images", "shards", "MB"), ())
+    for heading in ("width", "height"):
+        table.add_column(heading)
+    for split, entry in manifest["splits"].items():
+        sides = [_range(entry["statistics"][side]) if entry["samples"] else "-" for side in ("width", "height")]
+        table.add_row(split, *_sizes(entry), *sides)
+    console = _console()
+    console.print(table)
+    for split, entry in manifest["splits"].items():
+        if entry["samples"]:
+            mean, std = (_levels(entry["statistics"][name]) for name in ("pixel_mean", "pixel_std"))
+            console.print(f"{split} levels, 0 to 1: mean {mean}; standard deviation {std}")
+    for split, entry in manifest["splits"].items():
+        for what, counts in (("converted", entry["converted"]), ("left out", _left_out(entry))):
+            if any(counts.values()):
+                console.print(f"{split} {what}: {_counts(counts)}")
+        for reason, count in entry["quarantined"]["reasons"].items():
+            console.print(f"{split} unusable: {count} x {reason}")
+    _warn_of_overlaps(console, manifest["overlaps"])
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False, markup=False)
+
+
+def _table(title: str, numbers: tuple[str, ...], words: tuple[str, ...]) -> Table:
+    table = Table("split", title=title, title_justify="left")
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    for heading in words:
+        table.add_column(heading)
+    return table
+
+
+def _sizes(entry: dict) -> tuple[str, ...]:
+    return str(entry["found"]), str(entry["samples"]), str(len(entry["shards"])), f"{entry['bytes'] / 1e6:.1f}"
+
+
+def _left_out(entry: dict) -> dict[str, int]:
+    return {**entry["dropped"], "unusable": entry["quarantined"]["count"]}
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "-"
+
+
+def _range(side: dict) -> str:
+    if side["min"] == side["max"]:
+        return str(side["min"])
+    return f"{side['min']} to {side['max']}, mean {side['mean']:.0f}"
+
+
+def _levels(values: list[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def _warn_of_overlaps(console: Console, overlaps: dict[str, dict]) -> None:
+    for sentence in shared_images(overlaps):
+        console.print(f"warning: {sentence}")

@@ -1,0 +1,226 @@
+"""Turn two unpaired image domains into WebDataset shards.
+
+  python data_prep/shard.py horse2zebra           a known data set, from the Hugging Face hub; or OWNER/NAME@REVISION
+  python data_prep/shard.py --source DIR          your images: DIR/trainA, DIR/trainB, optional DIR/testA, DIR/testB
+  python data_prep/shard.py --source FILE         the same folders in a .zip or .tar, read in place
+
+Run again after an interruption, it writes only what is missing. Its stages, for several machines:
+
+  plan [NAME | --source ...] --out OUT            which image goes into which shard
+  write OUT [--task I --tasks T]                  the shards that are missing; any number of tasks, on any machine
+  finalize OUT                                    the manifest
+
+and on finished shards:
+
+  verify OUT [--deep]                             is all there; with --deep, is every byte and every image right
+  stats OUT                                       what is in it
+  index DIR --train-a GLOB --train-b GLOB         make another program's WebDataset tars usable where they lie
+
+Each has its own --help. Exit codes: 0 done; 1 verify found faults; 2 a mistake in the input or the options; 3 too many
+unusable images; 130 interrupted.
+"""
+
+import errno
+import os
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from zorse_prep import PrepError
+from zorse_prep.foreign import index_tars
+from zorse_prep.manifest import finalize
+from zorse_prep.options import FinalizeOptions, IndexOptions, Options, StatsOptions, VerifyOptions, WriteOptions
+from zorse_prep.plan import Plan, Policy, Shard, load_plan
+from zorse_prep.planning import Choices, make_plan
+from zorse_prep.report import show_plan, show_result, show_statistics
+from zorse_prep.shards import missing_shards, write_shard
+from zorse_prep.sources import open_source
+from zorse_prep.verify import load_manifest, verify
+from zorse_prep.workers import Task, run_all
+
+
+def shard(options: Options) -> None:
+    """All stages, one after the other. Raises PrepError, OSError, KeyboardInterrupt."""
+    started = time.monotonic()
+    out, made = _plan(options)
+    if options.dry_run:
+        show_plan(out, made)
+        print("dry run: nothing was written")
+        return
+    missing = missing_shards(out, made)
+    _write(out, made, missing, made.shards, options.workers)
+    show_result(out, finalize(out, made), len(made.shards) - len(missing), time.monotonic() - started)
+
+
+def plan(options: Options) -> None:
+    """Decide which image goes into which shard."""
+    out, made = _plan(options)
+    show_plan(out, made)
+    print("dry run: nothing was written" if options.dry_run else f"next: python data_prep/shard.py write {quote(out)}")
+
+
+def write(options: WriteOptions) -> None:
+    """Write what is missing of a task's shards."""
+    _at_least(("--workers", options.workers, 1))
+    made = load_plan(options.out)
+    task, tasks = _share(options)
+    mine, missing = made.shards[task::tasks], missing_shards(options.out, made, task, tasks)
+    _write(options.out, made, missing, mine, options.workers)
+    kept = f"; {len(mine) - len(missing)} of {len(mine)} shards were there already" if len(mine) > len(missing) else ""
+    print(f"task {task} of {tasks}: {len(missing)} shards written{kept}")
+    print(f"next, when all tasks are done: python data_prep/shard.py finalize {quote(options.out)}")
+
+
+def finish(options: FinalizeOptions) -> None:
+    """Write the manifest."""
+    started = time.monotonic()
+    made = load_plan(options.out)
+    if options.max_corrupt is not None:
+        _check_share(options.max_corrupt)
+        made = replace(made, max_corrupt=options.max_corrupt)
+    show_result(options.out, finalize(options.out, made), 0, time.monotonic() - started)
+
+
+def check(options: VerifyOptions) -> int:
+    """Say what is wrong."""
+    _at_least(("--workers", options.workers, 1))
+    faults = verify(options.out, options.deep, options.workers)
+    for fault in faults:
+        print(f"fault: {fault}")
+    manifest = load_manifest(options.out)
+    shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
+    samples = sum(entry["samples"] for entry in manifest["splits"].values())
+    depth = "read to the last byte" if options.deep else "without reading the images; --deep reads them"
+    print(f"{len(faults)} faults in {shards} shards of {samples} images, {depth}")
+    if faults and (options.out / "plan.json").exists():
+        print(f"to mend: remove the .json of each faulty tar, then shard.py write {quote(options.out)} and finalize")
+    return 1 if faults else 0
+
+
+def statistics(options: StatsOptions) -> None:
+    """Show the manifest's numbers."""
+    show_statistics(options.out, load_manifest(options.out))
+
+
+def index(options: IndexOptions) -> None:
+    """Index foreign tars."""
+    _at_least(("--workers", options.workers, 1), ("--min-side", options.min_side, 1))
+    _check_share(options.max_corrupt)
+    started = time.monotonic()
+    globs = {
+        "trainA": options.train_a, "trainB": options.train_b, "testA": options.test_a, "testB": options.test_b
+    }  # fmt: skip
+    manifest = index_tars(options.out, globs, options.min_side, options.max_corrupt, options.workers)
+    show_result(options.out, manifest, 0, time.monotonic() - started)
+
+
+def quote(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _plan(options: Options) -> tuple[Path, Plan]:
+    _at_least(
+        ("--workers", options.workers, 1),
+        ("--shard-size", options.shard_size, 0),
+        ("--min-side", options.min_side, 1),
+        ("--max-side", options.max_side, options.min_side),
+    )
+    _check_share(options.max_corrupt)
+    source = open_source(options.name, options.source, options.columns, options.configs)
+    names = ("max_side", "min_side", "shard_size", "keep_repeats", "lossless", "mode_a", "mode_b")
+    policy = Policy(**{name: getattr(options, name) for name in names})
+    out = options.out or Path("shards", source.name)
+    choices = Choices(
+        max_corrupt=options.max_corrupt,
+        threads=options.workers,
+        refuse_leaks=options.leak == "fail",
+        restart=options.restart,
+        dry_run=options.dry_run,
+    )
+    return out, make_plan(source, policy, out, choices)
+
+
+def _write(out: Path, made: Plan, missing: list[Shard], mine: list[Shard], workers: int) -> None:
+    """Write the missing ones of a task's shards."""
+    root = made.source["root"]
+    tasks = [Task(part.split, part.count, write_shard, (out, part, made.policy, root)) for part in missing]
+    before, to_do = Counter(), {part.name for part in missing}
+    for part in mine:
+        before[part.split] += 0 if part.name in to_do else part.count
+    run_all("writing", tasks, workers, before)
+
+
+def _share(options: WriteOptions) -> tuple[int, int]:
+    """(task, tasks), as given or else from a Slurm array."""
+    if (options.task is None) != (options.tasks is None):
+        raise PrepError("--task and --tasks go together; give both or neither")
+    task, tasks = options.task, options.tasks
+    if task is None and "SLURM_ARRAY_TASK_COUNT" in os.environ:
+        task = int(os.environ["SLURM_ARRAY_TASK_ID"]) - int(os.environ["SLURM_ARRAY_TASK_MIN"])
+        tasks = int(os.environ["SLURM_ARRAY_TASK_COUNT"])
+    task, tasks = task or 0, 1 if tasks is None else tasks
+    if not 0 <= task < tasks:
+        raise PrepError(f"--task {task} of --tasks {tasks}: give 0 to {tasks - 1}, e.g. sbatch --array=0-{tasks - 1}")
+    return task, tasks
+
+
+def _at_least(*limits: tuple[str, int, int]) -> None:
+    for flag, value, least in limits:
+        if value < least:
+            raise PrepError(f"{flag} {value} is too small; give {least} or more")
+
+
+def _check_share(max_corrupt: float) -> None:
+    if not 0 <= max_corrupt <= 1:
+        raise PrepError(f"--max-corrupt {max_corrupt} is no share; give a number from 0 to 1")
+
+
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+STAGES: dict[str, tuple[Callable, type]] = {
+    "plan": (plan, Options),
+    "write": (write, WriteOptions),
+    "finalize": (finish, FinalizeOptions),
+    "verify": (check, VerifyOptions),
+    "stats": (statistics, StatsOptions),
+    "index": (index, IndexOptions),
+}
+
+
+def main() -> int:
+    """The command: errors as one line on stderr, exit codes as in the help."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no UTF-8
+    arguments, prog, description = sys.argv[1:], "shard.py", __doc__
+    function, options = shard, Options
+    if arguments and arguments[0] in STAGES:
+        function, options = STAGES[arguments[0]]
+        prog, description, arguments = f"shard.py {arguments[0]}", options.__doc__, arguments[1:]
+    try:
+        parsed = tyro.cli(options, prog=prog, description=description, args=arguments)
+        return function(parsed) or 0
+    except PrepError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        fix = "make room or give access" if error.errno in OF_THE_DISK else "mend this"
+        return _fail(f"{error}; {fix}, or change --out or --source, and run again", 2)
+    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        if function not in (finish, check, statistics):
+            raise
+        what = f"the .json files in {parsed.out} are not what was written here ({type(error).__name__}: {error})"
+        return _fail(f"{what}; put them back, or plan again and add --restart", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to go on", 130)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,133 @@
+"""The writing of one shard.
+
+A shard NAME is four files: NAME.tar, one image per sample; NAME.tar.idx, N + 1 little-endian uint64, where entry i is
+the offset of sample i's tar header (its payload 512 further on, its size in the header) and the last one the end of the
+last sample; NAME.tar.crc, N little-endian uint32, the CRC-32 (zlib's) of each image's bytes; and NAME.json, written
+last: a shard without it does not exist. All four are a function of the inputs and the options, so a shard written again
+is the same to the byte, and several processes may write the same one at once.
+"""
+
+import hashlib
+import io
+import tarfile
+import zlib
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from zorse_prep.atomic import load_json, remove_stale, sync, temporary_for, write_bytes, write_json
+from zorse_prep.images import BadImage, Prepared, prepare
+from zorse_prep.items import Unreadable
+from zorse_prep.plan import Plan, Policy, Shard, planned_items
+from zorse_prep.sources import read_planned
+
+
+def committed(out: Path, shard: Shard) -> dict | None:
+    """What NAME.json says, or None where the shard is to be written (again)."""
+    record = load_json(out / f"{shard.name}.json")
+    with suppress(OSError, KeyError, TypeError):
+        sizes = {"": record["bytes"], ".idx": 8 * (record["samples"] + 1), ".crc": 4 * record["samples"]}
+        if all((out / f"{shard.name}.tar{end}").stat().st_size == size for end, size in sizes.items()):
+            return record
+    return None
+
+
+def missing_shards(out: Path, plan: Plan, task: int = 0, tasks: int = 1) -> list[Shard]:
+    """The shards of task 0 .. tasks - 1 that are still to be written."""
+    return [shard for shard in plan.shards[task::tasks] if committed(out, shard) is None]
+
+
+def write_shard(out: Path, shard: Shard, policy: Policy, root: str, count=lambda n_bytes: None) -> dict:
+    """Write and commit one shard; returns what its NAME.json holds. `count` is told each input's size when done."""
+    tar = out / f"{shard.name}.tar"
+    index_file, sums_file = out / f"{tar.name}.idx", out / f"{tar.name}.crc"
+    for path in (tar, index_file, sums_file, out / f"{shard.name}.json"):
+        remove_stale(path)
+    temporary = temporary_for(tar)
+    try:
+        with temporary.open("wb") as file:
+            hashing = _HashingFile(file)
+            offsets, sums, images, quarantined = _write_tar(hashing, out, shard, policy, root, count)
+            sync(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.replace(tar)
+    index, sums = write_index(tar, offsets, sums)
+    record = {
+        "name": tar.name,
+        "samples": len(offsets) - 1,
+        "bytes": hashing.size,
+        "sha256": hashing.digest.hexdigest(),
+        "index_sha256": index,
+        "crc_sha256": sums,
+        "quarantined": quarantined,
+        **totals(images),
+    }
+    write_json(out / f"{shard.name}.json", record)
+    return record
+
+
+def write_index(tar: Path, offsets: list[int], sums: list[int]) -> tuple[str, str]:
+    """Write TAR.idx and TAR.crc; returns the SHA-256 of each."""
+    files = {".idx": np.array(offsets, dtype="<u8").tobytes(), ".crc": np.array(sums, dtype="<u4").tobytes()}
+    for end, data in files.items():
+        write_bytes(tar.with_name(tar.name + end), data)
+    index, crc = (hashlib.sha256(data).hexdigest() for data in files.values())
+    return index, crc
+
+
+def _write_tar(
+    file, out: Path, shard: Shard, policy: Policy, root: str, count
+) -> tuple[list[int], list[int], list[Prepared], list[dict]]:
+    """Write the samples; returns index, checksums, what was written (without the bytes), and the unusable images."""
+    offsets, sums, images, quarantined = [], [], [], []
+    # The standard library's writer: webdataset's makes the same bytes, but imports torch into every worker.
+    with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+        for number, item in enumerate(planned_items(out, shard), shard.first):
+            try:
+                image = prepare(read_planned(root, item), policy.images, policy.mode(shard.split))
+            except (BadImage, Unreadable) as bad:
+                quarantined.append({"file": f"{item.split}/{item.name}", "reason": str(bad)})
+            else:
+                offsets.append(tar.offset)
+                sums.append(zlib.crc32(image.data))
+                member = tarfile.TarInfo(f"{shard.split}-{number:08d}.{image.extension}")
+                member.size, member.mode, member.uname, member.gname = len(image.data), 0o444, "zorse", "zorse"
+                tar.addfile(member, io.BytesIO(image.data))
+                images.append(image._replace(data=b""))
+            count(item.size)
+        offsets.append(tar.offset)
+    return offsets, sums, images, quarantined
+
+
+def totals(images: list[Prepared]) -> dict:
+    """`pixels` in stored levels per channel, `width` and `height` in pixels; the latter two only where images are."""
+    record = {
+        "converted": dict(sorted(Counter(name for image in images for name in image.conversions).items())),
+        "pixels": {
+            "count": sum(image.size[0] * image.size[1] for image in images),
+            "sum": [sum(channel) for channel in zip(*(image.sums for image in images), strict=True)],
+            "square_sum": [sum(channel) for channel in zip(*(image.square_sums for image in images), strict=True)],
+        },
+    }
+    for axis, name in enumerate(("width", "height")):
+        if lengths := [image.size[axis] for image in images]:
+            record[name] = {"min": min(lengths), "max": max(lengths), "sum": sum(lengths)}
+    return record
+
+
+class _HashingFile:
+    """Passes writes on and takes their SHA-256 and size."""
+
+    def __init__(self, file):
+        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        if self.file.closed:  # tarfile tries once more when an abandoned tar is collected
+            return len(data)
+        self.digest.update(data)
+        self.size += len(data)
+        return self.file.write(data)

@@ -1,0 +1,94 @@
+"""Where images come from: a folder, an archive, or a table of the `datasets` library."""
+
+import difflib
+import hashlib
+from pathlib import Path
+
+from zorse_prep import PrepError
+from zorse_prep.archives import archive_source, read_tar, read_zip
+from zorse_prep.arrow_tables import read_cell, table_source
+from zorse_prep.folders import folder_source, read_file
+from zorse_prep.items import LARGEST, LAYOUT, Item, Source, Unreadable
+
+KNOWN = (
+    *("horse2zebra", "summer2winter_yosemite", "apple2orange", "iphone2dslr_flower", "maps", "facades", "cityscapes"),
+    *("monet2photo", "cezanne2photo", "ukiyoe2photo", "vangogh2photo", "ae_photos"),
+)
+READERS = {"file": read_file, "tar": read_tar, "zip": read_zip, "cell": read_cell}  # by kind of place
+
+
+def open_source(
+    name: str | None, path: Path | None, columns: tuple[str, ...] = (), configs: tuple[str, ...] = ()
+) -> Source:
+    """The source that the user named: a data set by `name`, or else `path`. Raises PrepError.
+
+    columns, configs: of a table, as ("A=photo", "B=painting").
+    """
+    if (name is None) == (path is None):
+        raise PrepError(f"give a data set's name ({', '.join(KNOWN[:3])}, ...) or {LAYOUT}, one of the two")
+    names = _by_domain("--columns", columns), _by_domain("--configs", configs)
+    if path is None:
+        return table_source(*_hub_name(name), *names)
+    if not path.exists():
+        raise PrepError(f"--source {path} does not exist; give {LAYOUT}")
+    is_table = path.is_dir() and _holds_table(path)
+    if any(names) and not is_table:
+        raise PrepError(f"--columns and --configs are for tables, and --source {path} is none; leave them out")
+    if is_table:
+        return table_source(str(path), None, *names)
+    return folder_source(path) if path.is_dir() else archive_source(path)
+
+
+def _holds_table(path: Path) -> bool:
+    if (path / "dataset_dict.json").exists():  # as saved by `datasets`; its splits are folders
+        return True
+    return not (path / "trainA").is_dir() and any(path.rglob("*.parquet"))
+
+
+def _hub_name(name: str) -> tuple[str, str | None]:
+    """(OWNER/NAME, revision) of a name that the user gave."""
+    if Path(name).exists() and name not in KNOWN:
+        raise PrepError(f"'{name}' is a {'folder' if Path(name).is_dir() else 'file'}: say --source {name}")
+    name, _, revision = name.partition("@")
+    if "/" not in name and name not in KNOWN:
+        near = difflib.get_close_matches(name, KNOWN, 1, cutoff=0)
+        raise PrepError(f"no data set is called '{name}'; the nearest is '{near[0]}'. For your own images: {LAYOUT}")
+    return name if "/" in name else f"huggan/{name}", revision or None
+
+
+def _by_domain(flag: str, pairs: tuple[str, ...]) -> dict[str, str]:
+    """{"A": ..., "B": ...} from A=..., B=...; {} from nothing."""
+    found = dict(pair.partition("=")[::2] for pair in pairs)
+    if pairs and (set(found) != {"A", "B"} or len(pairs) != 2 or not all(found.values())):
+        raise PrepError(f"{flag} {' '.join(pairs)}: give {flag} A=... B=...")
+    return found
+
+
+def read(root: str, item: Item) -> bytes:
+    """The original bytes of an item. Raises Unreadable, and PrepError where they changed since they were listed."""
+    if item.size > LARGEST:
+        raise Unreadable(f"larger than {LARGEST >> 20} MiB")
+    path = str(Path(root, item.path))
+    kind, *where = item.place or ("file",)
+    try:
+        data = READERS[kind](path, *where, item.size)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _changed(root, item) from None
+    if len(data) != item.size:
+        raise _changed(root, item)
+    return data
+
+
+def read_planned(root: str, item: Item) -> bytes:
+    """As `read`, of an item of the plan: its bytes are those that the plan saw."""
+    data = read(root, item)
+    if hashlib.sha256(data).hexdigest() != item.sha256:
+        raise _changed(root, item)
+    return data
+
+
+def _changed(root: str, item: Item) -> PrepError:
+    return PrepError(
+        f"{item.split}/{item.name} of {Path(root, item.path)} is no longer what the plan saw; put it back, "
+        "or, when the source is complete, plan again and add --restart"
+    )

@@ -1,0 +1,168 @@
+"""Is a data set what its manifest says? Quickly, from sizes and counts, or deeply, from every byte and every image."""
+
+import hashlib
+import io
+import os
+import tarfile
+import warnings
+import zlib
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from zorse_prep import PrepError
+from zorse_prep.atomic import load_json
+from zorse_prep.images import FORMATS
+from zorse_prep.manifest import fingerprint, split_fingerprint
+from zorse_prep.plan import FORMAT, VERSION
+from zorse_prep.workers import Task, run_all
+
+BLOCK = 512  # bytes; a member of a tar is a header of one block, then data filled up to whole blocks
+FOREIGN = "webdataset"  # the kind of source whose tars hold other members, too
+SPLIT_FIELDS = {
+    "found": int, "samples": int, "bytes": int, "fingerprint": str, "shards": list, "converted": dict,
+    "dropped": dict, "quarantined": dict, "statistics": dict,
+}  # fmt: skip
+SHARD_FIELDS = {
+    "name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str, "crc_sha256": str
+}  # fmt: skip
+
+
+def load_manifest(out: Path) -> dict:
+    """manifest.json. Raises PrepError where there is none, or one of another version or with fields missing."""
+    path = out / "manifest.json"
+    manifest = load_json(path)
+    if manifest is None:
+        raise PrepError(f"{path} is missing or no manifest; make it with: python data_prep/shard.py finalize {out}")
+    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+        raise PrepError(f"{path} is of another version; make the shards again")
+    wrong = _wrong_fields(manifest, {"name": str, "source": dict, "overlaps": dict, "fingerprint": str, "splits": dict})
+    for split, entry in (manifest["splits"] if not wrong else {}).items():
+        wrong += [f"splits.{split}.{name}" for name in _wrong_fields(entry, SPLIT_FIELDS)]
+        for number, shard in enumerate(entry["shards"] if not wrong else []):
+            wrong += [f"splits.{split}.shards.{number}.{name}" for name in _wrong_fields(shard, SHARD_FIELDS)]
+    if wrong:
+        raise PrepError(
+            f"{path}: {wrong[0]} is missing or of a wrong kind; write it again with shard.py finalize {out}"
+        )
+    return manifest
+
+
+def _wrong_fields(record, fields: dict[str, type]) -> list[str]:
+    if not isinstance(record, dict):
+        return ["an entry"]
+    return [name for name, kind in fields.items() if not isinstance(record.get(name), kind)]
+
+
+def verify(out: Path, deep: bool, workers: int) -> list[str]:
+    """Every fault, in a line. Raises PrepError where there is no manifest to check against."""
+    manifest = load_manifest(out)
+    is_ours = manifest["source"].get("kind") != FOREIGN
+    faults, tasks = _faults_of_sums(manifest), []
+    for split, entry in manifest["splits"].items():
+        for shard in entry["shards"]:
+            found = _faults_of_files(out, shard)
+            faults += found
+            if deep and not found:
+                tasks.append(Task(split, shard["samples"], read_shard, (out, split, shard, is_ours)))
+    last = {}
+    for task, (found, first_key, last_key) in zip(tasks, run_all("reading", tasks, workers), strict=True):
+        faults += found
+        if is_ours and first_key <= last.get(task.split, ""):
+            faults.append(f"{task.arguments[2]['name']}: its key {first_key} is in an earlier tar, too")
+        last[task.split] = last_key
+    return faults
+
+
+def _faults_of_sums(manifest: dict) -> list[str]:
+    """What in the manifest contradicts itself."""
+    faults = []
+    for split, entry in manifest["splits"].items():
+        for name in ("samples", "bytes"):
+            if entry[name] != sum(shard[name] for shard in entry["shards"]):
+                faults.append(f"manifest.json: {name} of {split} is not the sum of its shards'")
+        if entry["found"] != entry["samples"] + entry["dropped"].get("repeat", 0) + entry["quarantined"].get(
+            "count", 0
+        ):
+            faults.append(f"manifest.json: {split} found {entry['found']} images, and they are not all accounted for")
+        if entry["fingerprint"] != split_fingerprint(entry["shards"]):
+            faults.append(f"manifest.json: the fingerprint of {split} is not that of its shards")
+    whole = fingerprint([(split, entry["fingerprint"]) for split, entry in manifest["splits"].items()])
+    if manifest["fingerprint"] != whole:
+        faults.append("manifest.json: the fingerprint is not that of the splits")
+    return faults
+
+
+def _faults_of_files(out: Path, shard: dict) -> list[str]:
+    """Files that are missing, of a wrong size or changed, as far as sizes and small files tell; an index that lies."""
+    faults, name = [], shard["name"]
+    sizes = {"": shard["bytes"], ".idx": 8 * (shard["samples"] + 1), ".crc": 4 * shard["samples"]}
+    sums = {".idx": shard["index_sha256"], ".crc": shard["crc_sha256"]}
+    for end, size in sizes.items():
+        path = out / f"{name}{end}"
+        try:
+            found = path.stat().st_size
+            if found != size:
+                faults.append(f"{path.name}: has {found} bytes, the manifest says {size}")
+            elif end:
+                faults += _fault_of_sum(path, sums[end])
+        except OSError as error:
+            faults.append(f"{path.name}: {error.strerror}")
+    if not faults:
+        offsets = np.fromfile(out / f"{name}.idx", dtype="<u8")
+        if offsets[-1] > shard["bytes"] or (offsets[1:] <= offsets[:-1]).any():
+            faults.append(f"{name}.idx: its offsets do not rise within the tar")
+    return faults
+
+
+def _fault_of_sum(path: Path, expected: str) -> list[str]:
+    with path.open("rb") as file:
+        same = hashlib.file_digest(file, "sha256").hexdigest() == expected
+    return [] if same else [f"{path.name}: its bytes are not those that were written (sha256)"]
+
+
+def read_shard(out: Path, split: str, shard: dict, is_ours: bool, count) -> tuple[list[str], str, str]:
+    """Faults of a shard that show when all of it is read; its first and its last key. is_ours: nothing but images."""
+    name, keys = shard["name"], []
+    faults = _fault_of_sum(out / name, shard["sha256"])
+    offsets = np.fromfile(out / f"{name}.idx", dtype="<u8").tolist()
+    sums = np.fromfile(out / f"{name}.crc", dtype="<u4").tolist()
+    with (out / name).open("rb") as file:
+        for number, ((start, end), expected) in enumerate(zip(pairwise(offsets), sums, strict=True)):
+            key, fault = _read_sample(file.fileno(), start, end, expected, is_ours)
+            if fault is None and is_ours and (not key.startswith(f"{split}-") or (keys and key <= keys[-1])):
+                fault = "its key is not in order"
+            if fault:
+                faults.append(f"{name}: sample {number}{f' ({key})' if key else ''}: {fault}")
+            keys.append(key)
+            count(end - start)
+        if is_ours and (offsets[0] != 0 or any(os.pread(file.fileno(), shard["bytes"], offsets[-1]))):
+            faults.append(f"{name}: it holds more than its index lists")
+    return faults, keys[0], keys[-1]
+
+
+def _read_sample(tar: int, start: int, end: int, expected: int, is_ours: bool) -> tuple[str, str | None]:
+    """(member's name, what is wrong or None) of the member at `start`. end: where the next one's header is to be."""
+    header = os.pread(tar, BLOCK, start)
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return "", f"no intact tar header at byte {start}"
+    data = os.pread(tar, member.size, start + BLOCK)
+    if zlib.crc32(data) != expected:
+        return member.name, "its image is not the one that was written (crc)"
+    filled = -(-member.size // BLOCK) * BLOCK
+    if is_ours and start + BLOCK + filled != end:
+        return member.name, f"the index says that it ends at byte {end}, its header {start + BLOCK + filled}"
+    padding = os.pread(tar, filled - member.size, start + BLOCK + member.size)
+    if is_ours and (any(padding) or header != member.tobuf(tarfile.USTAR_FORMAT)):
+        return member.name, "its header or the filling behind it is not as written"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(io.BytesIO(data), formats=FORMATS).load()
+    except Exception as error:  # broken files make PIL's decoders raise nearly anything
+        return member.name, f"its image does not decode: {error or type(error).__name__}"
+    return member.name, None

@@ -1,0 +1,203 @@
+"""Checkpoints: the whole state of a run, in files without pickles, that exist whole or not at all.
+
+checkpoints/pairs-000000001200/
+    networks.safetensors     every parameter and buffer, under its name in CycleGANStep
+    ema.safetensors          with --ema-pairs: the averaged generators
+    optimizer.safetensors    Adam's moments and step, under FIELD/PARAMETER
+    history-00000.safetensors  of each rank: the stored images of its slots, under DOMAIN/SLOT
+    state.json               pairs seen, configuration, data constants, losses not yet reported, fp16's loss scale
+    manifest.json            size and sha256 of every file, and which slots it has; written last
+    keep                     in those that are never removed: milestones, or any that a user wants
+checkpoints/best -> pairs-N  the one of the lowest distance so far
+
+A checkpoint is written (saver.py) to a hidden directory that rank 0 renames when all of it is on disk. Older ones are
+removed only afterwards. Nothing random is stored, since everything random is a function of the position (order.py).
+The directory must be on a file system that all nodes share.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from zorse.config.resolve import changes, differences, from_dict
+from zorse.config.schema import Config
+from zorse.cyclegan.ema import Average
+from zorse.cyclegan.image_pool import ImageHistory
+from zorse.data import order
+from zorse.data.dataset import Shards
+from zorse.errors import UserError
+from zorse.files import fsync
+
+NETWORKS, EMA, OPTIMIZER = "networks.safetensors", "ema.safetensors", "optimizer.safetensors"
+STATE, MANIFEST, KEEP, BEST = "state.json", "manifest.json", "keep", "best"
+OF_ONE_START = ("out", "init_from", "workers", "accumulate", "allow_change", "dry_run")  # stated elsewhere, or nowhere
+PARTS = {"pairs_seen", "lanes", "constants", "how", "best", "window", "config"}  # of state.json
+
+
+def newest(run: Path, warn: Callable[[str], None] = lambda line: None) -> Path | None:
+    """The newest whole checkpoint of a run; None where there is none at all.
+
+    Passes over damaged ones, telling `warn`. Raises UserError when every one is damaged, so that no run starts afresh
+    over them.
+    """
+    return _first_whole(run, all_of(run), damage, warn)
+
+
+def newest_for_all(run: Path, accelerator: Accelerator, warn: Callable[[str], None]) -> Path | None:
+    """The same on every rank of a training run. Each rank sums its share of the files.
+
+    Damaged ones that are passed over are set aside as damaged-N, so that no pruning counts them as the newest.
+    """
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    found = broadcast_object_list([all_of(run) if rank == 0 else None])[0]
+
+    def damage_for_all(path: Path) -> str | None:
+        return next(filter(None, gather_object([damage(path, rank, ranks)])), None)
+
+    whole = _first_whole(run, found, damage_for_all, warn)
+    for path in found[: found.index(whole)] if whole and rank == 0 else []:
+        aside = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    return whole
+
+
+def _first_whole(
+    run: Path, found: list[Path], damage_of: Callable[[Path], str | None], warn: Callable[[str], None]
+) -> Path | None:
+    for path in found:
+        problem = damage_of(path)
+        if problem is None:
+            return path
+        warn(f"checkpoint {path} is damaged ({problem}); trying the one before")
+    if found:
+        fix = "restore one, or train anew with another --out"
+        raise UserError(f"{run}: all {len(found)} checkpoints are damaged; {fix}")
+    return None
+
+
+def damage(path: Path, first: int = 0, stride: int = 1) -> str | None:
+    """What is wrong with a checkpoint, by its manifest, in every stride-th file from `first` on; None for nothing."""
+    try:
+        files = list(read_manifest(path).items())
+        for name, expected in files[first::stride]:
+            if describe(path / name) != {key: expected[key] for key in ("bytes", "sha256")}:
+                return f"{name} is not what was written"
+    except OSError as error:
+        return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return f"{MANIFEST} cannot be read"
+    return None
+
+
+def read_manifest(path: Path) -> dict[str, dict]:
+    return json.loads((path / MANIFEST).read_text())
+
+
+def constants(shards: Shards) -> dict:
+    """What a checkpoint must agree with for its position in the data to mean the same images."""
+    return {"order": order.VERSION, "data": shards.fingerprint, "modes": shards.modes}
+
+
+def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[str], list[str]]:
+    """state.json, and the options that have changed since: those that define what is learned, and the others.
+
+    Raises UserError for changes that are not allowed.
+    """
+    try:
+        state = json.loads((path / STATE).read_text())
+        before = from_dict(state["config"])
+        if missing := PARTS - state.keys():
+            raise KeyError(*missing)
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path / STATE}: not the state of a run of this version ({problem}); give another --out"
+        ) from None
+    changed, safe = changes(before, config), differences(before, config, ("run",))
+    if other := [name for name in constants if state["constants"].get(name) != constants[name]]:
+        raise UserError(
+            f"{path} was made with another {' and '.join(other)} than {config.run.data} has; "
+            "give the same shards, or another --out"
+        )
+    return state, changed, [line for name, line in safe.items() if name not in OF_ONE_START]
+
+
+def read_tensors(file: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Those whose names start with `prefix`, named without it."""
+    with safe_open(file, framework="pt") as stored:
+        return {name.removeprefix(prefix): stored.get_tensor(name) for name in stored.keys() if name.startswith(prefix)}  # noqa: SIM118
+
+
+def restore(
+    path: Path,
+    model: nn.Module,
+    average: Average | None,
+    optimizer: torch.optim.Optimizer,
+    history: dict[str, ImageHistory],
+) -> None:
+    """Put networks, optimizer and the history of this rank's slots back. The world size may be another than before.
+
+    An average begins with the networks as they are where the checkpoint has none.
+    """
+    model.load_state_dict(read_tensors(path / NETWORKS))
+    if average:
+        stored = (path / EMA).exists()
+        average.generators.load_state_dict(read_tensors(path / EMA) if stored else model.generators.state_dict())
+    _restore_adam(load_file(path / OPTIMIZER), model, optimizer)
+    owned = {f"{domain}/{slot}" for domain in history for slot in history[domain].rows}
+    for file, about in read_manifest(path).items():
+        mine = owned.intersection(about.get("history", []))
+        if not mine:
+            continue  # not even opened: there may be thousands
+        with safe_open(path / file, framework="pt") as stored:
+            for name in mine:
+                domain, slot = name.split("/")
+                history[domain].load(int(slot), stored.get_tensor(name))
+
+
+def all_of(run: Path) -> list[Path]:
+    """Checkpoints, newest first, whole or not."""
+    return sorted((run / "checkpoints").glob("pairs-" + 12 * "[0-9]"), reverse=True)
+
+
+def adam_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{field}/{name}": torch.as_tensor(value)
+        for name, parameter in model.named_parameters()
+        for field, value in optimizer.state[parameter].items()
+    }
+
+
+def _restore_adam(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    parameters = dict(model.named_parameters())
+    number = {name: i for i, name in enumerate(parameters)}  # also the order of the parameter groups
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        field, name = key.split("/")
+        # Off the mapped file, and moments laid out in memory as their parameter is.
+        like = parameters[name] if tensor.ndim else tensor
+        state.setdefault(number[name], {})[field] = torch.empty_like(like, device="cpu").copy_(tensor)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode  # what the user's umask gives; safetensors would make it readable by its owner alone
+    save_file(tensors, path)
+    path.chmod(mode)
+    fsync(path)
+
+
+def describe(file: Path) -> dict:
+    with file.open("rb") as stream:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}

@@ -1,0 +1,154 @@
+"""Evaluate a CycleGAN: [accelerate launch] pipeline/evaluate.py RUN_OR_CHECKPOINT [--data SHARDS] [options]."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from accelerate import Accelerator
+from rich.console import Console
+
+from zorse.checkpoints.load import Trained, Weights, load_trained
+from zorse.config.command_line import options_of
+from zorse.config.schema import flag, may_be_left_out
+from zorse.data.dataset import open_shards
+from zorse.data.order import Share
+from zorse.errors import OneRankError, TransientError, UserError
+from zorse.evaluation.evaluator import Evaluation, too_few, translation
+from zorse.evaluation.features import feature_network_together
+from zorse.files import check_file, write_durably
+from zorse.runs.summary import distance_table
+from zorse.training.devices import check_precision
+
+LARGEST = 8192  # --size, in pixels
+
+
+@dataclass(frozen=True)
+class Options:
+    """Distances of translated test images to real ones, KID and FID, and what comes back of images that are translated
+    there and back. One JSON file holds the numbers and what they must be read with."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """run directory, whose newest checkpoint is taken, or one checkpoint, such as RUN/checkpoints/best"""
+    data: Annotated[str | None, may_be_left_out("STR")] = None
+    """directory of shards or its URL; by default that of the run"""
+    real: Literal["test", "train"] = "test"
+    """real images that translations are compared with"""
+    images: Annotated[int | None, may_be_left_out("INT")] = None
+    """images of a domain at most; by default all"""
+    features: Literal["efficientnet_lite0", "inception_v3"] = "efficientnet_lite0"
+    """network whose features KID and FID compare. inception_v3: as in published numbers; its weights are downloaded"""
+    feature_weights: Annotated[Path | None, may_be_left_out("PATH")] = None
+    """file with the weights of inception_v3, where they cannot be downloaded"""
+    weights: Weights = "auto"
+    """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
+    size: Annotated[int | None, may_be_left_out("INT")] = None
+    """pixels a side to translate and compare at; by default as in training, see its --test-size"""
+    class_a: Annotated[int | None, may_be_left_out("INT")] = None
+    """also tell which share of images efficientnet_lite0 takes for this ImageNet class: of b, translated to a, of a"""
+    class_b: Annotated[int | None, may_be_left_out("INT")] = None
+    """the same for translations to b, such as 340 for zebras"""
+    out: Annotated[Path | None, may_be_left_out("PATH")] = None
+    """JSON file to write; by default beside the trainer's in RUN/eval, named after what was chosen"""
+
+
+def where(options: Options, trained: Trained, fingerprint: str) -> Path:
+    """The file to write, with the fingerprint of other data than the run's. Raises UserError where none can be."""
+    out, checkpoint = options.out, trained.checkpoint.resolve()
+    if out is None:
+        run = checkpoint.parents[1] if len(checkpoint.parents) > 1 else checkpoint
+        if not (run / "config.json").exists():
+            raise UserError(f"{options.model}: is in no run directory; say by --out where to write")
+        chosen = [options.features, options.real, trained.weights]
+        for name in ("size", "images", "class_a", "class_b"):
+            if (value := getattr(options, name)) is not None:
+                chosen.append(f"{name}{value}")
+        out = run / "eval" / ".".join([checkpoint.name, *chosen, *([fingerprint[:8]] if options.data else []), "json"])
+    check_file(out)
+    return out
+
+
+def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, Path]:
+    """The record of an evaluation, None on all ranks but the first, and the file it belongs into."""
+    if options.images is not None and options.images < 2:
+        raise UserError(f"--images {options.images}: must be at least 2")
+    classes = {"a_to_b": options.class_b, "b_to_a": options.class_a}
+    if options.features != "efficientnet_lite0" and (options.class_a, options.class_b) != (None, None):
+        raise UserError("--class-a and --class-b need --features efficientnet_lite0")
+    for name in ("class_a", "class_b"):
+        if (number := getattr(options, name)) is not None and not 0 <= number < 1000:
+            raise UserError(f"{flag(name)} {number}: ImageNet's classes are 0 to 999")
+    trained = load_trained(options.model, options.weights)
+    of = trained.generators["a_to_b"]
+    if options.size is not None and (options.size % of.multiple or not of.smallest <= options.size <= LARGEST):
+        bounds = f"{of.smallest} to {LARGEST}"
+        raise UserError(f"--size {options.size}: must be a multiple of {of.multiple}, from {bounds}")
+    data = options.data or trained.config.run.data
+    if not options.data and "://" not in data and not Path(data).exists():
+        raise UserError(f"{data}: the run's shards are not here; start where the training was started, or give --data")
+    shards = open_shards(data)
+    out = where(options, trained, shards.fingerprint)
+    shards.check()
+    if reason := too_few(shards):
+        raise UserError(f"no evaluation: {reason}")
+    if shards.modes != trained.modes:
+        raise UserError(f"{shards.root}: its images are {shards.modes}, and the networks' {trained.modes}; give others")
+    device = accelerator.device
+    translate = translation(trained.generators.to(device), accelerator, shards.modes)
+    network = feature_network_together(options.features, options.feature_weights, accelerator)
+    evaluation = Evaluation(
+        shards,
+        (options.size, options.size) if options.size else trained.config.tested,
+        Share(accelerator.process_index, accelerator.num_processes, 1, accelerator.num_processes),
+        lambda x: accelerator.gather(x.to(device)).cpu(),
+        network=network,
+        real=options.real,
+        most=options.images,
+    )
+    result = evaluation(translate)
+    shares = {
+        way: evaluation.share_of_class(number, way, translate) for way, number in classes.items() if number is not None
+    }
+    if result is None:
+        return None, out
+    for way, found in shares.items():
+        name = f"share_of_class_{classes[way]}"
+        result[way][name] = found["translated"]
+        result["untranslated"][way][name], result["real"][way][name] = found["untranslated"], found["real"]
+    made = {
+        "pairs": trained.pairs_seen,
+        "run_seed": trained.config.optimization.seed,
+        "weights": trained.weights,
+        "precision": accelerator.mixed_precision.replace("no", "float32"),
+    }
+    return made | result, out
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 data that could not be reached for a while, 2 a mistake in options, checkpoint or data, 130
+    Ctrl-C."""
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        options = options_of(Options, "python pipeline/evaluate.py", console_outputs=rank == 0)
+        accelerator = Accelerator()
+        check_precision(accelerator)
+        record, out = evaluate(options, accelerator)
+        if record:
+            write_durably(out, json.dumps(record, indent=2) + "\n")
+            columns = {"untranslated": record["untranslated"], "real images": record["real"], "translated": record}
+            title = f"{options.model} at {record['pairs']} pairs, {record['weights']} weights"
+            Console().print(distance_table(f"{title}, compared with {options.real} images", columns))
+            print(f"written to {out}")
+        accelerator.end_training()
+    except (UserError, OSError) as error:
+        if rank == 0 or isinstance(error, OneRankError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        # At once where ranks differ: leaving in an orderly way may wait for the others.
+        leave = os._exit if isinstance(error, OneRankError) else sys.exit
+        leave(1 if isinstance(error, TransientError) else 2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,42 @@
+"""Translate images with a trained CycleGAN: python pipeline/translate.py RUN_OR_CHECKPOINT IN OUT --direction a2b."""
+
+import sys
+from pathlib import Path
+
+from zorse.config.command_line import options_of
+from zorse.errors import TransientError, UserError
+from zorse.inference.image_files import check_writable, claim_all, find
+from zorse.inference.options import Options, check, of_shards
+
+
+def run(options: Options) -> None:
+    """Raises UserError for a mistake, a full disk, and at the end for images that failed."""
+    check(options)
+    *sources, out = options.paths
+    if of_shards(sources[0]):
+        check_writable(Path(out))
+        from zorse.inference.translate_files import translate_shards
+
+        return translate_shards(options)
+    found = find(sources, out)
+    claim_all(found.pairs, options.also)
+    check_writable(found.pairs[0][1].parent if len(found.pairs) == 1 else Path(out))
+    from zorse.inference.translate_files import (
+        translate_files,  # only now: mistakes are told before torch takes seconds to load
+    )
+
+    return translate_files(options, found)
+
+
+def main() -> None:
+    """Exit codes: 0 done; 1 shards that could not be reached for a while; 2 a mistake, a full disk, or images that
+    failed; 130 Ctrl-C."""
+    try:
+        run(options_of(Options, "python pipeline/translate.py"))
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        sys.exit(130)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, TransientError) else 2)
+    sys.exit(0)

@@ -1,0 +1,53 @@
+"""From the command line to a configuration."""
+
+import argparse
+import os
+import sys
+from typing import Annotated, TypeVar
+
+import tyro
+
+from zorse.config.presets import PRESETS
+from zorse.config.schema import Config
+from zorse.config.validation import check
+
+TRAIN = "Train a CycleGAN on two unpaired domains of images. Run the same command again to resume."
+T = TypeVar("T")
+
+
+def options_of(kind: type[T], program: str, **how) -> T:
+    """The options on the command line of `program`; exits with help or with what is wrong. how: for tyro.cli."""
+    try:
+        try:
+            return tyro.cli(kind, prog=program, **how)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # of `--help | head`, whose reader has seen enough, or of who reads what is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0 if {"-h", "--help"} & set(how.get("args", sys.argv)) else 2)
+
+
+def parse(arguments: list[str], program: str = "train.py", what: str = TRAIN) -> Config:
+    """Options of the command line over those of the preset that it names; exits with help or with the nearest name."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=PRESETS, default="paper")
+    preset = first.parse_known_args(arguments)[0].preset if _valid_preset(arguments) else "paper"
+    config = options_of(
+        Annotated[Config, tyro.conf.OmitArgPrefixes],
+        f"accelerate launch pipeline/{program}",
+        default=PRESETS[preset],
+        args=arguments,
+        console_outputs=os.environ.get("RANK", "0") == "0",
+        description=what,
+    )
+    check(config)
+    return config
+
+
+def _valid_preset(arguments: list[str]) -> bool:
+    """Whether reading the preset would succeed; if not, tyro says what is wrong with it in its own words."""
+    for this, after in zip(arguments, [*arguments, ""][1:], strict=True):
+        name, equals, value = this.partition("=")
+        if name == "--preset" and (value if equals else after) not in PRESETS:
+            return False
+    return True

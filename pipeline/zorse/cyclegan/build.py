@@ -1,0 +1,50 @@
+"""The four networks as the options ask for them, and their first weights. (paper: appendix 7)"""
+
+import torch
+from torch import nn
+
+from zorse.config.schema import Networks
+from zorse.cyclegan.layers import (
+    INIT_STD,
+    SpectralConv,
+)
+from zorse.cyclegan.patchgan import Discriminator
+from zorse.cyclegan.resnet import Generator
+from zorse.cyclegan.unet import UNet
+
+
+def build_generator(
+    networks: Networks, c_in: int, c_out: int, *, recompute: bool = False, fused: bool = False
+) -> Generator | UNet:
+    """networks: with the number of blocks filled in."""
+    k, how = networks.generator_channels, {"norm": networks.norm, "resize": networks.upsample == "resize"}
+    if networks.generator in ("unet_128", "unet_256"):
+        return UNet(k, 7 if networks.generator == "unet_128" else 8, c_in, c_out, **how, fused=fused)
+    how |= {"skips": networks.generator == "unet_residual", "recompute": recompute, "fused": fused}
+    return Generator(k, networks.generator_blocks, c_in, c_out, **how)
+
+
+def build_discriminator(networks: Networks, c_in: int, *, fused: bool = False) -> Discriminator:
+    return Discriminator(
+        networks.discriminator_channels, networks.discriminator_layers, c_in, norm=networks.norm,
+        pixels=networks.discriminator == "pixel", spectral=networks.spectral_norm, fused=fused,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def init_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw every weight from N(0, 0.02), those of a batch norm from N(1, 0.02), and set every bias to 0 (appendix 7.1),
+    from `generator` alone."""
+    for name, parameter in network.named_parameters():
+        if name.endswith("weight"):
+            parameter.normal_(float(parameter.ndim == 1), INIT_STD, generator=generator)
+        else:
+            parameter.zero_()
+    for module in network.modules():
+        if isinstance(module, SpectralConv):
+            module.u.normal_(generator=generator)
+            module.power_iteration(times=16)
+
+
+def parameter_count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

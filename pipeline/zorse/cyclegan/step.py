@@ -1,0 +1,140 @@
+"""One training step of CycleGAN as one module, one forward, one backward.
+
+Shapes: a, b, fake_*, cycle_*, same_* are [n, C, H, W]; n pairs per micro-step on this rank.
+
+Both optimizers of the paper step from the same old weights, and the generators' and discriminators' losses share no
+live path: the generators are judged with the discriminators' parameters detached, and the discriminators see detached
+images. So the gradient of the sum is each network's own, one optimizer over all four is the paper's two, and data
+parallelism needs one reduction per step.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from zorse.config.schema import Losses, Networks
+from zorse.cyclegan import losses
+from zorse.cyclegan.build import build_discriminator, build_generator, init_weights
+from zorse.cyclegan.image_pool import ImageHistory
+from zorse.keyed_random import DROPOUT, INIT, key
+
+
+def call(network: nn.Module, inputs: tuple[Tensor, ...], parameters: dict[str, Tensor] | None = None) -> Tensor:
+    """network(*inputs), with other parameters than its own if there are any."""
+    return functional_call(network, parameters, inputs) if parameters else network(*inputs)
+
+
+class CycleGANStep(nn.Module):
+    """The four networks and the losses of a batch.
+
+    generators: a_to_b (the paper's G) and b_to_a (F). discriminators: of_a (D_X) and of_b (D_Y). channels: of the
+    images of domain a and of b. recompute, fused: see Generator.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        weights: Losses,
+        seed: int,
+        channels: tuple[int, int] = (3, 3),
+        *,
+        recompute: bool = False,
+        fused: bool = False,
+    ):
+        super().__init__()
+        self.weights, self.seed, self.dropout = weights, seed, networks.dropout
+        self.together = networks.norm != "batch"  # inputs of one network may share a call: they do not see each other
+        self._call = call  # until compile_networks
+        a, b = channels
+        how = {"recompute": recompute, "fused": fused}
+        ways = {"a_to_b": (a, b), "b_to_a": (b, a)}
+        self.generators = nn.ModuleDict({way: build_generator(networks, *ends, **how) for way, ends in ways.items()})
+        self.discriminators = nn.ModuleDict(
+            {of: build_discriminator(networks, c_in, fused=fused) for of, c_in in (("of_a", a), ("of_b", b))}
+        )
+        every = [*self.generators.values(), *self.discriminators.values()]
+        for number, network in enumerate(every):
+            init_weights(network, torch.Generator().manual_seed(key(seed, INIT, number) >> 1))
+
+    def compile_networks(self) -> None:
+        """Compile what the networks do in training.
+
+        That is a graph for each kind of network, size of its batch, and whether its input or its parameters get
+        gradients; DDP splits them at its buckets. Whoever calls a network besides, to translate or to evaluate, calls
+        it as it is, so nothing else is compiled.
+        """
+        torch._dynamo.config.recompile_limit = 64  # 8 graphs, and so the default, are reached with unlike domains
+        self._call = torch.compile(call, dynamic=False, fullgraph=True)
+
+    def draws(self, positions: list[int], device: torch.device) -> Tensor | None:
+        """For the dropout of the pairs at some positions, the same on any rank. int64 [n]; None for no dropout."""
+        if not self.dropout:
+            return None
+        return torch.tensor([key(self.seed, DROPOUT, position) >> 1 for position in positions]).to(device)
+
+    def forward(
+        self,
+        a: Tensor,
+        b: Tensor,
+        history: dict[str, ImageHistory],
+        plans: dict[str, Tensor],
+        draws: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to differentiate, and the named losses, detached.
+
+        history: of the fakes of domain "a" and "b"; plans: what to do with them, from ImageHistory.plan; draws: of
+        dropout.
+        """
+        weights, with_identity = self.weights, self.weights.identity_weight > 0
+        # Of dropout, each use of a generator its own.
+        first, same, again = (draws, draws + 1000, draws + 2000) if self.dropout else (None, None, None)
+
+        fake_b, *same_b = self._each("a_to_b", (a, first), *([(b, same)] if with_identity else []))
+        fake_a, *same_a = self._each("b_to_a", (b, first), *([(a, same)] if with_identity else []))
+        (cycle_a,), (cycle_b,) = self._each("b_to_a", (fake_b, again)), self._each("a_to_b", (fake_a, again))
+
+        named = {
+            "adversarial_a_to_b": losses.adversarial(self._frozen("of_b", fake_b), weights.adversarial),
+            "adversarial_b_to_a": losses.adversarial(self._frozen("of_a", fake_a), weights.adversarial),
+            "cycle_a": losses.cycle(a, cycle_a),
+            "cycle_b": losses.cycle(b, cycle_b),
+        }
+        if with_identity:
+            named["identity_a"] = losses.identity(a, *same_a)
+            named["identity_b"] = losses.identity(b, *same_b)
+        for domain, real, fake in (("a", a, fake_a), ("b", b, fake_b)):
+            judged = history[domain].exchange(fake.detach(), plans[domain]).to(real.dtype)
+            if weights.r1_weight:
+                real = real.detach().requires_grad_()
+            real_logits, fake_logits = self._judge(f"of_{domain}", real, judged)
+            named[f"discriminator_{domain}"] = losses.discriminator(real_logits, fake_logits, weights.adversarial)
+            if weights.r1_weight:
+                named[f"r1_{domain}"] = losses.r1(real, real_logits)
+
+        return losses.total(named, weights), {name: loss.detach() for name, loss in named.items()}
+
+    def _each(self, way: str, *inputs: tuple[Tensor, Tensor | None]) -> list[Tensor]:
+        """A generator's output for each (images, draws), by one call where that changes nothing."""
+        network = self.generators[way]
+        if len(inputs) == 1 or not self.together:
+            return [self._call(network, each if self.dropout else each[:1]) for each in inputs]
+        images, draws = zip(*inputs, strict=True)
+        merged = (torch.cat(images), torch.cat(draws)) if self.dropout else (torch.cat(images),)
+        return list(self._call(network, merged).chunk(len(inputs)))
+
+    def _judge(self, of: str, *images: Tensor) -> list[Tensor]:
+        """A discriminator's logits for each batch of images, in the same way."""
+        network = self.discriminators[of]
+        if not self.together:
+            return [self._call(network, (each,)) for each in images]
+        return list(self._call(network, (torch.cat(images),)).chunk(len(images)))
+
+    def _frozen(self, of: str, image: Tensor) -> Tensor:
+        """A discriminator's logits with a gradient to the image alone, without touching requires_grad."""
+        network = self.discriminators[of]
+        return self._call(network, (image,), {name: p.detach() for name, p in network.named_parameters()})
+
+    def power_iteration(self) -> None:
+        """After each step of the optimizer; see SpectralConv."""
+        for network in self.discriminators.values():
+            network.power_iteration()

@@ -1,0 +1,127 @@
+"""From shards to batches: opening a data set, reading its images, and the stream of a rank.
+
+Batches are integers [n, C, H, W] on the host (pixels.py); the trainer moves them to its device and scales them there.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+
+import torch
+import webdataset as wds
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from zorse.config.schema import Images
+from zorse.data.dataset import SUBSTITUTES, Shards, first_readable
+from zorse.data.order import BLOCK, DomainOrder, Share
+from zorse.data.pixels import augment
+from zorse.data.prefetch import Ahead
+from zorse.data.samples import Split
+from zorse.errors import OneRankError, TransientError
+from zorse.keyed_random import AUGMENT, DOMAIN_A, DOMAIN_B, SUBSTITUTE, key
+from zorse.processes import ignore_signals
+
+AHEAD = 128  # pairs that a worker asks for before it reads them
+MESSAGE = 8  # pairs that a worker sends at once, or a micro-step if that has more
+
+
+class PairPositions(IterableDataset):
+    """First stage of the stream: the positions of micro-steps 0, 1, 2, ... without end, dealt to the loader's workers.
+
+    `steps` micro-steps go in one message; worker i of n yields messages i, i + n, ...; the loader takes from its
+    workers in turn, which restores the order.
+    """
+
+    def __init__(self, share: Share, start: int, steps: int):
+        self.share, self.start, self.steps = share, start, steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        worker = get_worker_info()
+        message, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        while True:
+            first = message * self.steps
+            yield [at for step in range(self.steps) for at in self.share.positions(self.start, first + step)]
+            message += stride
+
+
+class ReadPairs:
+    """Second stage: a message's positions to {"positions": [n], "a": [n, C, H, W], "b": the same, "failed": [...]}.
+
+    failed: of each sample that could not be read, {"pair", "domain", "shard", "sample" (of the shard), "reason"}. What
+    stands in for it depends on the position alone.
+    """
+
+    def __init__(self, shards: Shards, images: Images, seed: int, lanes: int):
+        self.images, self.seed, self.lanes = images, seed, lanes
+        self.splits = (("a", DOMAIN_A, shards.train_a), ("b", DOMAIN_B, shards.train_b))
+
+    def __call__(self, stream: Iterator[list[int]]) -> Iterator[dict]:
+        # Made here, in the worker: its caches and threads cannot be sent to a process that is spawned.
+        orders = {name: DomainOrder(split.counts, self.seed, number, self.lanes) for name, number, split in self.splits}
+        ahead = Ahead()
+        try:
+            for positions, samples in self._expected(stream, orders, ahead):
+                batch = {"positions": positions, "failed": []}
+                for name, number, split in self.splits:
+                    images = []
+                    for position, sample in zip(positions, samples[name], strict=True):
+                        image, failed = self._image(split, number, position, sample)
+                        bits = key(self.seed, number, AUGMENT, position)
+                        images.append(augment(image, self.images.crop, self.images.mirrored(name), bits))
+                        batch["failed"] += [{"pair": position, "domain": name, **entry} for entry in failed]
+                    batch[name] = torch.stack(images)
+                yield batch
+        finally:
+            ahead.close()
+
+    def _expected(self, stream: Iterator[list[int]], orders: dict[str, DomainOrder], ahead: Ahead) -> Iterator[tuple]:
+        """Positions and their samples by domain, with those of the next AHEAD pairs already asked for."""
+        coming = deque()
+        for positions in stream:
+            samples = {name: [order(position)[1] for position in positions] for name, order in orders.items()}
+            for name, _, split in self.splits:
+                blocked = orders[name].blocked
+                for sample in samples[name]:
+                    shard, at = split.place(sample)
+                    ahead((name, shard, at // BLOCK if blocked else at), partial(split.expect, sample, blocked))
+            coming.append((positions, samples))
+            if (len(coming) - 1) * len(positions) >= AHEAD:
+                yield coming.popleft()
+        yield from coming
+
+    def _image(self, split: Split, number: int, position: int, sample: int) -> tuple[Tensor, list[dict]]:
+        others = (key(self.seed, number, SUBSTITUTE, position, attempt) % len(split) for attempt in range(SUBSTITUTES))
+        return first_readable(split, chain([sample], others), self.images.load)
+
+
+def pair_batches(
+    shards: Shards, images: Images, share: Share, *, seed: int, lanes: int, start: int, workers: int, pin: bool
+) -> Iterator[dict]:
+    """The endless micro-batches of one rank from position `start` on, read ahead by `workers` processes."""
+    # Taking a message over keeps the training process busy for milliseconds, however little is in it.
+    steps = max(1, MESSAGE // share.each) if workers else 1
+    pipeline = wds.DataPipeline(PairPositions(share, start, steps), ReadPairs(shards, images, seed, lanes))
+    ahead = {"prefetch_factor": 3, "persistent_workers": True, "worker_init_fn": ignore_signals} if workers else {}
+    try:
+        for message in wds.WebLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pin, **ahead):
+            yield from micro_batches(message, share.each)
+    except OneRankError as error:
+        # From a worker process the message comes wrapped in its traceback; the last line is ours.
+        kind = TransientError if isinstance(error, TransientError) else OneRankError
+        raise kind(re.sub(r"^zorse(\.\w+)+: ", "", str(error).strip().splitlines()[-1])) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TransientError("a data worker was killed, perhaps for its memory; give fewer --workers") from None
+
+
+def micro_batches(message: dict, each: int) -> Iterator[dict]:
+    """What ReadPairs made of several micro-steps, one by one."""
+    for first in range(0, len(message["positions"]), each):
+        part = slice(first, first + each)
+        positions = message["positions"][part]
+        failed = [entry for entry in message["failed"] if entry["pair"] in positions]
+        yield {"positions": positions, "failed": failed, "a": message["a"][part], "b": message["b"][part]}

@@ -1,0 +1,103 @@
+"""The manifest of a data set: what it says is held against sense, and the files that it names against what it says."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from zorse.data.local import MEND, File, Folder, Missing
+from zorse.data.pixels import CHANNELS
+from zorse.data.remote import Remote
+from zorse.errors import UserError
+
+NAME = "manifest.json"
+TAR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.tar")  # no way out of the folder
+SMALLEST = 1024  # bytes that a sample takes in a tar: its header and a block of data
+MOST = 1 << 40  # bytes of a shard
+MOST_SAMPLES = 1 << 32  # of a split
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """splits: the tars and their samples, in order. modes: of the pixels of domains "a" and "b"."""
+
+    fingerprint: str
+    modes: dict[str, str]
+    splits: dict[str, list[tuple[File, int]]]
+
+
+def index_of(tar: File, samples: int) -> File:
+    return File(f"{tar.name}.idx", 8 * (samples + 1))
+
+
+def checksums_of(tar: File, samples: int) -> File:
+    return File(f"{tar.name}.crc", 4 * samples)
+
+
+def read_manifest(store: Folder | Remote) -> Manifest:
+    """Raises UserError where there is none, or it is not one that can be true."""
+    where = store.where(NAME)
+    try:
+        manifest = json.loads(store.whole(NAME))
+    except Missing:
+        raise UserError(f"{where}: {_absent(store)}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: cannot be read ({error}); make the shards again") from None
+    try:
+        if manifest["format"] != "zorse-shards" or manifest["version"] != 2:
+            raise UserError(f"{where}: format {manifest['format']} {manifest['version']} is not known here")
+        if not isinstance(manifest["fingerprint"], str):
+            raise TypeError
+        modes = {domain: manifest["modes"][domain] for domain in ("a", "b")}
+        if not set(modes.values()) <= CHANNELS.keys():
+            raise UserError(f"{where}: modes {modes} are not known here")
+        if not set(manifest["splits"]) <= {"trainA", "trainB", "testA", "testB"}:
+            raise KeyError
+        splits = {name: _split(where, name, split) for name, split in manifest["splits"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{where}: is not a manifest of shards; make the shards again") from None
+    return Manifest(manifest["fingerprint"], modes, splits)
+
+
+def _absent(store: Folder | Remote) -> str:
+    if isinstance(store, Remote):
+        return "not found; give the URL of a folder of shards that data_prep/shard.py made"
+    state = "not finished" if (store.root / "plan.json").exists() else "not found"
+    if store.root == Path("shards/horse2zebra"):
+        return f"{state}; make it with: python data_prep/shard.py horse2zebra"
+    return f"{state}; make it with: python data_prep/shard.py --source DIR --out {store.root}"
+
+
+def _split(where: str, name: str, split: dict) -> list[tuple[File, int]]:
+    def insist(sensible: bool, what: str) -> None:
+        if not sensible:
+            raise UserError(f"{where}: {name} has {what}; copy it again, or make the shards again")
+
+    shards = []
+    for shard in split["shards"]:
+        tar, samples, size = shard["name"], shard["samples"], shard["bytes"]
+        insist(isinstance(tar, str) and TAR_NAME.fullmatch(tar) is not None, f"a shard of the name {tar!r:.100}")
+        insist(_is_count(size, MOST), f"a shard of {size!r:.30} bytes")
+        insist(_is_count(samples, size // SMALLEST), f"a shard of {samples!r:.30} samples in {size} bytes")
+        shards.append((File(tar, size), samples))
+    total = sum(samples for _, samples in shards)
+    insist(total <= MOST_SAMPLES, f"{total} samples")
+    insist(split.get("samples", total) == total, f"{split.get('samples')!r:.30} samples, but its shards {total}")
+    return shards
+
+
+def _is_count(value: object, most: int) -> bool:
+    return type(value) is int and 0 < value <= most
+
+
+def check_files(store: Folder | Remote, files: list[File]) -> None:
+    """Hold every file against the manifest, by its size, where the store can say them all. Raises UserError."""
+    sizes = store.sizes([file.name for file in files])
+    if sizes is None:
+        return  # each is checked when it is opened
+    for file in files:
+        found = sizes.get(file.name)
+        if found is None:
+            raise UserError(f"{store.where(file.name)}: is missing; copy it again, or run data_prep/shard.py again")
+        if found != file.size:
+            raise UserError(f"{store.where(file.name)}: has {found} bytes, the manifest says {file.size}; {MEND}")

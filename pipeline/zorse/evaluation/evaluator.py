@@ -1,0 +1,240 @@
+"""How good translations are: distances of translated test images to real ones, and what comes back of them.
+
+kid_NETWORK, fid_NETWORK: between features of a network trained on ImageNet (features.py); lower is better.
+sliced_wasserstein: between patches. cycle_l1, cycle_psnr: between images and what comes back when they are translated
+there and back, in whole values of the pixels each way: L1 as a share of the full range, PSNR in dB.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from zorse.data.dataset import Shards, whole_images
+from zorse.data.loader import Split
+from zorse.data.order import Share
+from zorse.data.pixels import FULL, to_network, to_pixels, to_rgb
+from zorse.evaluation.features import KID_SEED, KID_SUBSETS, FeatureNetwork, fid, kid, kid_subset
+from zorse.evaluation.sliced_wasserstein import AT_MOST, descriptors, sliced_wasserstein
+from zorse.files import write_durably
+
+WAYS = {"a_to_b": "b_to_a", "b_to_a": "a_to_b"}  # and back
+AT_ONCE = 8  # images; the same on any number of ranks, and so is the rounding
+Translate = Callable[[str, Tensor], Tensor]
+
+
+def translation(generators: nn.ModuleDict, accelerator: Accelerator, modes: dict[str, str]) -> Translate:
+    """By generators on accelerator's device as they are outside of training: (way, pixels [n, ...]) -> pixels."""
+    weight = next(generators.parameters())
+
+    def translate(way: str, pixels: Tensor) -> Tensor:
+        network, training = generators[way], generators[way].training
+        network.eval()  # of a batch norm: by its running statistics
+        with torch.no_grad(), accelerator.autocast():
+            fakes = [network(to_network(part, weight.device, weight.dtype)) for part in pixels.split(AT_ONCE)]
+        network.train(training)
+        return to_pixels(torch.cat(fakes), modes[way[-1]])
+
+    return translate
+
+
+def too_few(shards: Shards) -> str | None:
+    """Why no evaluation is possible; None where it is."""
+    if not (shards.test_a and shards.test_b):
+        return f"{shards.root} lacks test images of one domain or both"
+    counts = [len(split) for split in (shards.test_a, shards.test_b, shards.train_a, shards.train_b)]
+    return None if min(counts) > 1 else f"{shards.root} has one image alone in a split"
+
+
+class Evaluation:
+    """Distances of translations to real images, the work shared out over the ranks.
+
+    size: height and width that images are translated and compared at. gather: concatenates a tensor of one shape over
+    the ranks, in their order. network: None for the distance of patches alone. real: the split that translations are
+    compared with, "test" or "train". most: images of a split.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        size: tuple[int, int],
+        share: Share,
+        gather: Callable[[Tensor], Tensor],
+        *,
+        network: FeatureNetwork | None,
+        real: str = "test",
+        most: int | None = None,
+    ):
+        self.shards, self.size, self.share, self.gather = shards, size, share, gather
+        self.network, self.real = network, real
+        self.tests, trains = {"a": shards.test_a, "b": shards.test_b}, {"a": shards.train_a, "b": shards.train_b}
+        self.targets, others = (self.tests, trains) if real == "test" else (trains, self.tests)
+        every = [*self.tests.values(), *trains.values()]
+        self.counts = {split.name: min(len(split), most or len(split)) for split in every}
+        if real == "test":  # of the others, as many are enough
+            for domain, split in trains.items():
+                self.counts[split.name] = min(self.counts[split.name], self.counts[self.tests[domain].name])
+        self.described = {split.name: self._describe(split) for split in every}
+        self.references = {"untranslated": {}, "real": {}}
+        for way in WAYS if share.rank == 0 else ():
+            self.references["untranslated"][way] = self._distances(self.described[self.tests[way[0]].name], way)
+            # As near as two sets of real images are.
+            self.references["real"][way] = self._distances(self.described[others[way[-1]].name], way)
+
+    def __call__(self, translate: Translate) -> dict | None:
+        """{"protocol", "a_to_b": {metric: value}, "b_to_a", "untranslated", "real"} on rank 0, None on the others.
+
+        translate(way, pixels [n, C, S, S]) -> pixels of the other domain.
+        """
+        values = {}
+        for way in WAYS:
+            made = self._describe_translations(way, translate)
+            if self.share.rank == 0:
+                values[way] = self._distances(made, way) | cycle_errors(made["errors"])
+        return {"protocol": self.protocol(), **values, **self.references} if values else None
+
+    def protocol(self) -> dict:
+        """What the numbers must be read with."""
+        counts = {way: (self.counts[self.tests[way[0]].name], self.counts[self.targets[way[-1]].name]) for way in WAYS}
+        resize = f"whole images, bicubic with antialiasing, to {self.size[1]} x {self.size[0]}"
+        of_network = {"features": None}
+        if self.network:
+            resize += f"; for the features, {self.network.resize}"
+            of_network = {
+                "features": self.network.name,
+                "features_sha256": self.network.sha256,
+                "kid_subsets": KID_SUBSETS,
+                "kid_subset_size": {way: kid_subset(*counts[way]) for way in WAYS},
+                "kid_seed": KID_SEED,
+            }
+        return {
+            "images": {way: counts[way][0] for way in WAYS},
+            "real_images": {way: counts[way][1] for way in WAYS},
+            "real_split": self.real,
+            "image_size": self.size[0] if self.size[0] == self.size[1] else list(self.size),
+            "resize": resize,
+            **of_network,
+            "data": self.shards.fingerprint,
+        }
+
+    def share_of_class(self, number: int, way: str, translate: Translate) -> dict[str, float]:
+        """Of an ImageNet class, among test images of a domain, their translations, and test images of the other."""
+        sets = {
+            "untranslated": (self.tests[way[0]], lambda pixels: pixels),
+            "translated": (self.tests[way[0]], partial(translate, way)),
+            "real": (self.tests[way[-1]], lambda pixels: pixels),
+        }
+        shares = {}
+        for name, (split, change) in sets.items():
+
+            def classes(pixels: Tensor, numbers: range, change: Callable[[Tensor], Tensor] = change) -> dict:
+                return {"class": self.network.classify(to_rgb(change(pixels))).cpu()}
+
+            found = self._over(split, range(self.counts[split.name]), classes)["class"]
+            shares[name] = (found == number).double().mean().item()
+        return shares
+
+    def _distances(self, described: dict[str, Tensor], way: str) -> dict[str, float]:
+        """Between images and the real ones of the domain that `way` leads to."""
+        real, values = self.described[self.targets[way[-1]].name], {}
+        if self.network:
+            name = self.network.name
+            values[f"kid_{name}"], values[f"kid_{name}_std"] = kid(real["features"], described["features"])
+            values[f"fid_{name}"] = fid(real["features"], described["features"])
+        return values | {"sliced_wasserstein": sliced_wasserstein(real["patches"], described["patches"])}
+
+    def _describe(self, split: Split) -> dict[str, Tensor]:
+        """Of a split's images: "patches" of the first ones, "features" [n, D], which are kept beside the shards."""
+        count = self.counts[split.name]
+        found = self._over(split, range(min(count, AT_MOST)), self._patches)
+        if self.network:
+            file = self._kept(split)
+            features = load_features(file) if self.share.rank == 0 else None
+            if not self.gather(torch.tensor([features is not None], dtype=torch.int32))[0]:
+                features = self._over(split, range(count), self._features)["features"]
+                if self.share.rank == 0:
+                    save_features(file, features)
+            found["features"] = features  # which only rank 0 needs
+        return found
+
+    def _describe_translations(self, way: str, translate: Translate) -> dict[str, Tensor]:
+        """The same of a test split's translations, and "errors" [n, 2]: L1 and squared error of what comes back."""
+        split = self.tests[way[0]]
+        count = self.counts[split.name]
+
+        def describe(pixels: Tensor, numbers: range) -> dict[str, Tensor]:
+            fake = translate(way, pixels)
+            error = (translate(WAYS[way], fake).double() - pixels) / FULL[pixels.dtype]
+            errors = torch.stack([error.abs().mean((1, 2, 3)), error.square().mean((1, 2, 3))], dim=1)
+            patches = self._patches(fake, numbers) if numbers[0] < AT_MOST else {}
+            return {"errors": errors, **patches, **(self._features(fake, numbers) if self.network else {})}
+
+        first = self._over(split, range(min(count, AT_MOST)), describe)
+        rest = self._over(split, range(AT_MOST, count), describe) if count > AT_MOST else {}
+        return {name: torch.cat([made, rest[name]]) if name in rest else made for name, made in first.items()}
+
+    def _patches(self, pixels: Tensor, numbers: range) -> dict[str, Tensor]:
+        return {"patches": descriptors(to_rgb(pixels), numbers)}
+
+    def _features(self, pixels: Tensor, numbers: range) -> dict[str, Tensor]:
+        return {"features": self.network.describe(to_rgb(pixels)).cpu()}
+
+    def _over(self, split: Split, numbers: range, function: Callable[[Tensor, range], dict]) -> dict[str, Tensor]:
+        """What `function` makes of a split's images by their numbers, AT_ONCE at a time, in their order."""
+        ranks, chunks = self.share.world_size, [numbers[i : i + AT_ONCE] for i in range(0, len(numbers), AT_ONCE)]
+        mine = chunks[self.share.rank :: ranks]
+        each = -(-len(chunks) // ranks)
+        mine += chunks[-1:] * (each - len(mine))  # all ranks make equally many; what is too much is cut off below
+        made = [function(whole_images(split, chunk, self.size), chunk) for chunk in mine]
+        together = {}
+        for name in made[0]:
+            full = torch.stack([fill(part[name]) for part in made])
+            everyone = self.gather(full).unflatten(0, (ranks, each))
+            together[name] = everyone.transpose(0, 1).flatten(0, 2)[: len(numbers)]
+        return together
+
+    def _kept(self, split: Split) -> Path | None:
+        """Where the features of a split's images are kept; None for shards at a URL."""
+        if "://" in self.shards.root:
+            return None
+        what = [self.shards.fingerprint, split.name, self.counts[split.name], self.size]
+        what += [self.network.name, self.network.sha256, self.network.resize]
+        name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+        return Path(self.shards.root, "features", f"{split.name}-{self.network.name}-{name}.safetensors")
+
+
+def fill(rows: Tensor) -> Tensor:
+    """[n, ...] to [AT_ONCE, ...] by the last row again."""
+    return torch.cat([rows, rows[-1:].expand(AT_ONCE - len(rows), *rows.shape[1:])])
+
+
+def cycle_errors(errors: Tensor) -> dict[str, float]:
+    """Of L1 and squared errors [n, 2], of the full range. An error too small for 8 bits counts as their rounding's."""
+    l1, squared = errors.mean(0).tolist()
+    return {"cycle_l1": l1, "cycle_psnr": -10 * math.log10(max(squared, 1 / 255**2 / 12))}
+
+
+def load_features(file: Path | None) -> Tensor | None:
+    try:
+        return load_file(file)["features"] if file else None
+    except (OSError, KeyError, SafetensorError):  # none there yet, or not whole
+        return None
+
+
+def save_features(file: Path | None, features: Tensor) -> None:
+    """Keep them if that is possible: shards may lie where nothing can be written."""
+    try:
+        if file:
+            file.parent.mkdir(exist_ok=True)
+            write_durably(file, to_bytes({"features": features}))
+    except OSError:
+        pass

@@ -1,0 +1,226 @@
+"""Image files: which are to be translated and where their translations go; reading and writing them. Needs no torch."""
+
+import glob
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from zorse.errors import UserError
+from zorse_prep.atomic import write_bytes
+from zorse_prep.folders import files_below
+from zorse_prep.images import read_as, read_noted
+from zorse_prep.pixels import Mode, convert
+
+KINDS = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF",
+    ".tiff": "TIFF", ".bmp": "BMP", ".gif": "GIF", ".ppm": "PPM",
+}  # fmt: skip
+TRANSPARENT = (".png", ".webp", ".tif", ".tiff")  # kinds that hold transparency
+DEEP = (".png", ".tif", ".tiff")  # kinds that hold 16 bits
+SAVING = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
+PLAIN = ("rgb", "rgb")  # modes that every kind holds
+
+
+class Found(NamedTuple):
+    """pairs: of a file to read and the file to write. left_out: other files there, counted by their endings."""
+
+    pairs: list[tuple[Path, Path]]
+    left_out: Counter[str]
+
+
+def find(sources: Sequence[str], out: str) -> Found:
+    """Images to translate: files, folders with all below them, globs. Raises UserError where there are none.
+
+    One file goes to the file `out`, or into it if that is a folder or ends in a slash. Else `out` is a folder: a
+    folder's tree is kept in it, below the folder's name if it is one of several sources, a glob's from the first part
+    with a * on.
+    """
+    folder, only = Path(out), Path(sources[0]).expanduser()
+    if len(sources) == 1 and only.is_file():
+        target = folder / only.name if folder.is_dir() or out.endswith("/") else folder
+        if target.suffix.lower() not in KINDS:
+            raise UserError(
+                f"{target}: images of this kind cannot be written; give a name that ends in .png or .jpg, or a folder, "
+                "with a slash at its end if it is a new one"
+            )
+        return Found([(only, target)], Counter())
+    if folder.is_file():
+        raise UserError(f"{out}: is a file, but there may be several images; give a folder to write to")
+    pairs, left_out = {}, Counter()
+    for source in sources:
+        for file, name in _files(source, folder, alone=len(sources) == 1):
+            if file.suffix.lower() in KINDS:
+                pairs.setdefault(file, folder / name)
+            else:
+                left_out[file.suffix.lower() or "no ending"] += 1
+    if not pairs:
+        raise UserError(f"{' '.join(sources)}: no images ({', '.join(KINDS)}) there; give image files, or their folder")
+    return Found(sorted(pairs.items()), left_out)
+
+
+def _files(source: str, out: Path, alone: bool) -> Iterator[tuple[Path, Path]]:
+    """Files of a source that are not hidden, and the name of each below OUT; none that lies in OUT, if OUT is in it."""
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            yield from _below(path, Path() if alone else Path(path.resolve().name), _in_out(path, out))
+        elif path.is_file():
+            yield path, Path(path.name)
+        elif _is_glob(source):
+            root = Path(*takewhile(lambda part: not _is_glob(part), path.parts))
+            in_out = _in_out(root, out)
+            for match in map(Path, glob.glob(str(path), recursive=True)):  # noqa: PTH207, as a shell reads it
+                if match.is_dir():
+                    yield from _below(match, match.relative_to(root), in_out)
+                elif match.is_file() and not in_out(match.parent):
+                    yield match, match.relative_to(root)
+        else:
+            raise UserError(f"{source}: no such file or folder; give an image, a folder of images, or shards")
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); mend this, or leave it out") from None
+
+
+def _is_glob(text: str) -> bool:
+    return any(sign in text for sign in "*?[")
+
+
+def _below(folder: Path, prefix: Path, in_out: Callable[[Path], bool]) -> Iterator[tuple[Path, Path]]:
+    for entry in files_below(folder):
+        file = Path(entry.path)
+        name = file.relative_to(folder)
+        if entry.is_file() and not any(part.startswith(".") for part in name.parts) and not in_out(file.parent):
+            yield file, prefix / name
+
+
+def _in_out(root: Path, out: Path) -> Callable[[Path], bool]:
+    """What tells whether a folder below the root lies in OUT, which may itself be a folder below the root."""
+    start, end = root.resolve(), out.resolve()
+
+    @cache
+    def in_out(folder: Path) -> bool:
+        real = folder.resolve()
+        return real == end or end in real.parents
+
+    return in_out if start in end.parents else lambda folder: False
+
+
+def outputs(target: Path, also: Sequence[str], modes: Sequence[Mode] = PLAIN, alpha: bool = False) -> dict[str, Path]:
+    """The files that one image becomes: {"": the translation, "cycle": ..., "pair": ...}.
+
+    modes: of the image and of its translation. alpha: whether transparency is put back. A kind that cannot hold one of
+    these, or that cannot be written, is replaced by .png.
+    """
+    kinds = {"": _kinds(modes[1], alpha), "cycle": _kinds(modes[0], alpha), "pair": tuple(KINDS)}
+    named = {"": target, **{name: target.with_stem(f"{target.stem}.{name}") for name in also}}
+    return {
+        name: path if path.suffix.lower() in kinds[name] else path.with_suffix(".png") for name, path in named.items()
+    }
+
+
+def _kinds(mode: Mode, alpha: bool) -> Iterable[str]:
+    return DEEP if mode == "grey16" else TRANSPARENT if mode == "rgba" or alpha else KINDS
+
+
+class Places:
+    """Which image owns which file, so that no two are written to one place, and none over a source."""
+
+    def __init__(self, sources: Iterable[Path] = ()):
+        self.owners: dict[Path, str] = {}
+        self.sources = {_identity(path) for path in sources} - {None}
+
+    def claim(self, where: str, paths: Iterable[Path]) -> None:
+        """Raises UserError for a file that is another image's, or a source."""
+        for path in paths:
+            owner = self.owners.setdefault(path, where)
+            if owner != where:
+                raise UserError(f"{owner} and {where} would both become {path}; rename one, or translate them apart")
+            if self.sources and _identity(path) in self.sources:
+                raise UserError(f"{path}: would overwrite a source; give another folder or file to write to")
+
+    def there(self, where: str, target: Path, also: Sequence[str]) -> bool:
+        """Whether all that an image becomes is there, under its own ending or as the .png that it may have become."""
+        pairs = zip(outputs(target, also).values(), outputs(target, also, ("grey16", "grey16")).values(), strict=True)
+        return all(
+            path.exists() or (self.owners.get(instead, where) == where and instead.exists()) for path, instead in pairs
+        )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def claim_all(pairs: list[tuple[Path, Path]], also: Sequence[str], modes: Sequence[Mode] = PLAIN) -> Places:
+    """Raises UserError where two images would become one file, or one would overwrite a source."""
+    places = Places(source for source, _ in pairs)
+    for source, target in pairs:
+        places.claim(str(source), outputs(target, also, modes).values())
+    return places
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError unless a folder can be written to, or be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{there}: is a file; give another folder to write to")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{there}: cannot be written to ({error.strerror}); give another folder to write to") from None
+
+
+class Picture(NamedTuple):
+    """image: upright, sRGB, in the PIL mode of its domain's mode. alpha: its transparency, L, None where it has none.
+    first_frame: of an animation, or the first of several pages."""
+
+    image: Image.Image
+    alpha: Image.Image | None
+    first_frame: bool
+
+
+def read_picture(data: bytes, mode: Mode) -> Picture:
+    """An image file as the networks see it, and what they do not see of it. Raises BadImage."""
+    image, conversions = read_noted(data, mode)
+    alpha = read_as(data, "rgba").getchannel("A") if "alpha" in conversions else None
+    opaque = alpha is None or alpha.getextrema()[0] == 255
+    return Picture(image, None if opaque else alpha, "first_frame" in conversions)
+
+
+def with_alpha(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    """Transparency put back into colour or grey of 8 bits; others have their own, or cannot have any."""
+    if alpha is not None and image.mode in ("RGB", "L"):
+        image = image.copy()
+        image.putalpha(alpha)
+    return image
+
+
+def side_by_side(one: Image.Image, other: Image.Image) -> Image.Image:
+    """Two images of one size for the eye, RGB, what is transparent on white."""
+    pair = Image.new("RGB", (2 * one.width, one.height))
+    for number, image in enumerate((one, other)):
+        pair.paste(convert(image, None, "rgb", []), (number * one.width, 0))
+    return pair
+
+
+def encode(image: Image.Image, path: Path) -> bytes:
+    """The bytes of a file of the kind that its name says. PIL raises nearly anything where the kind cannot hold it."""
+    buffer, kind = io.BytesIO(), KINDS[path.suffix.lower()]
+    image.save(buffer, format=kind, **SAVING.get(kind, {}))
+    return buffer.getvalue()
+
+
+def save(data: bytes, path: Path) -> None:
+    """Write a file, and its folder, so that it is there whole or not at all. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, data, durable=False)

@@ -1,0 +1,251 @@
+"""Images through the generators: read ahead in threads, equal sizes in one batch, written behind the computation."""
+
+import errno
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zorse.data.dataset import open_shards
+from zorse.data.pixels import image_of, pixels_of
+from zorse.data.samples import CorruptSample, Split
+from zorse.errors import UserError
+from zorse.inference import image_files
+from zorse.inference.image_files import Found, Picture, Places
+from zorse.inference.options import BACK, Options
+from zorse.inference.summary import Done, Tally, bands_shown
+from zorse.inference.translator import Translator, newest, usable
+from zorse_prep.display import progress
+from zorse_prep.images import BadImage
+
+THREADS = 4  # that read and write
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file can be written, either
+
+
+class Item(NamedTuple):
+    """An image to translate. where: what a person is told it is. read: its bytes, and the file for its translation."""
+
+    way: str
+    where: str
+    read: Callable[[], tuple[bytes, Path]]
+
+    def became(self, **what: str | bool) -> Done:
+        return Done(self.way, self.where, **what)
+
+
+class Loaded(NamedTuple):
+    """pixels: [C, H, W] of the domain's mode. outputs: the files to write, see image_files.outputs."""
+
+    item: Item
+    picture: Picture
+    pixels: Tensor
+    outputs: dict[str, Path]
+
+
+def translate_files(options: Options, found: Found) -> None:
+    """Raises UserError, at the end where images failed."""
+    translators = build(options)
+    modes = translators[options.direction].modes
+    places = image_files.claim_all(found.pairs, options.also, modes)
+    todo, tally = found.pairs, Tally({options.direction: len(found.pairs)}, found.left_out)
+    if options.skip_existing:
+        todo = [pair for pair in todo if not places.there(str(pair[0]), pair[1], options.also)]
+        tally.skipped = tally.done[options.direction] = len(found.pairs) - len(todo)
+
+    def read(source: Path, target: Path) -> tuple[bytes, Path]:
+        return source.read_bytes(), target
+
+    items = [Item(options.direction, str(source), partial(read, source, target)) for source, target in todo]
+    translate_all(options, translators, items, places, tally)
+    out = Path(options.paths[-1])
+    if len(found.pairs) == 1:  # the file that was written; transparency may have changed its name
+        names = [image_files.outputs(found.pairs[0][1], (), modes, alpha)[""] for alpha in (True, False)]
+        out = next(name for name in names if name in places.owners)
+    tally.tell(out)
+
+
+def translate_shards(options: Options) -> None:
+    """Raises UserError, at the end where images failed."""
+    source, out = options.paths
+    shards = open_shards(source)
+    shards.check()
+    chosen, ways = options.split or "test", tuple(BACK) if options.direction == "both" else (options.direction,)
+    splits = {way: getattr(shards, f"{chosen}_{way[0]}") for way in ways}
+    if missing := [way[0] for way, split in splits.items() if split is None]:
+        raise UserError(f"{source}: has no test images of domain {' and '.join(missing)}; give --split train")
+    translators = build(options)
+    tally = Tally({way: len(split) for way, split in splits.items()})
+    translate_all(options, translators, items_of(options, splits), Places(), tally)
+    tally.tell(Path(out))
+
+
+def items_of(options: Options, splits: dict[str, Split]) -> Iterator[Item]:
+    """The samples of splits by way, named as they are stored."""
+
+    def read(split: Split, sample: int, folder: Path) -> tuple[bytes, Path]:
+        name, data = split.named(sample)
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise CorruptSample(f"its name, {name}, leads out of the folder")
+        return data, folder / path
+
+    for way, split in splits.items():
+        folder = Path(options.paths[-1], way if options.direction == "both" else "")
+        for sample in range(len(split)):
+            shard, at = split.place(sample)
+            yield Item(way, f"{split.tars[shard].name} sample {at}", partial(read, split, sample, folder))
+
+
+def build(options: Options) -> dict[str, Translator]:
+    """Those that are needed, by way, all of one checkpoint."""
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    usable(device)
+    ways = BACK if options.direction == "both" or "cycle" in options.also else (options.direction,)
+    model, tile = newest(options.model), int(options.tile) if options.tile.isdecimal() else options.tile
+    how = {"weights": options.weights, "precision": options.precision, "tile": tile}
+    translators = {way: Translator(model, way, device, **how) for way in ways}
+    weights = next(iter(translators.values())).about["provenance"]["weights"]
+    print(f"{model}, {weights} weights, {options.precision} on {device}", flush=True)
+    return translators
+
+
+def translate_all(
+    options: Options, translators: dict[str, Translator], items: Iterable[Item], places: Places, tally: Tally
+) -> None:
+    """Translate and write, counting in `tally`. Raises UserError where the disk is full.
+
+    KeyboardInterrupt is raised again with what was done until then.
+    """
+    pool, writing, before, out = ThreadPoolExecutor(THREADS), deque(), tally.done.copy(), Path(options.paths[-1])
+    bars = progress("translating", tally.totals, before) if tally.total > 1 else bands_shown()
+    try:
+        with warnings.catch_warnings(), bars as show:
+            if tally.total == 1:
+                for translator in translators.values():
+                    translator.progress = show
+            warnings.simplefilter("ignore")  # PIL warns of odd metadata
+
+            def tell(done: Done) -> None:
+                tally.add(done)
+                if tally.total > 1:
+                    show(tally.done - before, 0)
+
+            load = partial(load_item, options, translators, places)
+            for group in by_size(accepted(in_threads(pool, load, items, options.batch), places, tell), options.batch):
+                made = translate_group(group, translators, options.also)
+                for loaded, results in zip(group, made, strict=True):
+                    if isinstance(results, Done):
+                        tell(results)
+                    else:
+                        writing.append(pool.submit(write, loaded, results, translators[loaded.item.way].modes))
+                while writing and (writing[0].done() or len(writing) > THREADS + options.batch):
+                    tell(writing.popleft().result())
+            while writing:
+                tell(writing.popleft().result())
+    except (KeyboardInterrupt, OSError) as error:
+        pool.shutdown(cancel_futures=True)
+        for future in writing:
+            if not future.cancelled() and not future.exception():
+                tally.add(future.result())
+        line = f"{tally.line(out)}; the same command with --skip-existing goes on"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"stopped: {line}") from None
+        raise UserError(f"{error.filename or out}: {error.strerror or error}; {line} when that is mended") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_threads(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator:
+    """function(item) for each, in order, computed in threads, THREADS + ahead of them before they are asked for."""
+    items, waiting = iter(items), deque[Future]()
+    while True:
+        waiting.extend(pool.submit(function, item) for item in islice(items, THREADS + ahead - len(waiting)))
+        if not waiting:
+            return
+        yield waiting.popleft().result()
+
+
+def load_item(options: Options, translators: dict[str, Translator], places: Places, item: Item) -> Loaded | Done:
+    """Read and decode an image. Raises UserError for shards that cannot be read."""
+    modes = translators[item.way].modes
+    try:
+        data, target = item.read()
+        if options.skip_existing and places.there(item.where, target, options.also):
+            return item.became(skipped=True)
+        picture = image_files.read_picture(data, modes[0])
+        outputs = image_files.outputs(target, options.also, modes, picture.alpha is not None)
+        return Loaded(item, picture, pixels_of(picture.image, modes[0]), outputs)
+    except (BadImage, CorruptSample, OSError, MemoryError) as error:
+        return item.became(failed=getattr(error, "strerror", None) or str(error) or "not enough memory")
+
+
+def accepted(loaded: Iterable[Loaded | Done], places: Places, tell: Callable[[Done], None]) -> Iterator[Loaded]:
+    """What is to be translated, its files being its own alone; the others are told."""
+    for one in loaded:
+        try:
+            if isinstance(one, Loaded):
+                places.claim(one.item.where, one.outputs.values())
+        except UserError as error:
+            one = one.item.became(failed=str(error))
+        if isinstance(one, Done):
+            tell(one)
+        else:
+            yield one
+
+
+def by_size(images: Iterable[Loaded], batch: int) -> Iterator[list[Loaded]]:
+    """Images of one size and direction, up to `batch` of them; those that wait for more are 2 batches at most."""
+    waiting: dict[tuple, list[Loaded]] = {}
+    for image in images:
+        kind = image.item.way, image.pixels.shape
+        group = waiting.setdefault(kind, [])
+        group.append(image)
+        if len(group) == batch:
+            yield waiting.pop(kind)
+        elif sum(map(len, waiting.values())) > 2 * batch:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
+
+
+def translate_group(group: list[Loaded], translators: dict[str, Translator], also: tuple[str, ...]) -> list:
+    """Of each image its pixels [C, H, W] by the name of the output, {"": ..., "cycle": ...}, or a Done that failed."""
+    way = group[0].item.way
+    try:
+        made = {"": translators[way].translate_pixels(torch.stack([one.pixels for one in group]))}
+        if "cycle" in also:
+            made["cycle"] = translators[BACK[way]].translate_pixels(made[""])
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        height, width = group[0].pixels.shape[1:]
+        reason = f"not enough memory for {len(group)} of {width} x {height} pixels at once; "
+        fix = "give a smaller --batch" if len(group) > 1 else "give a number of rows as --tile, or --precision bfloat16"
+        return [one.item.became(failed=reason + fix) for one in group]
+    return [dict(zip(made, parts, strict=True)) for parts in zip(*made.values(), strict=True)]
+
+
+def write(loaded: Loaded, made: dict[str, Tensor], modes: tuple[str, str]) -> Done:
+    """Encode and write all that an image becomes, or nothing. Raises OSError where no other could be written."""
+    try:
+        images = {name: image_of(pixels, modes[0 if name else 1]) for name, pixels in made.items()}
+        images = {name: image_files.with_alpha(image, loaded.picture.alpha) for name, image in images.items()}
+        if "pair" in loaded.outputs:
+            images["pair"] = image_files.side_by_side(loaded.picture.image, images[""])
+        files = {path: image_files.encode(images[name], path) for name, path in loaded.outputs.items()}
+    except Exception as error:  # PIL raises nearly anything where a kind of file cannot hold an image
+        return loaded.item.became(failed=f"cannot be written ({error})")
+    try:
+        for path, data in files.items():
+            image_files.save(data, path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        return loaded.item.became(failed=f"{error.filename or path}: {error.strerror or error}")
+    return loaded.item.became(first_frame=loaded.picture.first_frame)

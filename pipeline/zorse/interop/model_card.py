@@ -1,0 +1,104 @@
+"""The model card of an exported generator: what it does, how it is used, what it was trained on, how good it is."""
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from zorse.config.schema import OF_GENERATORS, Networks
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# A CycleGAN that translates {{ source }} to {{ target }}
+
+One generator of a CycleGAN ([Zhu et al. 2017](https://arxiv.org/abs/1703.10593)), {{ made }} on unpaired images
+of two domains, a and b. From an image of domain {{ source }} it makes one of domain {{ target }}, of the same size.
+{% if sample %}
+![Test images, their translations, and these translated back]({{ sample }})
+{% endif %}
+## Use
+
+With Zorse installed:
+
+```python
+from PIL import Image
+from zorse import Translator
+
+translator = Translator.from_pretrained("FOLDER_OR_HUB_ID")
+translator(Image.open("in.jpg")).save("out.png")
+```
+
+## Training
+
+| | |
+|---|---|
+{% for name, value in training.items() -%}
+| {{ name }} | {{ value }} |
+{% endfor %}
+## Evaluation
+{% if distances %}
+- At {{ evaluation.pairs }} pairs, with the {{ evaluation.weights }} weights; lower is better, but for cycle_psnr
+- {{ protocol.images[way] }} test images of domain {{ source }}, compared with {{ protocol.real_images[way] }} real ones
+  of domain {{ target }} ({{ protocol.real_split }})
+- Size: {{ protocol.resize }}
+- Features: {{ protocol.features or "none" }}
+
+| | translated | untranslated | real images |
+|---|---|---|---|
+{% for metric, values in distances.items() -%}
+| {{ metric }} | {{ values | join(" | ") }} |
+{% endfor %}
+{%- else %}
+It was not evaluated.
+{% endif %}"""
+
+
+def model_card(about: dict, sample: str | None, license: str | None = None) -> ModelCard:
+    """about: see exported.py. sample: name of a picture beside the card. license: its identifier on the hub."""
+    direction, trained, networks = about["direction"], about["provenance"], Networks(**about["networks"])
+    data = ModelCardData(
+        library_name="zorse",
+        pipeline_tag="image-to-image",
+        tags=["cyclegan", "unpaired-image-translation", "pytorch"],
+        license=license,
+    )
+    evaluation, way = trained["evaluation"], direction.replace("2", "_to_")
+    generator = {name: getattr(networks, name) for name in OF_GENERATORS}
+    training = {
+        "direction": direction,
+        "images": f"{about['modes']['from']} to {about['modes']['to']}",
+        "data, by fingerprint": f"`{trained['data']}`" if trained["data"] else "unknown",
+        "length": f"{trained['pairs_seen']} pairs of images" if trained["pairs_seen"] is not None else "unknown",
+        "crops": crops(trained),
+        "weights": f"{trained['weights']}, stored as {about['dtype']}",
+        "generator": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in generator.items() if value),
+        "version": f"zorse {about['zorse']}",
+    }
+    return ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        source=direction[0],
+        target=direction[-1],
+        way=way,
+        made="trained by Zorse"
+        if trained["data"]
+        else "with weights of junyanz's pytorch-CycleGAN-and-pix2pix, trained",
+        sample=sample,
+        training=training,
+        evaluation=evaluation,
+        protocol=evaluation and evaluation["protocol"],
+        distances=evaluation and _distances(evaluation, way),
+    )
+
+
+def crops(trained: dict) -> str:
+    """Of training, for the eye."""
+    height, width = trained["crop_size"], trained.get("crop_width")
+    return "unknown" if height is None else f"{width} x {height} pixels" if width else f"{height} pixels a side"
+
+
+def _distances(evaluation: dict, way: str) -> dict[str, list[str]]:
+    """Of each metric: translated, untranslated and real images."""
+    columns = [evaluation[way], evaluation["untranslated"][way], evaluation["real"][way]]
+    metrics = [metric for metric in evaluation[way] if not metric.endswith("_std")]
+    values = {metric: [column.get(metric) for column in columns] for metric in metrics}
+    return {metric: ["" if value is None else f"{value:.4g}" for value in row] for metric, row in values.items()}

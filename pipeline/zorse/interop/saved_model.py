@@ -1,0 +1,168 @@
+"""A generator to use anywhere: a directory without pickles, that needs nothing of the run it comes from.
+
+DIR/model.safetensors  one generator's weights, named as in networks.py
+DIR/config.json        what they are (`about`); written last
+DIR/README.md          a model card (card.py)
+DIR/sample.png         test images and their translations, if the run has drawn any
+
+about:
+    zorse       the version that wrote it
+    direction   "a2b" or "b2a"
+    networks    the fields of config.Networks
+    modes       {"from", "to"}: of the images it takes and gives, see pixels.py
+    dtype       of the weights in the file: "float32", "float16" or "bfloat16"
+    provenance  data (the shards' fingerprint), pairs_seen, weights ("raw" or "ema"), crop_size, crop_width, evaluation
+                (the record in RUN/eval nearest to it, or null)
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from zorse import __version__
+from zorse.checkpoints import format as checkpoint
+from zorse.checkpoints.load import Trained, Weights, load_trained
+from zorse.config.schema import Networks
+from zorse.cyclegan.build import build_generator
+from zorse.data.pixels import CHANNELS
+from zorse.errors import UserError
+from zorse.files import write_durably
+from zorse.interop import junyanz
+from zorse.runs.records import read_evaluation
+
+MODEL, CONFIG, SAMPLE = "model.safetensors", "config.json", "sample.png"
+DIRECTIONS = ("a2b", "b2a")
+TAKEN = (
+    "a run directory of pipeline/train.py, a checkpoint, the folder of an exported model, or a file or folder of .pth "
+    "weights"
+)
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class OneWay:
+    """generator: float32 on the CPU. about: see above. sample: a picture, if there is one."""
+
+    generator: nn.Module
+    about: dict
+    sample: Path | None
+
+
+def load_one_way(model: Path, direction: str | None = None, weights: Weights = "auto") -> OneWay:
+    """One direction of a run directory, of a checkpoint, of an exported model, or of junyanz's code's weights.
+
+    direction: by default "a2b", or the one that an exported model has. weights: see load_trained. Raises UserError
+    where there is no whole model, or not of that direction or these weights.
+    """
+    if direction not in (None, *DIRECTIONS):
+        raise UserError(f"direction {direction}: must be one of {', '.join(DIRECTIONS)}")
+    if (model / MODEL).exists():
+        return _read(model, direction, weights)
+    if files := junyanz.files(model):
+        return _of_reference(model, files, direction, weights)
+    trained, direction = load_trained(model, weights, TAKEN), direction or DIRECTIONS[0]
+    run = trained.checkpoint.resolve().parents[1] if trained.checkpoint.resolve().parent.name == "checkpoints" else None
+    about = _about(trained, direction, nearest_evaluation(run, trained.pairs_seen, trained.weights) if run else None)
+    return OneWay(
+        trained.generators[direction.replace("2", "_to_")],
+        about,
+        nearest_sample(run, trained.pairs_seen) if run else None,
+    )
+
+
+def _about(trained: Trained, direction: str, evaluation: dict | None) -> dict:
+    return {
+        "zorse": __version__,
+        "direction": direction,
+        "networks": dataclasses.asdict(trained.config.networks),
+        "modes": {"from": trained.modes[direction[0]], "to": trained.modes[direction[-1]]},
+        "dtype": "float32",
+        "provenance": {
+            "data": trained.data,
+            "pairs_seen": trained.pairs_seen,
+            "weights": trained.weights,
+            "crop_size": trained.config.images.crop_size,
+            "crop_width": trained.config.images.crop_width,
+            "evaluation": evaluation,
+        },
+    }
+
+
+def nearest_evaluation(run: Path, pairs: int, weights: str) -> dict | None:
+    """The record in RUN/eval nearest to a number of pairs; of equally near ones, that of the same weights."""
+    found = [record for path in sorted((run / "eval").glob("*.json")) if (record := read_evaluation(path))]
+    return min(found, key=lambda record: (abs(record["pairs"] - pairs), record["weights"] != weights), default=None)
+
+
+def nearest_sample(run: Path, pairs: int) -> Path | None:
+    """The sample grid of a run nearest to a number of pairs."""
+    found = [path for path in sorted((run / "samples").glob("*.png")) if path.stem.isdecimal()]
+    return min(found, key=lambda path: abs(int(path.stem) - pairs), default=None)
+
+
+def _read(model: Path, direction: str | None, weights: Weights) -> OneWay:
+    try:
+        about = json.loads((model / CONFIG).read_text())
+        channels = [CHANNELS[about["modes"][end]] for end in ("from", "to")]
+        generator = build_generator(Networks(**about["networks"]), *channels)
+        generator.load_state_dict(checkpoint.read_tensors(model / MODEL))
+        has, provenance = about["direction"], about["provenance"]
+        of, _, _ = (provenance[name] for name in ("weights", "crop_size", "evaluation"))
+        if has not in DIRECTIONS or about["dtype"] not in DTYPES:
+            raise ValueError(f"direction {has}, dtype {about['dtype']}")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        problem = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise UserError(f"{model}: not a whole model of this version ({problem}); export it again") from None
+    if direction not in (None, has):
+        raise UserError(f"{model}: translates {has}, not {direction}; give another model, or leave the direction out")
+    if weights not in ("auto", of):
+        raise UserError(f"--weights {weights}: {model} has {of} weights alone; give another model, or leave it out")
+    sample = model / SAMPLE
+    return OneWay(generator.eval().requires_grad_(False), about, sample if sample.exists() else None)
+
+
+def _of_reference(model: Path, files: dict[str, Path], direction: str | None, weights: Weights) -> OneWay:
+    """A single file has the direction that its name says (net_G_B), or that is asked for."""
+    if weights == "ema":
+        raise UserError(f"--weights ema: {model} has no average of the weights; leave it out")
+    names = {way: f"generators.{way.replace('2', '_to_')}" for way in DIRECTIONS}
+    direction = direction or next((way for way in DIRECTIONS if names[way] in files), "a2b")
+    unsaid = model.is_file() and not any(theirs in model.name for theirs in junyanz.FILES.values())
+    file = model if unsaid else files.get(names[direction])
+    if not file:
+        raise UserError(
+            f"{model}: has no generator {direction}, which would be a "
+            f"{junyanz.FILES[names[direction]]}.pth; give another direction, or other weights"
+        )
+    networks, generator, *channels = junyanz.read_generator(file)
+    modes = {number: mode for mode, number in reversed(CHANNELS.items())}
+    if unknown := [number for number in channels if number not in modes]:
+        raise UserError(f"{file}: is for images of {unknown[0]} channels, which no image file has")
+    about = {
+        "zorse": __version__,
+        "direction": direction,
+        "networks": dataclasses.asdict(networks),
+        "modes": {end: modes[number] for end, number in zip(("from", "to"), channels, strict=True)},
+        "dtype": "float32",
+        "provenance": {"data": None, "pairs_seen": None, "weights": "raw", "crop_size": None, "evaluation": None},
+    }
+    return OneWay(generator.eval().requires_grad_(False), about, None)
+
+
+def write(out: Path, generator: nn.Module, about: dict, sample: Path | None) -> None:
+    """All but the card, each file whole; config.json last, so that without it nothing here counts as a model."""
+    dtype = getattr(torch, about["dtype"])
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in generator.state_dict().items()}
+    picture = sample.read_bytes() if sample else None  # first, since it may lie in `out`
+    (out / CONFIG).unlink(missing_ok=True)
+    (out / SAMPLE).unlink(missing_ok=True)
+    write_durably(out / MODEL, to_bytes(tensors, {"format": "pt"}))
+    if picture:
+        write_durably(out / SAMPLE, picture)
+    write_durably(out / CONFIG, json.dumps(about, indent=2) + "\n")

@@ -1,0 +1,45 @@
+"""The run directory: which configuration made it, and how to write into it so that a crash leaves no half file."""
+
+import os
+import sys
+from pathlib import Path
+
+from zorse.config.resolve import to_json
+from zorse.config.schema import Config
+from zorse.errors import UserError
+from zorse.files import write_durably
+
+
+def start_run_directory(config: Config, resumed: Path | None) -> None:
+    """Record the configuration. resumed: the checkpoint that the run goes on from.
+
+    Raises UserError where there are records of training but no checkpoint: it was lost.
+    """
+    if not resumed:
+        check_new(config.run.out)
+    write_durably(config.run.out / "config.json", to_json(config) + "\n")
+
+
+def check_new(out: Path) -> None:
+    """Raise UserError for a run directory with records of training, where no checkpoint is."""
+    if (out / "stats.jsonl").exists() or records_after(out, 0):
+        raise UserError(
+            f"{out} has records of a run but no checkpoint; restore its checkpoints, give another --out, or remove it"
+        )
+
+
+def records_after(out: Path, pairs_seen: int) -> list[Path]:
+    """Evaluations and sample grids of later pairs."""
+    files = [*(out / "eval").glob("[0-9]*.json"), *(out / "samples").glob("[0-9]*.png")]
+    return [path for path in files if path.stem.isdecimal() and int(path.stem) > pairs_seen]
+
+
+def journal(event: str) -> None:
+    """Tell the batch script, if one asked by naming a file in ZORSE_JOURNAL; exit codes do not reach it whole."""
+    path = os.environ.get("ZORSE_JOURNAL")
+    if path:
+        try:
+            with Path(path).open("a") as file:
+                file.write(event + "\n")
+        except OSError as error:
+            print(f"warning: {path} cannot be written ({error.strerror}): {event}", file=sys.stderr)

@@ -1,0 +1,133 @@
+"""What a run measures of itself: losses, rates, the time that steps, data and saves take."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from zorse.errors import UserError
+
+LOWEST_SCALE = 1.0  # of losses in fp16; it begins at 65536
+
+
+class LossWindow:
+    """The losses of the steps since the last status. They stay on the device until `collect`.
+
+    rows: one per step, [losses in the order of `names`], means over all ranks; part of a checkpoint, so that the line
+    after a resume is the line that would have been written without it. start: the first step's first pair.
+    """
+
+    def __init__(self, batch: int, accumulate: int):
+        self.batch, self.accumulate = batch, accumulate
+        self.names: list[str] = []
+        self.rows: list[list[float]] = []
+        self.start = 0
+        self._waiting: list[Tensor] = []
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """The losses of one micro-step of this rank."""
+        self.names = list(losses)
+        self._waiting.append(torch.stack(list(losses.values())))
+
+    def collect(self, mean_over_ranks: Callable[[Tensor], Tensor]) -> None:
+        """Bring the losses here: one reduction, one wait for the device.
+
+        Raises UserError at the first loss that is not finite; since the reduced values are the same on all ranks, so is
+        the decision.
+        """
+        if not self._waiting:
+            return
+        steps = torch.stack(self._waiting).view(-1, self.accumulate, len(self.names)).mean(1)
+        self._waiting.clear()
+        for row in mean_over_ranks(steps).tolist():
+            for name, value in zip(self.names, row, strict=True):
+                if not math.isfinite(value):
+                    pair = self.start + len(self.rows) * self.batch
+                    raise UserError(
+                        f"the loss {name} is {value} in the step that began at pair {pair}; stopped before saving it. "
+                        "Lower the learning rate, or train without mixed precision"
+                    )
+            self.rows.append(row)
+
+    def means(self) -> dict[str, float]:
+        """Means over the collected steps by name; starts a new window."""
+        count = len(self.rows)
+        means = {name: math.fsum(row[i] for row in self.rows) / count for i, name in enumerate(self.names)}
+        self.start += count * self.batch
+        self.rows = []
+        return means
+
+    def state(self) -> dict:
+        return {"start": self.start, "names": self.names, "rows": self.rows}
+
+    def load(self, state: dict) -> None:
+        self.start, self.names, self.rows = state["start"], state["names"], state["rows"]
+
+
+class Stopwatch:
+    """Since `reset`: pairs and seconds of training steps, of these waiting for data, and besides them of saves."""
+
+    def __init__(self):
+        self.reset()
+        self.resume()
+
+    def reset(self) -> None:
+        self.training = self.waiting = self.saving = 0.0
+        self.pairs = 0
+
+    def pause(self) -> None:
+        self.training += time.perf_counter() - self._since
+
+    def resume(self) -> None:
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.waiting += time.perf_counter() - began
+
+    @contextmanager
+    def saving_state(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.saving += time.perf_counter() - began
+
+
+def loss_scale(scaler: torch.amp.GradScaler | None) -> dict[str, float]:
+    """For the status line of a run in fp16: what losses are multiplied by, so that gradients do not vanish.
+
+    (Micikevicius et al. 2018, section 3.2) Raises UserError where gradients overflow all the same, so that no step is
+    taken any more.
+    """
+    if scaler is None:
+        return {}
+    scale = scaler.get_scale()
+    if scale < LOWEST_SCALE:
+        raise UserError(
+            f"gradients overflow float16 however little they are scaled (now by {scale:g}), so nothing is learned; "
+            "lower the learning rate, or use accelerate launch --mixed_precision bf16, or no"
+        )
+    return {"loss_scale": scale}
+
+
+def status(pairs_seen: int, epoch: int, rates: tuple[float, float], window: LossWindow, watch: Stopwatch) -> dict:
+    """One line of stats.jsonl: means since the line before. Starts a new window and resets the watch.
+
+    rates: the generators' and the discriminators'.
+    """
+    record = {
+        "pairs": pairs_seen,
+        "epoch": pairs_seen / epoch,
+        "lr_g": rates[0],
+        "lr_d": rates[1],
+        **window.means(),
+        "pairs_per_second": watch.pairs / watch.training,
+        "data_wait": watch.waiting / watch.training,
+        "save_seconds": watch.saving,
+    }
+    watch.reset()
+    return record

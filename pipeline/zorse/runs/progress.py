@@ -1,0 +1,88 @@
+"""What a person sees in the terminal: the plan, progress as a live bar or as plain lines, the closing table."""
+
+import sys
+from contextlib import suppress
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+
+class Patient:
+    """Standard output that a run outlives: what a closed terminal or pipe cannot take is dropped."""
+
+    def __init__(self):
+        self.file = sys.stdout  # that of now: rich puts itself in its place
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.file.write(text.encode(self.encoding, "replace").decode(self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.file.flush()
+
+    @property
+    def encoding(self) -> str:
+        return self.file.encoding or "utf-8"
+
+    def isatty(self) -> bool:
+        return self.file.isatty()
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+
+class Display:
+    """Progress for a person: a live bar on a terminal, one plain line per status elsewhere. Silent but on rank 0."""
+
+    def __init__(self, total_pairs: int, enabled: bool):
+        self.console = Console(file=Patient(), quiet=not enabled, highlight=False, soft_wrap=True)
+        self.total = total_pairs
+        self.bar = None
+        if enabled and self.console.is_terminal:
+            self.bar = Progress(
+                BarColumn(24), MofNCompleteColumn(), TextColumn("pairs  {task.fields[status]}"), console=self.console
+            )
+            self.task = self.bar.add_task("", total=total_pairs, status="starting")
+
+    def __enter__(self) -> "Display":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def note(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def advance(self, pairs_seen: int) -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=min(pairs_seen, self.total))
+
+    def status(self, record: dict) -> None:
+        """A record of stats.jsonl in one line."""
+        speed = record["pairs_per_second"]
+        left = timedelta(seconds=round((self.total - record["pairs"]) / speed))
+
+        def mean(kind: str) -> float:
+            values = [value for name, value in record.items() if name.startswith(kind)]
+            return sum(values) / len(values)
+
+        losses = [("G", "adversarial"), ("D", "discriminator"), ("cycle", "cycle"), ("identity", "identity")]
+        present = [(title, kind) for title, kind in losses if any(name.startswith(kind) for name in record)]
+        line = "  ".join(
+            [
+                f"{speed:.1f} pairs/s",
+                f"{left} left",
+                *[f"{title} {mean(kind):.3f}" for title, kind in present],
+                f"data wait {record['data_wait']:.0%}",
+            ]
+        )
+        if self.bar:
+            self.bar.update(self.task, completed=min(record["pairs"], self.total), status=line)
+        else:
+            self.note(f"{record['pairs']:>9}/{self.total} pairs  epoch {record['epoch']:.2f}  {line}")

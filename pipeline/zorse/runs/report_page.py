@@ -1,0 +1,79 @@
+"""One HTML page of a run that needs no network; the trainer renews it at each evaluation."""
+
+import base64
+import io
+import json
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from zorse.config.resolve import from_dict
+from zorse.errors import UserError
+from zorse.files import write_durably
+from zorse.runs.records import EVENTS, LOOKS, STATS, read_evaluation, read_lines
+from zorse.runs.sample_grid import GAP, HEADER, TITLES, opened, through_time
+
+FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last are always there
+POINTS = 1000  # of a curve; more are averaged
+
+
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """RUN/report.html. Raises UserError where there is no run, OSError where it cannot be written."""
+    try:
+        config = from_dict(json.loads((run / "config.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{run}: no run of this version here; give a run directory of pipeline/train.py") from None
+    stats, looks = read_lines(run / STATS), [line for line in read_lines(run / LOOKS) if "looks" in line]
+    evaluations, others = [], []
+    for path in sorted((run / "eval").glob("*.json")):
+        record = read_evaluation(path)
+        if record:
+            (evaluations if path.stem.isdecimal() else others).append({"name": path.stem, **record})
+    total = None
+    if stats:
+        epoch = stats[-1]["pairs"] / stats[-1]["epoch"]
+        total = round((config.optimization.epochs + config.optimization.decay_epochs) * epoch)
+    height, width = config.tested
+    environment = Environment(loader=PackageLoader("zorse.runs", "."), autoescape=select_autoescape())
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    text = environment.get_template("report.html").render(
+        name=run.resolve().name,
+        plotly=files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8"),
+        pairs=stats[-1]["pairs"] if stats else 0,
+        total=total,
+        evaluations=evaluations,
+        others=others,
+        events=read_lines(run / EVENTS),
+        quarantined=sum(len(read_lines(path)) for path in run.glob("quarantine-*.jsonl")),
+        config=asdict(config),
+        data={
+            "stats": thinned(stats),
+            "looks": looks,
+            "evaluations": evaluations,
+            "frames": [made for path in through_time(run, FRAMES) if (made := frame(path))],
+            "grid": {"gap": GAP, "header": HEADER, "columns": len(TITLES), "aspect": height / width},
+        },
+    )
+    out = out or run / "report.html"
+    write_durably(out, text)
+    return out
+
+
+def thinned(lines: list[dict]) -> list[dict]:
+    """At most POINTS lines, means of equally many neighbours each."""
+    step = -(-len(lines) // POINTS) or 1
+    groups = [lines[i : i + step] for i in range(0, len(lines), step)]
+    return [
+        {name: sum(line[name] for line in group if name in line) / len(group) for name in group[-1]} for group in groups
+    ]
+
+
+def frame(grid: Path) -> dict | None:
+    """A sample grid for the page: {"pairs", "image": data URL}; None for one that cannot be read."""
+    jpeg, image = io.BytesIO(), opened(grid)
+    if image is None:
+        return None
+    image.convert("RGB").save(jpeg, "jpeg", quality=88, subsampling=0)
+    return {"pairs": int(grid.stem), "image": f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"}

@@ -1,0 +1,39 @@
+"""The closing words of a run, and tables of distances."""
+
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from zorse.runs.records import read_evaluation
+
+
+def print_summary(console: Console, out: Path, pairs_seen: int) -> None:
+    """The closing words: what the distance was and is, and where to look."""
+    found = (read_evaluation(path) for path in sorted((out / "eval").glob("*.json")) if path.stem.isdecimal())
+    evaluations = [record for record in found if record]
+    if len(evaluations) > 1:
+        first, last = evaluations[0], evaluations[-1]
+        columns = {"untranslated": last["untranslated"], "real images": last["real"]}
+        columns |= {f"{each['pairs']} pairs": each for each in (first, last)}
+        images = " and ".join(str(last["protocol"]["images"][way]) for way in ("a_to_b", "b_to_a"))
+        console.print(distance_table(f"{images} test images, compared with real ones", columns))
+    console.print(f"{out} is finished at {pairs_seen} pairs; look at {out}/samples/{pairs_seen:09d}.png")
+    console.print(f"translate with: python pipeline/translate.py {shlex.quote(str(out))} IN OUT --direction a2b")
+
+
+def distance_table(title: str, columns: dict[str, dict]) -> Table:
+    """Metrics by direction. columns: {title: {"a_to_b": {metric: value}, "b_to_a": ...}}, the metrics of the last."""
+    table = Table(title=title)
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for way in ("a_to_b", "b_to_a"):
+        table.add_section()
+        table.add_row(f"[bold]{way.replace('_', ' ')}")
+        for metric in next(reversed(columns.values()))[way]:
+            if not metric.endswith("_std"):  # deviations are in the records
+                values = [each[way].get(metric) for each in columns.values()]
+                table.add_row(metric, *["" if value is None else f"{value:.4g}" for value in values])
+    return table

@@ -1,0 +1,97 @@
+"""What a run asks of the machine: a GPU for each process, compilers, layouts, precision, memory, how ranks add up."""
+
+import ctypes
+import os
+import platform
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
+
+from zorse.config.schema import Run
+from zorse.cyclegan.step import CycleGANStep
+from zorse.errors import OneRankError, UserError
+
+
+def check_launch() -> None:
+    """Raise UserError where the launcher started more processes than there are GPUs for.
+
+    accelerate would let several of them train, each as if alone, into the same run directory.
+    """
+    launched, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    gpus = torch.accelerator.device_count()
+    if launched > 1 and not use_cpu and local >= gpus:
+        fix = f"give accelerate launch --num_processes {gpus}" if gpus else "set ACCELERATE_USE_CPU=true to use the CPU"
+        message = f"{launched} processes were launched, but this machine has {gpus} GPUs; {fix}"
+        raise OneRankError(message) if local == gpus else UserError(message)
+
+
+def check_precision(accelerator: Accelerator) -> None:
+    """Raise UserError for a mixed precision that cannot be had here; accelerate would compute in float32 instead."""
+    precision = accelerator.mixed_precision
+    if precision not in ("no", "bf16", "fp16"):
+        raise UserError(f"mixed precision {precision} is not supported; use accelerate launch --mixed_precision bf16")
+    if precision == "fp16" and accelerator.scaler is None:
+        raise UserError("mixed precision fp16 needs a GPU, and there is none here; use --mixed_precision bf16, or no")
+
+
+def check_graph(accelerator: Accelerator) -> None:
+    """Raise UserError where a step cannot be recorded as a CUDA graph."""
+    if accelerator.device.type != "cuda":
+        raise UserError("--cuda-graph needs an NVIDIA GPU, and there is none here; leave it out")
+    if accelerator.num_processes > 1:
+        raise UserError(f"--cuda-graph is for one process, and here are {accelerator.num_processes}; leave it out")
+    if accelerator.scaler is not None:
+        raise UserError("--cuda-graph and mixed precision fp16 exclude each other; leave it out, or use bf16")
+
+
+def exchange_of_gradients(run: Run) -> DistributedDataParallelKwargs:
+    """Each gradient is summed over the ranks once a step, while the backward pass goes on; buffers are alike anyway."""
+    hook = DDPCommunicationHookType.BF16 if run.reduce_in == "bfloat16" else DDPCommunicationHookType.NO
+    # Not static_graph: it gains nothing here and breaks no_sync (https://github.com/pytorch/pytorch/pull/187732).
+    return DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True, comm_hook=hook)
+
+
+def use_hardware(model: CycleGANStep, device: torch.device, run: Run) -> None:
+    """Compile, and choose layout and precision of products. Raises UserError for what this machine cannot do."""
+    if run.fused_norm:
+        if device.type != "cuda":
+            raise UserError("--fused-norm needs an NVIDIA GPU, and there is none here; leave it out")
+        try:
+            import zorse.ops.fused_norm_triton  # noqa: F401
+        except ImportError as error:
+            raise UserError(f"--fused-norm: {error}; leave it out") from None
+    if device.type == "cuda":
+        # The fastest algorithm for each size is searched; on a GPU, bits may so differ from one start to the next.
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = run.tf32 == "on"
+    if device.type == "cpu":
+        keep_memory()
+    if run.compile:
+        check_compiler(device)
+        model.compile_networks()
+    if device.type == "cuda" and (run.compile or run.fused_norm):
+        model.to(memory_format=torch.channels_last)  # which torch's own InstanceNorm would undo
+
+
+def keep_memory() -> None:
+    """Have glibc keep the memory of large arrays for the next ones, as torch itself does on a GPU.
+
+    Given back after each use, it is taken anew page by page, up to an eighth of a compiled step's time.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4  # as malloc.h numbers them
+        libc.mallopt(trim_threshold, -1)
+        libc.mallopt(mmap_max, 0)  # not the threshold of mmap, of which some versions take no more than 32 MiB
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise UserError where torch.compile cannot work."""
+    try:
+        torch.compile(torch.neg)(torch.zeros(8, device=device))
+    except Exception as error:  # a compiler that is missing, headers that are, a GPU that is too old, ...
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"--compile: does not work here ({reason}); install g++ and Python's headers, or leave it out"
+        ) from None

@@ -1,0 +1,78 @@
+"""The weights that a new run begins with (--init-from): of a run, of an exported model, of junyanz's code."""
+
+import dataclasses
+from pathlib import Path
+
+from torch import nn
+
+from zorse.checkpoints.load import load_discriminators, load_trained
+from zorse.config.schema import OF_DISCRIMINATORS, OF_GENERATORS, Networks, flag
+from zorse.cyclegan.step import CycleGANStep
+from zorse.data.pixels import CHANNELS
+from zorse.errors import UserError
+from zorse.interop import junyanz, saved_model
+
+WAYS = ("a_to_b", "b_to_a")
+
+
+def begin_with(source: Path, model: CycleGANStep, networks: Networks, modes: dict[str, str]) -> str:
+    """Put the weights of `source` into the networks that they fit, and say which were there and which begin anew.
+
+    source: run directory, checkpoint, directory of an exported model, file or folder of junyanz's code. networks,
+    modes: of the model. Raises UserError where there is no generator that fits the options.
+    """
+    found = _found(source, networks, modes)
+    for name, network in found.items():
+        model.get_submodule(name).load_state_dict(network.state_dict())
+    every = [*(f"generators.{way}" for way in WAYS), *(f"discriminators.of_{domain}" for domain in "ab")]
+    anew = [name for name in every if name not in found]
+    return f"the weights are those of {source}" + (f"; new ones: {', '.join(anew)}" if anew else "")
+
+
+def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str, nn.Module]:
+    """Networks of float32 by their names in CycleGANStep."""
+    if files := junyanz.files(source):
+        found = {}
+        for name, path in files.items():
+            if name.startswith("generators."):
+                theirs, network, *channels = junyanz.read_generator(path)
+                _check(path, networks, theirs, channels, [CHANNELS[modes[end]] for end in _ends(name)])
+                found[name] = network
+            elif network := junyanz.read_discriminator(path, networks, CHANNELS[modes[name[-1]]]):
+                found[name] = network
+        return found
+    if (source / saved_model.MODEL).exists():
+        one = saved_model.load_one_way(source)
+        name = f"generators.{one.about['direction'].replace('2', '_to_')}"
+        theirs = {domain: one.about["modes"][end] for domain, end in zip(_ends(name), ("from", "to"), strict=True)}
+        _check(source, networks, Networks(**one.about["networks"]), list(theirs.values()), [modes[d] for d in theirs])
+        return {name: one.generator}
+    try:
+        trained = load_trained(source, "raw", saved_model.TAKEN)
+    except UserError as error:
+        raise UserError(f"--init-from {error}") from None
+    _check(source, networks, trained.config.networks, trained.modes, modes)
+    found = {f"generators.{way}": trained.generators[way] for way in WAYS}
+    if all(getattr(trained.config.networks, name) == getattr(networks, name) for name in OF_DISCRIMINATORS):
+        found |= {f"discriminators.{of}": network for of, network in load_discriminators(trained).items()}
+    return found
+
+
+def _ends(name: str) -> tuple[str, str]:
+    """The domains of a generator."""
+    way = name.removeprefix("generators.")
+    return way[0], way[-1]
+
+
+def _check(source: Path, ours: Networks, theirs: Networks, their_images, our_images) -> None:
+    """Raise UserError for generators of other options or of other images."""
+    names = [name for name in OF_GENERATORS if getattr(ours, name) != getattr(theirs, name)]
+    if names:
+        has = dataclasses.asdict(theirs)
+        options = " ".join(f"{flag(name)} {has[name]}" for name in names)
+        raise UserError(f"--init-from {source}: has other generators than the options; add {options}")
+    if their_images != our_images:
+        raise UserError(
+            f"--init-from {source}: is for images of {their_images}, and the data has {our_images}; "
+            "make shards with other --mode-a and --mode-b, or give other weights"
+        )

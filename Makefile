@@ -42,7 +42,7 @@ faults: $(READY)  ## kill, starve and damage runs in every way we know, and prin
 lint: $(READY)  ## ruff, check and format; import-linter, the layers of docs/design.md
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 format: $(READY)  ## let ruff rewrite the files
 	$(BIN)/ruff check --fix .

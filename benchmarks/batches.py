@@ -1,8 +1,8 @@
 """What larger batches cost in quality: python benchmarks/batches.py runs/demo/shards [--seeds 0 1 2].
 
 Trains the demo's networks on the same number of pairs with each batch and each rule for the learning rate, and prints
-the distance of translated test images to real ones (zorse/evaluation/sliced_wasserstein.py), mean and range over the seeds. The
-runs are kept in --out, and those that are finished are not done again.
+the distance of translated test images to real ones (zorse/evaluation/sliced_wasserstein.py), mean and range over the
+seeds. The runs are kept in --out, and those that are finished are not done again.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What takes steps in the workers of benchmarks/step.py: what all contenders have in common, and ours.
 
-Ours does what zorse/training/trainer.py does in a step, without accelerate, which on one process adds no more than an autocast
-around the forward. It is given uint8 images, in pinned memory if there is a GPU.
+Ours does what zorse/training/trainer.py does in a step, without accelerate, which on one process adds no more than an
+autocast around the forward. It is given uint8 images, in pinned memory if there is a GPU.
 """
 
 import time

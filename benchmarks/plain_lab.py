@@ -20,8 +20,8 @@ from accelerate import Accelerator
 from accelerate.utils import other
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-from conftest import TINY, draw, shard  # noqa: E402
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+from running import TINY, draw, shard  # noqa: E402
 
 from zorse.cyclegan.step import CycleGANStep  # noqa: E402
 

@@ -1,0 +1,76 @@
+"""Options: every wrong one is told by its name, in one line, before torch is loaded."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from running import ROOT
+
+from zorse.config.command_line import parse
+from zorse.errors import UserError
+
+WRONG = """
+--load-size x              | --load-size 0           | --load-size 100        | --crop-size 0
+--crop-size -256           | --crop-size 255         | --crop-size 20 --load-size 20 | --crop-size 300
+--no-flipp                 | --generator-channels 0  | --generator-channels 1.5 | --generator-blocks -1
+--discriminator-channels 0 | --discriminator-layers 0 | --discriminator-layers 8 | --cycle-weight -1
+--cycle-weight nan         | --identity-weight -0.5  | --identity-weight inf  | --history -1
+--history many             | --batch 0               | --batch -4             | --batch 1.5
+--epochs -1                | --epochs nan            | --epochs 0 --decay-epochs 0 | --decay-epochs 1e12
+--lr 0                     | --lr -1                 | --lr nan               | --lr inf
+--beta1 1                  | --beta1 -0.1            | --beta2 1.5            | --seed -1
+--accumulate 0             | --workers -1            | --status-every 0       | --sample-every -5
+--sample-images 0          | --evaluate-every 0      | --checkpoint-every 0   | --keep 0
+--keep-every 0             | --dtype float16         | --hang-after 0         | --allow-change seed
+--allow-change speed       | --preset papr           | --preset               | --learning 1
+--cycle-wieght 3           | --data                  | somewhere              | --keep two
+--cache-gb 0               | --cache-gb nan          | --read-timeout 0       | --flip-a no
+--data file:/x             | --data s3:/bucket/set
+"""
+
+
+@pytest.mark.fault(20)
+@pytest.mark.parametrize(
+    "arguments", [value.strip() for line in WRONG.strip().splitlines() for value in line.split("|")]
+)
+def test_a_wrong_option_is_named(arguments, capsys):
+    name = arguments.split()[0].split("=")[0]
+    try:
+        parse(arguments.split())
+        told = ""
+    except UserError as error:
+        told = str(error)
+        assert "\n" not in told
+    except SystemExit as end:
+        told = capsys.readouterr().err
+        assert end.code == 2
+    assert name in told
+
+
+@pytest.mark.fault(20)
+def test_options_are_checked_before_torch_is_loaded():
+    program = "import sys, zorse.commands.train; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "code"),
+    [("pipeline/train.py", "--help", 0), ("pipeline/train.py", "--wrong", 2), ("data_prep/demo.py", "--help", 141)],
+)
+def test_a_reader_that_has_gone(script, option, code):
+    reads, writes = os.pipe()
+    os.close(reads)
+    closed, other = ("stdout", "stderr") if option == "--help" else ("stderr", "stdout")
+    try:
+        how = {closed: writes, other: subprocess.PIPE, "text": True}
+        done = subprocess.run([sys.executable, ROOT / script, option], cwd=ROOT, **how)
+    finally:
+        os.close(writes)
+    assert (done.returncode, getattr(done, other)) == (code, "")
+
+
+def test_right_options_are_taken():
+    config = parse(["--preset", "quick", "--lr", "1e-3", "--batch-size", "4", "--keep-every", "1000", "--no-flip"])
+    assert (config.optimization.lr, config.optimization.batch, config.run.keep_every) == (1e-3, 4, 1000)
+    assert config.images.crop_size == 64 and not config.images.flip

@@ -12,7 +12,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from zorse_prep import PrepError
-from zorse_prep.items import LARGEST, SPLITS, Item, Source, Unreadable, looks_like_image, none_dropped
+from zorse_prep.format import SPLITS, TAR_BLOCK
+from zorse_prep.items import LARGEST, Item, Source, Unreadable, looks_like_image, none_dropped
 
 INSIDE = "an archive with the folders trainA and trainB, and optionally testA and testB"
 COMPRESSED = {
@@ -26,7 +27,7 @@ COMPRESSED = {
 def archive_source(path: Path) -> Source:
     """The images of an archive. Raises PrepError where it is none, or a compressed tar."""
     with path.open("rb") as file:
-        head = file.read(512)
+        head = file.read(TAR_BLOCK)
     for magic, program in COMPRESSED.items():
         if head.startswith(magic):
             raise PrepError(f"--source {path} is compressed, so that nothing in it can be found; {program} it first")
@@ -70,7 +71,7 @@ def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
                 tar.members.clear()  # tarfile would keep them all
                 yield member
             tar.fileobj.seek(tar.offset)
-            if any(tar.fileobj.read(512)):  # tarfile takes a damaged header for the end
+            if any(tar.fileobj.read(TAR_BLOCK)):  # tarfile takes a damaged header for the end
                 raise tarfile.ReadError(f"no header at byte {tar.offset}")
     except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two of headers full of nonsense
         raise PrepError(

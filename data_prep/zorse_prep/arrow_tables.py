@@ -10,7 +10,8 @@ from pathlib import Path
 
 from zorse_prep import PrepError
 from zorse_prep.folders import read_file
-from zorse_prep.items import LAYOUT, SPLITS, Item, Source, none_dropped
+from zorse_prep.format import SPLITS
+from zorse_prep.items import LAYOUT, Item, Source, none_dropped
 
 HUB_TIMEOUT = 5  # seconds
 PHASES = {"train": "train", "test": "test", "validation": "test"}

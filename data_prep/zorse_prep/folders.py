@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from zorse_prep import PrepError
-from zorse_prep.items import LAYOUT, SPLITS, Item, Source, looks_like_image, none_dropped
+from zorse_prep.format import SPLITS
+from zorse_prep.items import LAYOUT, Item, Source, looks_like_image, none_dropped
 
 
 def folder_source(directory: Path) -> Source:

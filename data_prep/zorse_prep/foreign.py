@@ -6,7 +6,6 @@ each image's own header, so that a reader skips all between them. No tar is chan
 
 import hashlib
 import os
-import re
 import tarfile
 import zlib
 from collections import Counter
@@ -17,17 +16,15 @@ from pathlib import Path
 from zorse_prep import PrepError
 from zorse_prep.archives import is_plain, tar_members
 from zorse_prep.atomic import load_json
+from zorse_prep.format import FOREIGN, FORMAT, MANIFEST, PLAN, TAR_BLOCK, TAR_NAME, member_size, padded
 from zorse_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
 from zorse_prep.items import LARGEST, looks_like_image, none_dropped
 from zorse_prep.manifest import check_usable, split_entry, write_manifest
-from zorse_prep.plan import FORMAT
 from zorse_prep.shards import totals, write_index
-from zorse_prep.verify import BLOCK, FOREIGN
 from zorse_prep.workers import Task, run_all
 
 ANY_SIDE = 1 << 30  # pixels; nothing is reduced
 WHITE = 255
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.tar")  # of a tar, as trainers take it
 
 
 def index_tars(
@@ -69,11 +66,11 @@ def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str
     """{split: names of its tars in the folder, in order}; each tar is in one split."""
     if not folder.is_dir():
         raise PrepError(f"{folder} is not a folder; give the one that holds the tars")
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     manifest = (load_json(path) or {}) if path.exists() else {"format": FORMAT, "source": {"kind": FOREIGN}}
     if manifest.get("format") != FORMAT:
         raise PrepError(f"{path} is of something else; move it away, or link the tars into a folder of their own")
-    if (folder / "plan.json").exists() or manifest["source"]["kind"] != FOREIGN:
+    if (folder / PLAN).exists() or manifest["source"]["kind"] != FOREIGN:
         raise PrepError(f"{folder} holds shards made here, which have their index; give a folder of other tars")
     found, owner = {}, {}
     for split, patterns in globs.items():
@@ -87,7 +84,7 @@ def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str
             matched = {path.name for path in folder.glob(pattern) if path.is_file()}
             if not matched:
                 raise PrepError(f"{flag} {pattern} matches no file in {folder}; give another pattern")
-            if odd := sorted(name for name in matched if not NAME.fullmatch(name)):
+            if odd := sorted(name for name in matched if not TAR_NAME.fullmatch(name)):
                 raise PrepError(f"{odd[0]!r}: rename it to letters, digits, '.', '_', '-' and .tar at the end")
             names |= matched
         for name in sorted(names):
@@ -111,9 +108,9 @@ def index_tar(folder: Path, name: str, policy: ImagePolicy, count) -> dict:
             except BadImage as bad:
                 quarantined.append({"file": f"{name}/{member.name}", "reason": str(bad)})
             else:
-                offsets.append(member.offset_data - BLOCK)
+                offsets.append(member.offset_data - TAR_BLOCK)
                 sums.append(zlib.crc32(data))
-                end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+                end = member.offset_data + padded(member.size)
             count(member.size)
     index_sha256, crc_sha256 = write_index(folder / name, [*offsets, end], sums)
     return {
@@ -150,7 +147,10 @@ def _image_of(tar: int, member: tarfile.TarInfo) -> bytes:
     """A member's bytes, if its own header says where they lie, as the trainer reads them. Raises BadImage."""
     if member.size > LARGEST:
         raise BadImage(f"larger than {LARGEST >> 20} MiB")
-    header = os.pread(tar, BLOCK, member.offset_data - BLOCK)
-    if header[257:262] != b"ustar" or tarfile.nti(header[124:136]) != member.size:
+    try:
+        as_read = member_size(os.pread(tar, TAR_BLOCK, member.offset_data - TAR_BLOCK))
+    except ValueError:
+        as_read = None
+    if as_read != member.size:
         raise BadImage("its tar header is of an old format; make the tar again with --format=ustar")
     return os.pread(tar, member.size, member.offset_data)

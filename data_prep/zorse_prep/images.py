@@ -26,7 +26,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from zorse_prep.pixels import Mode, convert, sums
+from zorse_prep.format import Mode
+from zorse_prep.pixels import convert, sums
 from zorse_prep.whole import check_whole
 
 # A short list keeps PIL away from formats which run other programs (EPS) or hold no photographs.

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-SPLITS = ("trainA", "trainB", "testA", "testB")
 LAYOUT = "--source DIR with DIR/trainA, DIR/trainB and optionally DIR/testA, DIR/testB"
 LARGEST = 256 << 20  # bytes of one image file; what is larger is no photograph, and is not read
 # HEIC and AVIF stay in, to be judged as unreadable rather than left out in silence.

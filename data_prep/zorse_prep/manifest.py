@@ -11,10 +11,9 @@ from pathlib import Path
 
 from zorse_prep import PrepError, TooManyCorrupt
 from zorse_prep.atomic import load_json, remove_stale, sync, temporary_for, write_json
+from zorse_prep.format import FORMAT, MANIFEST, PLAN, SPLITS, VERSION, full_level
 from zorse_prep.images import POLICY
-from zorse_prep.items import SPLITS
-from zorse_prep.pixels import full_level
-from zorse_prep.plan import FORMAT, VERSION, Plan
+from zorse_prep.plan import Plan
 from zorse_prep.shards import committed
 
 FIRST = 100  # unusable images which the manifest itself lists, per split
@@ -57,7 +56,7 @@ def finalize(out: Path, plan: Plan) -> dict:
 
 def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts) -> dict:
     """Write quarantine.jsonl and then manifest.json, and return the latter."""
-    for name in ("manifest.json", "quarantine.jsonl", "plan.json", *(f"{split}-*" for split in SPLITS)):
+    for name in (MANIFEST, "quarantine.jsonl", PLAN, *(f"{split}-*" for split in SPLITS)):
         remove_stale(out / name)
     path = out / "quarantine.jsonl"
     temporary = temporary_for(path)
@@ -77,7 +76,7 @@ def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts)
         "fingerprint": fingerprint([(split, entry["fingerprint"]) for split, entry in splits.items()]),
         "splits": splits,
     }
-    write_json(out / "manifest.json", manifest)
+    write_json(out / MANIFEST, manifest)
     return manifest
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from zorse_prep.pixels import Mode
+from zorse_prep.format import Mode
 from zorse_prep.workers import cpu_count
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]

@@ -2,12 +2,12 @@
 
 import io
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageCms
 
-Mode = Literal["rgb", "grey", "rgba", "grey16"]
+from zorse_prep.format import Mode
+
 ICC_TOLERANCE = 2  # mean 8-bit levels: profiles which call themselves sRGB stay below, Display P3 and Adobe RGB do not
 
 
@@ -18,11 +18,6 @@ def convert(image: Image.Image, icc: bytes | None, mode: Mode, conversions: list
     without a known white.
     """
     return {"rgb": _rgb_or_grey, "grey": _grey, "rgba": _rgba, "grey16": _grey16}[mode](image, icc, conversions)
-
-
-def full_level(mode: Mode) -> int:
-    """The level of white, as it is stored."""
-    return 65535 if mode == "grey16" else 255
 
 
 def sums(image: Image.Image, mode: Mode) -> tuple[list[int], list[int]]:

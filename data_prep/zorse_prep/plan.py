@@ -6,7 +6,6 @@ writer reads its own lines and no others.
 """
 
 import json
-import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,14 +13,9 @@ from pathlib import Path
 
 from zorse_prep import PrepError
 from zorse_prep.atomic import load_json, write_json
+from zorse_prep.format import FORMAT, MANIFEST, OURS, PLAN, PLAN_DIGITS, SPLITS, VERSION, Mode
 from zorse_prep.images import ImagePolicy
-from zorse_prep.items import SPLITS, Item
-from zorse_prep.pixels import Mode
-
-FORMAT = "zorse-shards"
-VERSION = 2
-PLAN_DIGITS = 6
-OURS = re.compile(rf"\.?({'|'.join(SPLITS)})-\d{{6}}-[0-9a-f]{{6}}\.(tar|tar\.idx|tar\.crc|json)(\..*\.tmp)?")
+from zorse_prep.items import Item
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ class Plan:
 
 def load_plan(out: Path) -> Plan:
     """The plan in `out`. Raises PrepError where there is none."""
-    path = out / "plan.json"
+    path = out / PLAN
     if not path.exists():
         make = f"python data_prep/shard.py plan --source DIR --out {shlex.quote(str(out))}"
         raise PrepError(f"{out} holds no plan; make it with: {make}")
@@ -122,12 +116,12 @@ def commit(out: Path, plan: Plan, lines: Path | None, restart: bool) -> None:
         remove_shards(out)
     for split in plan.splits if lines else ():
         (lines / f"{split}.jsonl").replace(out / "plan" / lines_of(split, plan.plan_sha256))
-    write_json(out / "plan.json", {"format": FORMAT, "version": VERSION, **asdict(plan)})
+    write_json(out / PLAN, {"format": FORMAT, "version": VERSION, **asdict(plan)})
 
 
 def remove_shards(out: Path) -> None:
     """Remove what this package wrote into `out`, and nothing else."""
-    for name in ("manifest.json", "plan.json", "quarantine.jsonl"):  # first: they never name a missing shard
+    for name in (MANIFEST, PLAN, "quarantine.jsonl"):  # first: they never name a missing shard
         (out / name).unlink(missing_ok=True)
     for split in SPLITS:
         for path in (out / "plan").glob(lines_of(split, PLAN_DIGITS * "?")):

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from zorse_prep import PrepError
 from zorse_prep.atomic import load_json, remove_stale, sync, temporary_for
+from zorse_prep.format import FORMAT, MANIFEST, PLAN, VERSION, shard_name
 from zorse_prep.images import POLICY
 from zorse_prep.items import LAYOUT, Source
 from zorse_prep.listing import BUCKETS, Hashed, Listing, Repeats, find_repeats, list_source
-from zorse_prep.plan import FORMAT, PLAN_DIGITS, VERSION, Plan, Policy, Shard, commit, load_plan
+from zorse_prep.plan import Plan, Policy, Shard, commit, load_plan
 
 LEAKS = ("trainA/testA", "trainB/testB")
 OTHER = "holds shards of other images or options; add --restart to replace them, or give another --out"
@@ -37,7 +38,7 @@ class Choices:
 
 def make_plan(source: Source, policy: Policy, out: Path, choices: Choices) -> Plan:
     """Plan a source and commit the plan in `out`, unless it is there and the source unchanged. Raises PrepError."""
-    before = load_plan(out) if (out / "plan.json").exists() and not choices.restart else None
+    before = load_plan(out) if (out / PLAN).exists() and not choices.restart else None
     if before and before.policy != policy:
         raise PrepError(f"{out} {OTHER}")
     with _work_folder(out, choices.dry_run) as work:
@@ -192,7 +193,7 @@ def _write_lines(
         for number, offset in enumerate(starts):
             first = number * sizes[split]
             count = min(sizes[split], counts[split] - first)
-            shards.append(Shard(f"{split}-{number:06d}-{sha256[:PLAN_DIGITS]}", split, first, count, offset))
+            shards.append(Shard(shard_name(split, number, sha256), split, first, count, offset))
     return sha256, shards
 
 
@@ -206,7 +207,7 @@ def _origin(source: Source) -> dict:
 
 def _refuse_other(out: Path, plan: Plan, restart: bool) -> None:
     """PrepError where `out` holds another plan that is not to be replaced, or what was not made here."""
-    for name in ("plan.json", "manifest.json"):
+    for name in (PLAN, MANIFEST):
         path = out / name
         found = (load_json(path) or {}) if path.exists() else None
         if found is not None and found.get("format") != FORMAT:

@@ -34,6 +34,7 @@ import tyro
 
 from zorse_prep import PrepError
 from zorse_prep.foreign import index_tars
+from zorse_prep.format import PLAN
 from zorse_prep.manifest import finalize
 from zorse_prep.options import FinalizeOptions, IndexOptions, Options, StatsOptions, VerifyOptions, WriteOptions
 from zorse_prep.plan import Plan, Policy, Shard, load_plan
@@ -98,7 +99,7 @@ def check(options: VerifyOptions) -> int:
     samples = sum(entry["samples"] for entry in manifest["splits"].values())
     depth = "read to the last byte" if options.deep else "without reading the images; --deep reads them"
     print(f"{len(faults)} faults in {shards} shards of {samples} images, {depth}")
-    if faults and (options.out / "plan.json").exists():
+    if faults and (options.out / PLAN).exists():
         print(f"to mend: remove the .json of each faulty tar, then shard.py write {quote(options.out)} and finalize")
     return 1 if faults else 0
 

@@ -1,10 +1,8 @@
 """The writing of one shard.
 
-A shard NAME is four files: NAME.tar, one image per sample; NAME.tar.idx, N + 1 little-endian uint64, where entry i is
-the offset of sample i's tar header (its payload 512 further on, its size in the header) and the last one the end of the
-last sample; NAME.tar.crc, N little-endian uint32, the CRC-32 (zlib's) of each image's bytes; and NAME.json, written
-last: a shard without it does not exist. All four are a function of the inputs and the options, so a shard written again
-is the same to the byte, and several processes may write the same one at once.
+A shard NAME is four files: NAME.tar, one image per sample; NAME.tar.idx and NAME.tar.crc, which format.py explains; and
+NAME.json, written last: a shard without it does not exist. All four are a function of the inputs and the options, so a
+shard written again is the same to the byte, and several processes may write the same one at once.
 """
 
 import hashlib
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from zorse_prep.atomic import load_json, remove_stale, sync, temporary_for, write_bytes, write_json
+from zorse_prep.format import CHECKSUM_TYPE, CHECKSUMS, INDEX, INDEX_TYPE, file_sizes
 from zorse_prep.images import BadImage, Prepared, prepare
 from zorse_prep.items import Unreadable
 from zorse_prep.plan import Plan, Policy, Shard, planned_items
@@ -28,8 +27,8 @@ def committed(out: Path, shard: Shard) -> dict | None:
     """What NAME.json says, or None where the shard is to be written (again)."""
     record = load_json(out / f"{shard.name}.json")
     with suppress(OSError, KeyError, TypeError):
-        sizes = {"": record["bytes"], ".idx": 8 * (record["samples"] + 1), ".crc": 4 * record["samples"]}
-        if all((out / f"{shard.name}.tar{end}").stat().st_size == size for end, size in sizes.items()):
+        sizes = file_sizes(record).items()
+        if all((out / f"{shard.name}.tar{end}").stat().st_size == size for end, size in sizes):
             return record
     return None
 
@@ -42,7 +41,7 @@ def missing_shards(out: Path, plan: Plan, task: int = 0, tasks: int = 1) -> list
 def write_shard(out: Path, shard: Shard, policy: Policy, root: str, count=lambda n_bytes: None) -> dict:
     """Write and commit one shard; returns what its NAME.json holds. `count` is told each input's size when done."""
     tar = out / f"{shard.name}.tar"
-    index_file, sums_file = out / f"{tar.name}.idx", out / f"{tar.name}.crc"
+    index_file, sums_file = out / f"{tar.name}{INDEX}", out / f"{tar.name}{CHECKSUMS}"
     for path in (tar, index_file, sums_file, out / f"{shard.name}.json"):
         remove_stale(path)
     temporary = temporary_for(tar)
@@ -72,7 +71,8 @@ def write_shard(out: Path, shard: Shard, policy: Policy, root: str, count=lambda
 
 def write_index(tar: Path, offsets: list[int], sums: list[int]) -> tuple[str, str]:
     """Write TAR.idx and TAR.crc; returns the SHA-256 of each."""
-    files = {".idx": np.array(offsets, dtype="<u8").tobytes(), ".crc": np.array(sums, dtype="<u4").tobytes()}
+    arrays = {INDEX: np.array(offsets, dtype=INDEX_TYPE), CHECKSUMS: np.array(sums, dtype=CHECKSUM_TYPE)}
+    files = {end: array.tobytes() for end, array in arrays.items()}
     for end, data in files.items():
         write_bytes(tar.with_name(tar.name + end), data)
     index, crc = (hashlib.sha256(data).hexdigest() for data in files.values())

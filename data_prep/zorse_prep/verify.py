@@ -14,13 +14,24 @@ from PIL import Image
 
 from zorse_prep import PrepError
 from zorse_prep.atomic import load_json
+from zorse_prep.format import (
+    CHECKSUM_TYPE,
+    CHECKSUMS,
+    FOREIGN,
+    FORMAT,
+    INDEX,
+    INDEX_TYPE,
+    MANIFEST,
+    TAR_BLOCK,
+    VERSION,
+    file_sizes,
+    is_index,
+    padded,
+)
 from zorse_prep.images import FORMATS
 from zorse_prep.manifest import fingerprint, split_fingerprint
-from zorse_prep.plan import FORMAT, VERSION
 from zorse_prep.workers import Task, run_all
 
-BLOCK = 512  # bytes; a member of a tar is a header of one block, then data filled up to whole blocks
-FOREIGN = "webdataset"  # the kind of source whose tars hold other members, too
 SPLIT_FIELDS = {
     "found": int, "samples": int, "bytes": int, "fingerprint": str, "shards": list, "converted": dict,
     "dropped": dict, "quarantined": dict, "statistics": dict,
@@ -32,7 +43,7 @@ SHARD_FIELDS = {
 
 def load_manifest(out: Path) -> dict:
     """manifest.json. Raises PrepError where there is none, or one of another version or with fields missing."""
-    path = out / "manifest.json"
+    path = out / MANIFEST
     manifest = load_json(path)
     if manifest is None:
         raise PrepError(f"{path} is missing or no manifest; make it with: python data_prep/shard.py finalize {out}")
@@ -98,9 +109,8 @@ def _faults_of_sums(manifest: dict) -> list[str]:
 def _faults_of_files(out: Path, shard: dict) -> list[str]:
     """Files that are missing, of a wrong size or changed, as far as sizes and small files tell; an index that lies."""
     faults, name = [], shard["name"]
-    sizes = {"": shard["bytes"], ".idx": 8 * (shard["samples"] + 1), ".crc": 4 * shard["samples"]}
-    sums = {".idx": shard["index_sha256"], ".crc": shard["crc_sha256"]}
-    for end, size in sizes.items():
+    sums = {INDEX: shard["index_sha256"], CHECKSUMS: shard["crc_sha256"]}
+    for end, size in file_sizes(shard).items():
         path = out / f"{name}{end}"
         try:
             found = path.stat().st_size
@@ -111,9 +121,9 @@ def _faults_of_files(out: Path, shard: dict) -> list[str]:
         except OSError as error:
             faults.append(f"{path.name}: {error.strerror}")
     if not faults:
-        offsets = np.fromfile(out / f"{name}.idx", dtype="<u8")
-        if offsets[-1] > shard["bytes"] or (offsets[1:] <= offsets[:-1]).any():
-            faults.append(f"{name}.idx: its offsets do not rise within the tar")
+        offsets = np.fromfile(out / f"{name}{INDEX}", dtype=INDEX_TYPE)
+        if not is_index(offsets, shard["samples"], shard["bytes"]):
+            faults.append(f"{name}{INDEX}: its offsets do not rise within the tar")
     return faults
 
 
@@ -127,8 +137,8 @@ def read_shard(out: Path, split: str, shard: dict, is_ours: bool, count) -> tupl
     """Faults of a shard that show when all of it is read; its first and its last key. is_ours: nothing but images."""
     name, keys = shard["name"], []
     faults = _fault_of_sum(out / name, shard["sha256"])
-    offsets = np.fromfile(out / f"{name}.idx", dtype="<u8").tolist()
-    sums = np.fromfile(out / f"{name}.crc", dtype="<u4").tolist()
+    offsets = np.fromfile(out / f"{name}{INDEX}", dtype=INDEX_TYPE).tolist()
+    sums = np.fromfile(out / f"{name}{CHECKSUMS}", dtype=CHECKSUM_TYPE).tolist()
     with (out / name).open("rb") as file:
         for number, ((start, end), expected) in enumerate(zip(pairwise(offsets), sums, strict=True)):
             key, fault = _read_sample(file.fileno(), start, end, expected, is_ours)
@@ -145,18 +155,18 @@ def read_shard(out: Path, split: str, shard: dict, is_ours: bool, count) -> tupl
 
 def _read_sample(tar: int, start: int, end: int, expected: int, is_ours: bool) -> tuple[str, str | None]:
     """(member's name, what is wrong or None) of the member at `start`. end: where the next one's header is to be."""
-    header = os.pread(tar, BLOCK, start)
+    header = os.pread(tar, TAR_BLOCK, start)
     try:
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return "", f"no intact tar header at byte {start}"
-    data = os.pread(tar, member.size, start + BLOCK)
+    data = os.pread(tar, member.size, start + TAR_BLOCK)
     if zlib.crc32(data) != expected:
         return member.name, "its image is not the one that was written (crc)"
-    filled = -(-member.size // BLOCK) * BLOCK
-    if is_ours and start + BLOCK + filled != end:
-        return member.name, f"the index says that it ends at byte {end}, its header {start + BLOCK + filled}"
-    padding = os.pread(tar, filled - member.size, start + BLOCK + member.size)
+    filled = padded(member.size)
+    if is_ours and start + TAR_BLOCK + filled != end:
+        return member.name, f"the index says that it ends at byte {end}, its header {start + TAR_BLOCK + filled}"
+    padding = os.pread(tar, filled - member.size, start + TAR_BLOCK + member.size)
     if is_ours and (any(padding) or header != member.tobuf(tarfile.USTAR_FORMAT)):
         return member.name, "its header or the filling behind it is not as written"
     try:

@@ -16,9 +16,10 @@ from zorse.config.schema import Images
 from zorse.data.dataset import open_shards
 from zorse.data.loader import ReadPairs, pair_batches
 from zorse.data.order import Share
-from zorse.data.pixels import CHANNELS, FULL, augment, decode, image_of, pixels_of, to_network, to_pixels, to_rgb
+from zorse.data.pixels import FULL, augment, decode, image_of, pixels_of, to_network, to_pixels, to_rgb
 from zorse.data.samples import _offsets
 from zorse.errors import UserError
+from zorse_prep.format import CHANNELS
 
 
 def test_samples_are_those_that_webdataset_reads(shards):

@@ -12,11 +12,12 @@ from running import ROOT, command
 
 from zorse.cyclegan.build import init_weights
 from zorse.cyclegan.resnet import Generator
-from zorse.data.pixels import CHANNELS, to_network, to_pixels
+from zorse.data.pixels import to_network, to_pixels
 from zorse.errors import UserError
 from zorse.inference import banded, row_layers, row_stores
 from zorse.inference.banded import bands_of, memory_of_whole, padded_size, rows_that_fit, translate_in_bands
 from zorse.inference.row_stores import free_memory, open_stores
+from zorse_prep.format import CHANNELS
 
 GIB = 2**30
 reads_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -26,11 +26,11 @@ from zorse import Translator
 from zorse.checkpoints import format as checkpoint
 from zorse.commands.translate import main, run
 from zorse.cyclegan.resnet import Generator
-from zorse.data.pixels import CHANNELS
 from zorse.errors import TransientError, UserError
 from zorse.inference import image_files, translate_files
 from zorse.inference.options import Options
 from zorse_prep import display
+from zorse_prep.format import CHANNELS
 from zorse_prep.images import read_as
 
 SCRIPT = ROOT / "pipeline" / "translate.py"

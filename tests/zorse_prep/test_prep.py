@@ -28,7 +28,7 @@ from prep_tools import (
     shard,
 )
 
-from zorse_prep.items import SPLITS
+from zorse_prep.format import SPLITS
 
 
 @pytest.fixture(scope="module")

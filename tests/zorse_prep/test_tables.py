@@ -10,7 +10,8 @@ import webdataset
 from prep_tools import assert_refused, counts_of, done, manifest_of, noisy_jpeg, prep, shard
 
 from zorse_prep import PrepError
-from zorse_prep.items import SPLITS, Item
+from zorse_prep.format import SPLITS
+from zorse_prep.items import Item
 from zorse_prep.sources import open_source, read
 
 

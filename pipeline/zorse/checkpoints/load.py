@@ -12,8 +12,8 @@ from zorse.checkpoints import format as checkpoint
 from zorse.config.resolve import from_dict
 from zorse.config.schema import Config
 from zorse.cyclegan.build import build_discriminator, build_generator
-from zorse.data.pixels import CHANNELS
 from zorse.errors import UserError
+from zorse_prep.format import CHANNELS
 
 Weights = Literal["auto", "raw", "ema"]
 

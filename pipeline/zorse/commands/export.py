@@ -18,7 +18,6 @@ from zorse.checkpoints import format as checkpoint
 from zorse.checkpoints.load import Weights, load_discriminators, load_trained
 from zorse.config.command_line import options_of
 from zorse.config.schema import Networks, may_be_left_out
-from zorse.data.pixels import CHANNELS
 from zorse.errors import UserError
 from zorse.files import fsync
 from zorse.inference.translator import PRECISIONS, Precision, Translator, newest
@@ -26,6 +25,7 @@ from zorse.interop.graphs import NEEDED, ONNX, TORCH, Graph, save_onnx, save_tor
 from zorse.interop.junyanz import FILES, read_discriminator, read_generator, written
 from zorse.interop.parity import Check, sizes_to_check
 from zorse.interop.saved_model import MODEL
+from zorse_prep.format import CHANNELS
 
 Format = Literal["safetensors", "onnx", "torch_export", "pth"]
 TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.2}  # of a range of 2; some 5 times what is usual

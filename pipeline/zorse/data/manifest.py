@@ -1,18 +1,28 @@
 """The manifest of a data set: what it says is held against sense, and the files that it names against what it says."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from zorse.data.local import MEND, File, Folder, Missing
-from zorse.data.pixels import CHANNELS
 from zorse.data.remote import Remote
 from zorse.errors import UserError
+from zorse_prep.format import (
+    CHANNELS,
+    CHECKSUMS,
+    FORMAT,
+    INDEX,
+    MANIFEST,
+    PLAN,
+    SPLITS,
+    TAR_BLOCK,
+    TAR_NAME,
+    VERSION,
+    checksums_size,
+    index_size,
+)
 
-NAME = "manifest.json"
-TAR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.tar")  # no way out of the folder
-SMALLEST = 1024  # bytes that a sample takes in a tar: its header and a block of data
+SMALLEST = 2 * TAR_BLOCK  # bytes that a sample takes in a tar: its header and a block of data
 MOST = 1 << 40  # bytes of a shard
 MOST_SAMPLES = 1 << 32  # of a split
 
@@ -27,31 +37,31 @@ class Manifest:
 
 
 def index_of(tar: File, samples: int) -> File:
-    return File(f"{tar.name}.idx", 8 * (samples + 1))
+    return File(f"{tar.name}{INDEX}", index_size(samples))
 
 
 def checksums_of(tar: File, samples: int) -> File:
-    return File(f"{tar.name}.crc", 4 * samples)
+    return File(f"{tar.name}{CHECKSUMS}", checksums_size(samples))
 
 
 def read_manifest(store: Folder | Remote) -> Manifest:
     """Raises UserError where there is none, or it is not one that can be true."""
-    where = store.where(NAME)
+    where = store.where(MANIFEST)
     try:
-        manifest = json.loads(store.whole(NAME))
+        manifest = json.loads(store.whole(MANIFEST))
     except Missing:
         raise UserError(f"{where}: {_absent(store)}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: cannot be read ({error}); make the shards again") from None
     try:
-        if manifest["format"] != "zorse-shards" or manifest["version"] != 2:
+        if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
             raise UserError(f"{where}: format {manifest['format']} {manifest['version']} is not known here")
         if not isinstance(manifest["fingerprint"], str):
             raise TypeError
         modes = {domain: manifest["modes"][domain] for domain in ("a", "b")}
         if not set(modes.values()) <= CHANNELS.keys():
             raise UserError(f"{where}: modes {modes} are not known here")
-        if not set(manifest["splits"]) <= {"trainA", "trainB", "testA", "testB"}:
+        if not set(manifest["splits"]) <= set(SPLITS):
             raise KeyError
         splits = {name: _split(where, name, split) for name, split in manifest["splits"].items()}
     except (KeyError, TypeError, AttributeError):
@@ -62,7 +72,7 @@ def read_manifest(store: Folder | Remote) -> Manifest:
 def _absent(store: Folder | Remote) -> str:
     if isinstance(store, Remote):
         return "not found; give the URL of a folder of shards that data_prep/shard.py made"
-    state = "not finished" if (store.root / "plan.json").exists() else "not found"
+    state = "not finished" if (store.root / PLAN).exists() else "not found"
     if store.root == Path("shards/horse2zebra"):
         return f"{state}; make it with: python data_prep/shard.py horse2zebra"
     return f"{state}; make it with: python data_prep/shard.py --source DIR --out {store.root}"

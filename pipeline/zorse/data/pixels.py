@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-CHANNELS = {"rgb": 3, "grey": 1, "rgba": 4, "grey16": 1}  # by mode
-FULL = {torch.uint8: 255, torch.int32: 65535}  # the highest value
+from zorse_prep.format import full_level
+
+FULL = {torch.uint8: full_level("rgb"), torch.int32: full_level("grey16")}  # the highest value
 
 
 def decode(data: bytes, size: tuple[int, int], mode: str = "rgb") -> Tensor:

@@ -11,8 +11,7 @@ from zorse.data.manifest import checksums_of, index_of
 from zorse.data.order import BLOCK
 from zorse.data.remote import Remote
 from zorse.errors import OneRankError
-
-TAR_BLOCK = 512  # bytes; a tar member is a header of one block, then the data filled up to whole blocks
+from zorse_prep.format import CHECKSUM_TYPE, INDEX_TYPE, TAR_BLOCK, is_index, member_size
 
 
 class CorruptSample(Exception):
@@ -62,8 +61,8 @@ class Split:
         tar = self.tars[shard]
         member = self.store.read(tar, *self._ranges(shard, at))
         try:
-            size = int(member[124:135], 8)
-            if member[257:262] != b"ustar" or TAR_BLOCK + size > len(member):
+            size = member_size(member)
+            if TAR_BLOCK + size > len(member):
                 raise ValueError
         except ValueError:
             raise OneRankError(
@@ -93,8 +92,8 @@ def _offsets(store: Folder | Remote, tar: File, samples: int) -> np.ndarray:
     """The index of a tar, uint64 [samples + 1]. Raises OneRankError where it cannot be one."""
     store.check(tar)
     index = index_of(tar, samples)
-    offsets = np.frombuffer(store.read(index, 0, index.size, (0, index.size)), dtype="<u8")
-    if len(offsets) != samples + 1 or offsets[-1] > tar.size or np.any(offsets[1:] <= offsets[:-1]):
+    offsets = np.frombuffer(store.read(index, 0, index.size, (0, index.size)), dtype=INDEX_TYPE)
+    if not is_index(offsets, samples, tar.size):
         raise OneRankError(f"{store.where(index.name)}: is not the index of its tar; make the shards again")
     return offsets
 
@@ -103,4 +102,4 @@ def _offsets(store: Folder | Remote, tar: File, samples: int) -> np.ndarray:
 def _checksums(store: Folder | Remote, tar: File, samples: int) -> np.ndarray:
     """The crc32 of each image of a tar, uint32 [samples]."""
     file = checksums_of(tar, samples)
-    return np.frombuffer(store.read(file, 0, file.size, (0, file.size)), dtype="<u4")
+    return np.frombuffer(store.read(file, 0, file.size, (0, file.size)), dtype=CHECKSUM_TYPE)

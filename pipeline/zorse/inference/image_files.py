@@ -15,8 +15,9 @@ from PIL import Image
 from zorse.errors import UserError
 from zorse_prep.atomic import write_bytes
 from zorse_prep.folders import files_below
+from zorse_prep.format import Mode
 from zorse_prep.images import read_as, read_noted
-from zorse_prep.pixels import Mode, convert
+from zorse_prep.pixels import convert
 
 KINDS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF",

@@ -8,7 +8,7 @@ import tyro
 
 from zorse.errors import UserError
 from zorse_prep.atomic import load_json
-from zorse_prep.plan import FORMAT
+from zorse_prep.format import FORMAT, MANIFEST, PLAN
 
 BACK = {"a2b": "b2a", "b2a": "a2b"}
 
@@ -93,5 +93,5 @@ def check(options: Options) -> None:
 
 def of_shards(source: str) -> bool:
     """Whether a source is a URL or a folder of shards, finished or not."""
-    records = (load_json(Path(source) / name) or {} for name in ("manifest.json", "plan.json"))
+    records = (load_json(Path(source) / name) or {} for name in (MANIFEST, PLAN))
     return "://" in source or (Path(source).is_dir() and any(record.get("format") == FORMAT for record in records))

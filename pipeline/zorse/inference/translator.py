@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from zorse.checkpoints.load import Weights, whole_checkpoint
 from zorse.cyclegan.resnet import Generator
-from zorse.data.pixels import CHANNELS, image_of, pixels_of, to_network, to_pixels
+from zorse.data.pixels import image_of, pixels_of, to_network, to_pixels
 from zorse.errors import UserError, first_sentence
 from zorse.inference.banded import rows_that_fit, translate_in_bands, unseen
 from zorse.interop import saved_model
 from zorse.interop.model_card import model_card
+from zorse_prep.format import CHANNELS
 
 AT_ONCE = 2**20  # pixels of images that share a call
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -30,11 +30,11 @@ from zorse.checkpoints import format as checkpoint
 from zorse.checkpoints.load import Trained, Weights, load_trained
 from zorse.config.schema import Networks
 from zorse.cyclegan.build import build_generator
-from zorse.data.pixels import CHANNELS
 from zorse.errors import UserError
 from zorse.files import write_durably
 from zorse.interop import junyanz
 from zorse.runs.records import read_evaluation
+from zorse_prep.format import CHANNELS
 
 MODEL, CONFIG, SAMPLE = "model.safetensors", "config.json", "sample.png"
 DIRECTIONS = ("a2b", "b2a")

@@ -8,9 +8,9 @@ from torch import nn
 from zorse.checkpoints.load import load_discriminators, load_trained
 from zorse.config.schema import OF_DISCRIMINATORS, OF_GENERATORS, Networks, flag
 from zorse.cyclegan.step import CycleGANStep
-from zorse.data.pixels import CHANNELS
 from zorse.errors import UserError
 from zorse.interop import junyanz, saved_model
+from zorse_prep.format import CHANNELS
 
 WAYS = ("a_to_b", "b_to_a")
 

@@ -8,8 +8,8 @@ from zorse.config.schema import Config
 from zorse.cyclegan.build import parameter_count
 from zorse.data.dataset import Shards
 from zorse.data.order import Share
-from zorse.data.pixels import CHANNELS
 from zorse.training.schedule import peak_rates, total_pairs
+from zorse_prep.format import CHANNELS
 
 
 def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, mixed_precision: str) -> None:

@@ -25,7 +25,6 @@ from zorse.cyclegan.ema import Average
 from zorse.data.dataset import Shards
 from zorse.data.loader import pair_batches
 from zorse.data.order import Share
-from zorse.data.pixels import CHANNELS
 from zorse.errors import OneRankError, UserError
 from zorse.evaluation.evaluator import AT_ONCE, too_few, translation
 from zorse.evaluation.features import feature_network
@@ -35,6 +34,7 @@ from zorse.training.init_from import begin_with
 from zorse.training.schedule import learning_rates, total_pairs
 from zorse.training.state import build_adam, build_history, build_model, open_together
 from zorse.training.update import Update
+from zorse_prep.format import CHANNELS
 
 SECONDS = 3.0  # of each measurement, about
 FINE, DOUBT, BAD = "[green]fine[/]", "[yellow]doubt[/]", "[bold red]FAILS[/]"

@@ -12,9 +12,9 @@ from zorse.cyclegan.step import CycleGANStep
 from zorse.data.block_cache import BlockCache
 from zorse.data.dataset import Shards, open_shards
 from zorse.data.order import Share
-from zorse.data.pixels import CHANNELS
 from zorse.errors import TransientError, UserError
 from zorse.keyed_random import DOMAIN_A, DOMAIN_B
+from zorse_prep.format import CHANNELS
 
 
 def open_together(run: Run, accelerator: Accelerator) -> Shards:

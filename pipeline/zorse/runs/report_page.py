@@ -4,7 +4,6 @@ import base64
 import io
 import json
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -12,11 +11,11 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from zorse.config.resolve import from_dict
 from zorse.errors import UserError
 from zorse.files import write_durably
+from zorse.runs.charts import charts
 from zorse.runs.records import EVENTS, LOOKS, STATS, read_evaluation, read_lines
 from zorse.runs.sample_grid import GAP, HEADER, TITLES, opened, through_time
 
 FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last are always there
-POINTS = 1000  # of a curve; more are averaged
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
@@ -37,10 +36,10 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         total = round((config.optimization.epochs + config.optimization.decay_epochs) * epoch)
     height, width = config.tested
     environment = Environment(loader=PackageLoader("zorse.runs", "."), autoescape=select_autoescape())
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
     text = environment.get_template("report.html").render(
         name=run.resolve().name,
-        plotly=files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8"),
+        now=stats[-1] if stats else None,
         pairs=stats[-1]["pairs"] if stats else 0,
         total=total,
         evaluations=evaluations,
@@ -49,9 +48,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         quarantined=sum(len(read_lines(path)) for path in run.glob("quarantine-*.jsonl")),
         config=asdict(config),
         data={
-            "stats": thinned(stats),
-            "looks": looks,
-            "evaluations": evaluations,
+            "charts": charts(stats, looks, evaluations),
             "frames": [made for path in through_time(run, FRAMES) if (made := frame(path))],
             "grid": {"gap": GAP, "header": HEADER, "columns": len(TITLES), "aspect": height / width},
         },
@@ -59,15 +56,6 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     out = out or run / "report.html"
     write_durably(out, text)
     return out
-
-
-def thinned(lines: list[dict]) -> list[dict]:
-    """At most POINTS lines, means of equally many neighbours each."""
-    step = -(-len(lines) // POINTS) or 1
-    groups = [lines[i : i + step] for i in range(0, len(lines), step)]
-    return [
-        {name: sum(line[name] for line in group if name in line) / len(group) for name in group[-1]} for group in groups
-    ]
 
 
 def frame(grid: Path) -> dict | None:

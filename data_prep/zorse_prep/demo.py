@@ -17,8 +17,8 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 
+from zorse.files import load_json, write_json
 from zorse_prep import PrepError
-from zorse_prep.atomic import load_json, write_json
 from zorse_prep.images import JPEG_OPTIONS
 
 COUNTS = {"trainA": 300, "trainB": 360, "testA": 64, "testB": 64}

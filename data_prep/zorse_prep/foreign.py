@@ -4,7 +4,6 @@ A sample is its first image member; other members (.json, .txt, .cls, .pyd, ...)
 each image's own header, so that a reader skips all between them. No tar is changed, and no image converted.
 """
 
-import hashlib
 import os
 import tarfile
 import zlib
@@ -13,9 +12,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from zorse.files import load_json, sha256_of
 from zorse_prep import PrepError
 from zorse_prep.archives import is_plain, tar_members
-from zorse_prep.atomic import load_json
 from zorse_prep.format import FOREIGN, FORMAT, MANIFEST, PLAN, TAR_BLOCK, TAR_NAME, member_size, padded
 from zorse_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
 from zorse_prep.items import LARGEST, looks_like_image, none_dropped
@@ -100,7 +99,6 @@ def index_tar(folder: Path, name: str, policy: ImagePolicy, count) -> dict:
     """Write NAME.idx and NAME.crc for a tar; returns the same record as of a shard that was made here."""
     offsets, sums, images, quarantined, end = [], [], [], [], 0
     with (folder / name).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         for member in _first_images(folder / name):
             try:
                 data = _image_of(file.fileno(), member)
@@ -117,7 +115,7 @@ def index_tar(folder: Path, name: str, policy: ImagePolicy, count) -> dict:
         "name": name,
         "samples": len(sums),
         "bytes": (folder / name).stat().st_size,
-        "sha256": sha256,
+        "sha256": sha256_of(folder / name),
         "index_sha256": index_sha256,
         "crc_sha256": crc_sha256,
         "quarantined": quarantined,

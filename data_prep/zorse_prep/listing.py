@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from zorse_prep.atomic import write_bytes
+from zorse.files import write_quickly
 from zorse_prep.display import progress
 from zorse_prep.items import Item, Source, Unreadable
 from zorse_prep.sources import read
@@ -127,7 +127,7 @@ class Hashed:
         if len(hashes) != len(lines) or not all(len(found) in (0, 64) for found in hashes):
             parts = [lines[at : at + 16] for at in range(0, len(lines), 16)]
             hashes = list(itertools.chain(*self.threads.map(partial(_hash, self.root), parts)))
-            write_bytes(path, "\n".join(hashes).encode(), durable=False)  # what a power cut tears is hashed again
+            write_quickly(path, "\n".join(hashes))  # what a power cut tears is hashed again
         return [(_key(line), replace(_item(line), sha256=found)) for line, found in zip(lines, hashes, strict=True)]
 
 

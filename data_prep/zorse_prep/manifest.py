@@ -9,8 +9,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from zorse.files import load_json, remove_stale, replacing, write_json
 from zorse_prep import PrepError, TooManyCorrupt
-from zorse_prep.atomic import load_json, remove_stale, sync, temporary_for, write_json
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, SPLITS, VERSION, full_level
 from zorse_prep.images import POLICY
 from zorse_prep.plan import Plan
@@ -56,18 +56,10 @@ def finalize(out: Path, plan: Plan) -> dict:
 
 def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts) -> dict:
     """Write quarantine.jsonl and then manifest.json, and return the latter."""
-    for name in (MANIFEST, "quarantine.jsonl", PLAN, *(f"{split}-*" for split in SPLITS)):
+    for name in (PLAN, *(f"{split}-*" for split in SPLITS)):  # of those two files, writing them removes it
         remove_stale(out / name)
-    path = out / "quarantine.jsonl"
-    temporary = temporary_for(path)
-    try:
-        with temporary.open("w", encoding="ascii") as file:
-            file.writelines(json.dumps(bad) + "\n" for bad in quarantined)
-            sync(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(path)
+    with replacing(out / "quarantine.jsonl") as file:
+        file.writelines(json.dumps(bad).encode() + b"\n" for bad in quarantined)
     manifest = {
         "format": FORMAT,
         "version": VERSION,

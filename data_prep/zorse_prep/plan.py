@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from zorse.files import load_json, write_json
 from zorse_prep import PrepError
-from zorse_prep.atomic import load_json, write_json
 from zorse_prep.format import FORMAT, MANIFEST, OURS, PLAN, PLAN_DIGITS, SPLITS, VERSION, Mode
 from zorse_prep.images import ImagePolicy
 from zorse_prep.items import Item

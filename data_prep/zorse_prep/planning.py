@@ -1,6 +1,5 @@
 """Making the plan of a source: list it, hash it, drop repeats, order what is left, and cut that into shards."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,8 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from zorse.files import fsync, load_json, remove_stale, take_lock, temporary_for
 from zorse_prep import PrepError
-from zorse_prep.atomic import load_json, remove_stale, sync, temporary_for
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, VERSION, shard_name
 from zorse_prep.images import POLICY
 from zorse_prep.items import LAYOUT, Source
@@ -103,13 +102,11 @@ def _only_one(out: Path) -> Iterator[None]:
     """PrepError where another process plans for `out` now, as far as the file system can tell."""
     folder = os.open(out / "plan", os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise PrepError(f"{out} is being planned by another process; wait for it, or give another --out") from None
-    except OSError:  # no locks there
-        pass
-    try:
+        free = True
+        with suppress(OSError):  # no locks there
+            free = take_lock(folder)
+        if not free:
+            raise PrepError(f"{out} is being planned by another process; wait for it, or give another --out")
         yield
     finally:
         os.close(folder)
@@ -184,8 +181,8 @@ def _write_lines(
                 digests[split].update(json.dumps([item.name, item.size, item.sha256]).encode() + b"\n")
                 counts[split] += 1
                 splits[split]["bytes"] += item.size
-        for file in files.values():
-            sync(file)
+    for split in files:
+        fsync(work / f"{split}.jsonl")
     parts = [_policy(policy), {split: digest.hexdigest() for split, digest in digests.items()}]
     sha256 = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     shards = []

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zorse_prep.atomic import load_json, remove_stale, sync, temporary_for, write_bytes, write_json
+from zorse.files import load_json, replacing, write_durably, write_json
 from zorse_prep.format import CHECKSUM_TYPE, CHECKSUMS, INDEX, INDEX_TYPE, file_sizes
 from zorse_prep.images import BadImage, Prepared, prepare
 from zorse_prep.items import Unreadable
@@ -41,19 +41,9 @@ def missing_shards(out: Path, plan: Plan, task: int = 0, tasks: int = 1) -> list
 def write_shard(out: Path, shard: Shard, policy: Policy, root: str, count=lambda n_bytes: None) -> dict:
     """Write and commit one shard; returns what its NAME.json holds. `count` is told each input's size when done."""
     tar = out / f"{shard.name}.tar"
-    index_file, sums_file = out / f"{tar.name}{INDEX}", out / f"{tar.name}{CHECKSUMS}"
-    for path in (tar, index_file, sums_file, out / f"{shard.name}.json"):
-        remove_stale(path)
-    temporary = temporary_for(tar)
-    try:
-        with temporary.open("wb") as file:
-            hashing = _HashingFile(file)
-            offsets, sums, images, quarantined = _write_tar(hashing, out, shard, policy, root, count)
-            sync(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(tar)
+    with replacing(tar) as file:
+        hashing = _HashingFile(file)
+        offsets, sums, images, quarantined = _write_tar(hashing, out, shard, policy, root, count)
     index, sums = write_index(tar, offsets, sums)
     record = {
         "name": tar.name,
@@ -74,7 +64,7 @@ def write_index(tar: Path, offsets: list[int], sums: list[int]) -> tuple[str, st
     arrays = {INDEX: np.array(offsets, dtype=INDEX_TYPE), CHECKSUMS: np.array(sums, dtype=CHECKSUM_TYPE)}
     files = {end: array.tobytes() for end, array in arrays.items()}
     for end, data in files.items():
-        write_bytes(tar.with_name(tar.name + end), data)
+        write_durably(tar.with_name(tar.name + end), data)
     index, crc = (hashlib.sha256(data).hexdigest() for data in files.values())
     return index, crc
 

@@ -1,6 +1,5 @@
 """Is a data set what its manifest says? Quickly, from sizes and counts, or deeply, from every byte and every image."""
 
-import hashlib
 import io
 import os
 import tarfile
@@ -12,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from zorse.files import load_json, sha256_of
 from zorse_prep import PrepError
-from zorse_prep.atomic import load_json
 from zorse_prep.format import (
     CHECKSUM_TYPE,
     CHECKSUMS,
@@ -128,9 +127,7 @@ def _faults_of_files(out: Path, shard: dict) -> list[str]:
 
 
 def _fault_of_sum(path: Path, expected: str) -> list[str]:
-    with path.open("rb") as file:
-        same = hashlib.file_digest(file, "sha256").hexdigest() == expected
-    return [] if same else [f"{path.name}: its bytes are not those that were written (sha256)"]
+    return [] if sha256_of(path) == expected else [f"{path.name}: its bytes are not those that were written (sha256)"]
 
 
 def read_shard(out: Path, split: str, shard: dict, is_ours: bool, count) -> tuple[list[str], str, str]:

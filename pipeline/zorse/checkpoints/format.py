@@ -15,7 +15,6 @@ removed only afterwards. Nothing random is stored, since everything random is a 
 The directory must be on a file system that all nodes share.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from zorse.cyclegan.image_pool import ImageHistory
 from zorse.data import order
 from zorse.data.dataset import Shards
 from zorse.errors import UserError
-from zorse.files import fsync
+from zorse.files import fsync, sha256_of
 
 NETWORKS, EMA, OPTIMIZER = "networks.safetensors", "ema.safetensors", "optimizer.safetensors"
 STATE, MANIFEST, KEEP, BEST = "state.json", "manifest.json", "keep", "best"
@@ -199,5 +198,4 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def describe(file: Path) -> dict:
-    with file.open("rb") as stream:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    return {"bytes": file.stat().st_size, "sha256": sha256_of(file)}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from zorse.checkpoints.load import Weights, load_discriminators, load_trained
 from zorse.config.command_line import options_of
 from zorse.config.schema import Networks, may_be_left_out
 from zorse.errors import UserError
-from zorse.files import fsync
+from zorse.files import fsync, temporary_for
 from zorse.inference.translator import PRECISIONS, Precision, Translator, newest
 from zorse.interop.graphs import NEEDED, ONNX, TORCH, Graph, save_onnx, save_torch, smallest_of, traced
 from zorse.interop.junyanz import FILES, read_discriminator, read_generator, written
@@ -131,7 +130,7 @@ def export(options: Options) -> dict[str, dict]:
     check = Check(translator.generator, sizes, tolerance)
     shape = f"float32 [N, C, H, W] in [-1, 1]; H and W multiples of {multiple}, at least {smallest}"
     about = translator.about | {"image": shape}  # in and out
-    staging, measured = out.with_name(f".{out.name}.{os.getpid()}.tmp"), {}
+    staging, measured = temporary_for(out), {}
     try:
         staging.mkdir(parents=True)
     except OSError as error:

@@ -9,7 +9,6 @@ opens that directory anew, checks that it is a real directory (no link) that thi
 and reaches files only relative to that descriptor. What is not a regular file with a block's name is left alone.
 """
 
-import fcntl
 import os
 import re
 import stat
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zorse.errors import OneRankError
+from zorse.files import take_lock
 
 CHECKSUM = 4  # bytes at the end of a file
 TOUCH = 10.0  # seconds; a use is noted in a file's access time no more often
@@ -69,7 +69,7 @@ class BlockCache:
                 with suppress(FileExistsError):  # a directory, or something that is told below
                     self.place.mkdir(mode=0o700, parents=True)
                 with self._opened() as place, _open_part(place, part) as file:
-                    if _locked(file) and _is_at(place, part, file):  # not renamed by who had the lock before
+                    if take_lock(file) and _is_at(place, part, file):  # not renamed by who had the lock before
                         try:
                             data = _read(place, key, 0, size, size)
                             if data is None:
@@ -168,15 +168,6 @@ def _whole(file: int, key: str, state: os.stat_result) -> bool:
     if len(_verified) > 100_000:
         _verified.clear()
     _verified.add(identity)
-    return True
-
-
-def _locked(file) -> bool:
-    """Whether this open file has its lock now; the system releases it with the file or the process."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     return True
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from zorse.errors import UserError
-from zorse_prep.atomic import write_bytes
+from zorse.files import write_quickly
 from zorse_prep.folders import files_below
 from zorse_prep.format import Mode
 from zorse_prep.images import read_as, read_noted
@@ -224,4 +224,4 @@ def encode(image: Image.Image, path: Path) -> bytes:
 def save(data: bytes, path: Path) -> None:
     """Write a file, and its folder, so that it is there whole or not at all. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, data, durable=False)
+    write_quickly(path, data)

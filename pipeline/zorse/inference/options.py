@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from zorse.errors import UserError
-from zorse_prep.atomic import load_json
+from zorse.files import load_json
 from zorse_prep.format import FORMAT, MANIFEST, PLAN
 
 BACK = {"a2b": "b2a", "b2a": "a2b"}

@@ -6,7 +6,6 @@ it writes no more.
 """
 
 import atexit
-import fcntl
 import json
 import os
 import secrets
@@ -18,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from zorse.errors import UserError
-from zorse.files import write_durably
+from zorse.files import take_lock, write_durably
 
 LOCK_PATIENCE = 15.0  # seconds
 HEARTBEAT = 5.0  # seconds between renewals
@@ -76,19 +75,17 @@ class Ownership:
         deadline = time.monotonic() + LOCK_PATIENCE
         while True:
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except BlockingIOError:
-                owner = read(self.path) or {}
-                if time.monotonic() < deadline:
-                    time.sleep(0.5)
-                elif self._replaces(owner):
-                    return False  # it cannot be ended from here, but it writes no more once it sees the new owner
-                else:
-                    by = describe(owner)
-                    raise UserError(f"{out} is being trained by {by}; end that, or give another --out") from None
+                if take_lock(self._lock):
+                    return True
             except OSError:
                 return False
+            owner = read(self.path) or {}
+            if time.monotonic() < deadline:
+                time.sleep(0.5)
+            elif self._replaces(owner):
+                return False  # it cannot be ended from here, but it writes no more once it sees the new owner
+            else:
+                raise UserError(f"{out} is being trained by {describe(owner)}; end that, or give another --out")
 
     def _surely_dead(self, owner: dict, locked: bool) -> bool:
         """Whether an owner needs no watching: an earlier start of this job, or of this machine without its lock."""

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import sys
+import sysconfig
+import tempfile
+import zipfile
 
 import numpy as np
 import onnx
@@ -146,6 +149,31 @@ def test_graphs_hold_the_plain_network(exported):
     assert targets.count("aten.conv2d.default") == 6 and not any(
         "cpu" in str(node.kwargs) for node in program.graph.nodes
     )
+
+
+def contents(file):
+    """The bytes of a file, and of what it holds if it is an archive."""
+    yield file.name, file.read_bytes()
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                yield f"{file.name}/{name}", archive.read(name)
+
+
+def test_no_file_names_a_path_of_this_machine(trained, tmp_path):
+    """Who shares a model does not also tell where it was made."""
+    export(Options(trained, tmp_path / "out", formats=(*FORMATS, "pth")))
+    packages, temporary = sysconfig.get_path("purelib"), f"{tempfile.gettempdir()}/"
+    private = [str(path).encode() for path in (ROOT, packages, trained, tmp_path, temporary)]
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {".onnx", ".pt2", ".pth", ".safetensors"} <= {path.suffix for path in files}
+    found = {
+        (name, path, data[max(0, place - 100) : place + 100])
+        for name, data in (part for file in files for part in contents(file))
+        for path in private
+        if (place := data.find(path)) >= 0
+    }
+    assert not found
 
 
 @pytest.mark.parametrize(

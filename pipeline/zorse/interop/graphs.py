@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from zorse.errors import UserError, first_sentence
 from zorse.files import write_durably
@@ -51,8 +52,18 @@ def traced(graph: Graph, channels: int) -> ExportedProgram:
     for node in list(program.graph.nodes):  # that what is converted lies on a CPU, as it does here
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             program.graph.erase_node(node)
+    forget_source_files(program)
     program.graph_module.recompile()
     return program
+
+
+def forget_source_files(program: ExportedProgram) -> None:
+    """Drop the stack trace of every operator, which both formats would store: it names files of this machine, and so
+    tells whoever gets the model about its maker's home directory.
+    """
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def save_onnx(program: ExportedProgram, out: Path, about: dict, check: Check) -> dict:

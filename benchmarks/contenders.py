@@ -12,13 +12,13 @@ import torch
 from profiles import time_by_class, work_items
 from torch.profiler import profile
 
-from zorse.config.schema import Config, Losses, Networks, Optimization, Run
-from zorse.cyclegan.image_pool import ImageHistory
+from zorse.config.schema import Compute, Config, Losses, Networks, Optimization
+from zorse.cyclegan.image_pool import ImagePool
 from zorse.cyclegan.step import CycleGANStep
 from zorse.data.pixels import to_network
-from zorse.ops.cuda_graph import WARM_UP, Recorded
+from zorse.ops.cuda_graph import WARM_UP, CapturedGraph
 from zorse.runs.metrics import LossWindow
-from zorse.training.devices import use_hardware
+from zorse.training.devices import configure_device
 from zorse.training.schedule import learning_rates
 from zorse.training.state import build_adam
 from zorse.training.update import set_rate
@@ -152,16 +152,18 @@ class Ours(Contender):
         fused = "fused" in self.variant and self.dtype == torch.float32
         self.model = CycleGANStep(self.networks, weights, SEED, fused=fused).to(self.device, self.dtype)
         tf32 = "on" if torch.backends.cudnn.allow_tf32 else "off"
-        use_hardware(self.model, self.device, Run(compile="compile" in self.variant, fused_norm=fused, tf32=tf32))
+        configure_device(
+            self.model, self.device, Compute(compile="compile" in self.variant, fused_norm=fused, tf32=tf32)
+        )
         self.named = dict(self.model.named_parameters())
         recorded = "graph" in self.variant
-        self.adam = build_adam(Config(optimization=self.optimization, run=Run(cuda_graph=recorded)), self.model)
-        self.update = Recorded(self.change, self.device) if recorded else self.change
+        self.adam = build_adam(Config(optimization=self.optimization, compute=Compute(cuda_graph=recorded)), self.model)
+        self.update = CapturedGraph(self.change, self.device) if recorded else self.change
         self.optimizers = [self.adam]
         self.window = LossWindow(self.batch, 1)
         self.slots = list(range(self.batch))
         self.history = {
-            name: ImageHistory(
+            name: ImagePool(
                 self.slots,
                 weights.history,
                 (self.size, self.size),

@@ -19,7 +19,7 @@ from rich.table import Table
 from zorse.config.schema import Images
 from zorse.data.dataset import open_shards
 from zorse.data.loader import pair_batches
-from zorse.data.order import Share
+from zorse.data.order import RankSlice
 from zorse.errors import UserError
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     images = Images(load_size=options.load_size, crop_size=options.crop_size)
-    share = Share(0, 1, 1, options.batch)
+    share = RankSlice(0, 1, 1, options.batch)
     table = Table(title=f"batches of {options.batch} at {options.crop_size} pixels from {options.shards}")
     for name in ("workers", "pairs/s at most", f"data wait at {options.rate:g} pairs/s"):
         table.add_column(name, justify="right")

@@ -15,11 +15,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from zorse.config.schema import Losses, Networks, Run
+from zorse.config.schema import Compute, Losses, Networks
 from zorse.cyclegan.build import parameter_count
-from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.image_pool import ImagePool
 from zorse.cyclegan.step import CycleGANStep
-from zorse.training.devices import use_hardware
+from zorse.training.devices import configure_device
 
 GB = 1e9
 PER_PARAMETER = 4 * 4  # bytes: weight, gradient and two moments in fp32
@@ -31,7 +31,7 @@ def prepared(batch: int, size: int, device: str, dtype: torch.dtype, recompute: 
     images = torch.rand(2, batch, 3, size, size, device=device, dtype=dtype).unbind()
     slots = list(range(batch))
     history = {
-        name: ImageHistory(slots, 50, (size, size), domain=number, seed=0, device=device)
+        name: ImagePool(slots, 50, (size, size), domain=number, seed=0, device=device)
         for number, name in enumerate("ab")
     }
     plans = {name: torch.zeros(3, batch, dtype=torch.int64, device=device) for name in "ab"}
@@ -68,7 +68,7 @@ def measured(batch: int, size: int, half: bool, recompute: bool) -> float:
     gpu = torch.cuda.is_available()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     model, arguments = prepared(batch, size, "cuda" if gpu else "cpu", torch.float32, recompute)
-    use_hardware(model, torch.device("cuda" if gpu else "cpu"), Run())
+    configure_device(model, torch.device("cuda" if gpu else "cpu"), Compute())
     adam = torch.optim.Adam(model.parameters(), fused=True)
     for _ in range(2):
         with torch.autocast("cuda" if gpu else "cpu", torch.bfloat16) if half else nullcontext():

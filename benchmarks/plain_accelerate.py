@@ -124,7 +124,7 @@ def main() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, betas=(0.5, 0.999))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, 2 * (1 - step / options.steps)))
     model, optimizer, scheduler, *loaders = accelerator.prepare(model, optimizer, scheduler, *loaders)
-    pools = {domain: ImagePool(options.losses.history, accelerator.device) for domain in ("a", "b")}
+    pools = {domain: ImagePool(options.losses.image_pool_size, accelerator.device) for domain in ("a", "b")}
     accelerator.register_for_checkpointing(*pools.values())
 
     step = 0

@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from accelerate import Accelerator
@@ -18,24 +19,24 @@ from rich.console import Console
 from rich.table import Table
 
 from zorse.checkpoints import format as checkpoint
-from zorse.checkpoints.writer import Saver
+from zorse.checkpoints.writer import CheckpointWriter
 from zorse.config.schema import Losses, Networks
-from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.image_pool import ImagePool
 from zorse.cyclegan.step import CycleGANStep
-from zorse.runs.lock import Ownership
+from zorse.runs.lock import RunLock
 
 SIZE = 256
 
 
-def full_history(batch: int, device: torch.device) -> dict[str, ImageHistory]:
-    history = {
-        name: ImageHistory(range(batch), Losses().history, (SIZE, SIZE), domain=number, seed=0, device=device)
+def full_pools(batch: int, device: torch.device) -> dict[str, ImagePool]:
+    pools = {
+        name: ImagePool(range(batch), Losses().image_pool_size, (SIZE, SIZE), domain=number, seed=0, device=device)
         for number, name in enumerate("ab")
     }
-    for images in history.values():
+    for images in pools.values():
         for slot in range(batch):
-            images.load(slot, torch.rand(Losses().history, 3, SIZE, SIZE))
-    return history
+            images.load(slot, torch.rand(Losses().image_pool_size, 3, SIZE, SIZE))
+    return pools
 
 
 def timed(part) -> float:
@@ -63,14 +64,16 @@ def main() -> None:
     for name in ("batch", "MB", "the run waits", "until it is whole", "if waited for", "resume"):
         table.add_column(name, justify="right")
     for batch in options.batch:
-        history = full_history(batch, accelerator.device)
+        pools = full_pools(batch, accelerator.device)
+        state = SimpleNamespace(model=model, optimizer=adam, pools=pools, ema=None)
+        state.record = lambda: {"pairs_seen": state.pairs_seen}  # noqa: B023
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             out = Path(folder) / "run"
-            saver = Saver(out, accelerator, Ownership(out), print, keep=1, keep_every=None, resumed=None)
+            saver = CheckpointWriter(out, accelerator, RunLock(out), print, keep=1, keep_every=None, resumed=None)
             behind, whole, waited, resume = [], [], [], []
             for number in range(2 * options.rounds):
-                state, wait = {"pairs_seen": number}, bool(number % 2)
-                took = timed(lambda: saver.save(state, model, None, adam, history, best=None, wait=wait))  # noqa: B023
+                state.pairs_seen, wait = number, bool(number % 2)
+                took = timed(lambda: saver.save(state, best=None, wait=wait))  # noqa: B023
                 if wait:
                     waited.append(took)
                 else:
@@ -78,9 +81,9 @@ def main() -> None:
                     whole.append(took + timed(lambda: saver.poll(wait=True)))  # noqa: B023
             for _ in range(options.rounds):
                 resume.append(
-                    timed(lambda: checkpoint.restore(checkpoint.newest(out), model, adam, history))  # noqa: B023
+                    timed(lambda: checkpoint.restore(checkpoint.latest_valid(out), state))  # noqa: B023
                 )
-            size = sum(file.stat().st_size for file in checkpoint.newest(out).iterdir()) / 1e6
+            size = sum(file.stat().st_size for file in checkpoint.latest_valid(out).iterdir()) / 1e6
             shutil.rmtree(out)
         row = [f"{statistics.median(times):.2f}" for times in (behind, whole, waited, resume)]
         table.add_row(str(batch), f"{size:.0f}", *row)

@@ -25,13 +25,13 @@ from rich.table import Table
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook, bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from zorse.config.schema import Losses, Networks, Run
+from zorse.config.schema import Compute, Losses, Networks
 from zorse.cyclegan.build import parameter_count
-from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.image_pool import ImagePool
 from zorse.cyclegan.step import CycleGANStep
-from zorse.training.devices import use_hardware
+from zorse.training.devices import configure_device
 
-HOOKS = {"float32": allreduce_hook, "bfloat16": bf16_compress_hook}  # as exchange_of_gradients has accelerate take
+HOOKS = {"float32": allreduce_hook, "bfloat16": bf16_compress_hook}  # as ddp_kwargs has accelerate take
 
 
 class Timeline:
@@ -81,14 +81,14 @@ def measure(options: argparse.Namespace) -> dict:
         generator_channels=options.channels, generator_blocks=options.blocks, discriminator_channels=options.channels
     )
     model = CycleGANStep(networks, Losses(), 0, fused=options.fused_norm).to(device)
-    use_hardware(model, device, Run(compile=options.compile, fused_norm=options.fused_norm))
+    configure_device(model, device, Compute(compile=options.compile, fused_norm=options.fused_norm))
     adam = torch.optim.Adam(model.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=True)
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     timeline = Timeline(options.reduce_in)
     parallel.register_comm_hook(timeline, recorded)
     slots = list(range(pairs))
     history = {
-        name: ImageHistory(slots, 50, (options.size, options.size), domain=number, seed=0, device=device)
+        name: ImagePool(slots, 50, (options.size, options.size), domain=number, seed=0, device=device)
         for number, name in enumerate("ab")
     }
     a, b = torch.rand(2, pairs, 3, options.size, options.size, device=device) * 2 - 1

@@ -2,7 +2,7 @@
 # Train on this machine and start again by itself when a process fails: launch/train.sh [options of pipeline/train.py]
 #
 # It uses all GPUs; with CPU_RANKS=N in the environment, N processes on CPUs. TERM, USR1, HUP and a first Ctrl-C save
-# and end the run, a second Ctrl-C ends it at once; the same command goes on. A run that is to outlive its
+# and end the run, a second Ctrl-C aborts it; rerun the same command to resume. A run that is to outlive its
 # terminal wants tmux, or nohup launch/train.sh ... >train.log 2>&1 &. A systemd service wants KillMode=mixed and
 # TimeoutStopSec=150.
 #
@@ -50,7 +50,7 @@ fi
 export ZORSE_JOURNAL
 touch "$ZORSE_JOURNAL" || mistake "ZORSE_JOURNAL=$ZORSE_JOURNAL cannot be written"
 lines() { wc -l <"$ZORSE_JOURNAL"; }
-since() { tail -n "+$(($1 + 1))" "$ZORSE_JOURNAL"; } # what was told after so many lines
+since() { tail -n "+$(($1 + 1))" "$ZORSE_JOURNAL"; } # the events after this many lines
 starts_at_the_same_pair() {
   since "$first" | awk '$1 == "started" { n = $2 == at ? n + 1 : 1; at = $2 } END { print n + 0 }'
 }
@@ -80,7 +80,7 @@ stop() { # by the signal $1
     signalled=$1
     say "got $1: the run saves and stops"
   elif [[ $1 == INT && $step ]]; then
-    say "got another INT: ended at once"
+    say "got another INT: aborted"
     pkill -KILL -P "$step"
     kill -KILL "$step" 2>/dev/null
   fi
@@ -98,7 +98,7 @@ while :; do
     exit 0
   fi
   if (($(starts_at_the_same_pair) >= TRIES)); then
-    say "$TRIES starts in a row have seen no new pair; look above for the reason"
+    say "$TRIES consecutive starts made no progress; look above for the reason"
     exit 1
   fi
   [[ $signalled ]] && exit $((128 + $(kill -l "$signalled")))
@@ -128,14 +128,14 @@ while :; do
       say "$event"
       exit 0 ;;
     mistake)
-      say "a mistake that another start would not mend, see above"
+      say "a mistake that a restart would not fix, see above"
       exit 2 ;;
     stopped*)
       say "$event"
-      exit $((128 + $(kill -l "${signalled:-TERM}"))) ;; # TERM: another machine was told to stop
+      exit $((128 + $(kill -l "${signalled:-TERM}"))) ;; # TERM: another machine was asked to stop
   esac
   if [[ $signalled ]]; then
-    say "ended without saving; the same command goes on from the newest checkpoint"
+    say "ended without saving; rerun the same command to resume from the latest checkpoint"
     exit $((128 + $(kill -l "$signalled")))
   fi
   if since "$before" | grep -q '^started'; then

@@ -1,8 +1,16 @@
-"""What a user is told in one line instead of a traceback, and by whom."""
+"""What a user is told in one line instead of a traceback, by whom, and the exit code that follows."""
 
 
 class UserError(Exception):
-    """A mistake of the user's: one line that says what is wrong and what to do. Entry points print it and exit 2."""
+    """A mistake of the user's: one line that says what is wrong and what to do."""
+
+    exit_code = 2
+
+
+class TooManyCorrupt(UserError):
+    """More images are unusable than `--max-corrupt` allows."""
+
+    exit_code = 3
 
 
 class OneRankError(UserError):
@@ -10,7 +18,9 @@ class OneRankError(UserError):
 
 
 class TransientError(OneRankError):
-    """One that may not come again at another start. The exit code is 1, and batch scripts start again."""
+    """One that may not come again at another start; batch scripts start again."""
+
+    exit_code = 1
 
 
 def first_sentence(error: Exception) -> str:

@@ -27,9 +27,9 @@ from runs import (
 )
 
 from zorse.checkpoints import format as checkpoint
-from zorse.checkpoints.writer import Saver
+from zorse.checkpoints.writer import CheckpointWriter
 from zorse.errors import UserError
-from zorse.runs.lock import Ownership
+from zorse.runs.lock import RunLock
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +63,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(finished, tmp
     out = shutil.copytree(finished, tmp_path / "run", symlinks=True)
     DAMAGES[damage](out / "checkpoints" / "pairs-000000000017")
     told = []
-    assert checkpoint.newest(out, told.append).name == "pairs-000000000015"
+    assert checkpoint.latest_valid(out, told.append).name == "pairs-000000000015"
     assert len(told) == 1 and "pairs-000000000017 is damaged" in told[0]
     for path in (out / "checkpoints").glob("pairs-*"):
         if path.name != "pairs-000000000017":
             DAMAGES[damage](path)
     with pytest.raises(UserError, match=f"all {len(names(out))} checkpoints are damaged"):
-        checkpoint.newest(out)
+        checkpoint.latest_valid(out)
 
 
 def test_the_best_the_milestones_and_what_the_user_wants_are_kept(shards, finished, tmp_path):
@@ -83,25 +83,28 @@ def test_the_best_the_milestones_and_what_the_user_wants_are_kept(shards, finish
         values[record["pairs"]] = sum(record[way]["sliced_wasserstein"] for way in ("a_to_b", "b_to_a")) / 2
     lowest = min(values, key=values.get)
     best = (out / "checkpoints" / "best").resolve()
-    assert best.name == f"pairs-{lowest:012d}" and checkpoint.damage(best) is None
+    assert best.name == f"pairs-{lowest:012d}" and checkpoint.integrity_error(best) is None
     assert json.loads((best / "state.json").read_text())["best"]["value"] == values[lowest]
     assert set(names(out)) == {3, 12, 17, lowest}  # by hand, milestone, newest, best
 
 
 @pytest.fixture
 def saver_of(tmp_path):
-    """Makes a Saver of a small network, and saves a pair with a distance by it."""
-    accelerator, owner = Accelerator(cpu=True), Ownership(tmp_path)
+    """Makes a CheckpointWriter of a small network, and saves a pair with a distance by it."""
+    accelerator, owner = Accelerator(cpu=True), RunLock(tmp_path)
     model = torch.nn.Linear(4, 4)
     adam, told = torch.optim.Adam(model.parameters()), []
+    state = SimpleNamespace(model=model, optimizer=adam, pools={}, ema=None)
+    state.record = lambda: {"pairs_seen": state.pairs_seen}
 
     def make(resumed=None):
-        saver = Saver(tmp_path, accelerator, owner, told.append, keep=9, keep_every=None, resumed=resumed)
+        saver = CheckpointWriter(tmp_path, accelerator, owner, told.append, keep=9, keep_every=None, resumed=resumed)
 
         def save(pairs, value, protocol="p"):
             best = {"pairs": pairs, "metric": "m", "protocol": protocol, "value": value}
             best = best if saver.improves(best) else None
-            saver.save({"pairs_seen": pairs}, model, None, adam, {}, best=best, wait=False)
+            state.pairs_seen = pairs
+            saver.save(state, best=best, wait=False)
             saver.poll(wait=True)
             return json.loads((tmp_path / "checkpoints" / "best" / "state.json").read_text())
 
@@ -125,7 +128,7 @@ def test_the_best_of_another_protocol_is_not_compared(saver_of):
     _, save, told = saver_of()
     save(10, 1.0)
     state = save(20, 2.0, "of other images")
-    assert state["best"]["pairs"] == 20 and "measured in another way" in told[0]
+    assert state["best"]["pairs"] == 20 and "measured differently" in told[0]
     _, save, told = saver_of(state)
     assert save(30, 3.0, "of other images")["pairs_seen"] == 20 and len(told) == 1
 

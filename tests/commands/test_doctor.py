@@ -20,13 +20,13 @@ def verdicts(done):
 @pytest.mark.slow
 def test_two_ranks_that_are_well(shards, tmp_path):
     out = tmp_path / "run"
-    done = doctor("--data", shards, "--out", out, "--workers", "1", "--accumulate", "2", ranks=2)
+    done = doctor("--data", shards, "--out", out, "--workers", "1", "--grad-accum-steps", "2", ranks=2)
     assert done.returncode == 0, done.stderr
     found = verdicts(done)
     assert set(found) == {
         *("devices", "versions", "data", "exchange", "a step", "reading", "memory", "length", "disk", "evaluation")
     }
-    assert "FAILS" not in found.values()
+    assert "FAIL" not in found.values()
     assert "added up over 2 processes" in done.stdout and "2200 pairs = 550 steps" in done.stdout
     assert not out.exists()
 
@@ -38,7 +38,7 @@ def test_what_would_fail_is_named(shards, tmp_path):
     done = doctor(*options)
     assert done.returncode == 1, done.stderr
     found = verdicts(done)
-    assert found["a step"] == found["evaluation"] == "FAILS" and found["disk"] == "doubt"
+    assert found["a step"] == found["evaluation"] == "FAIL" and found["disk"] == "WARN"
     assert "--feature-weights" in done.stdout and "finite: False" in done.stdout
 
 

@@ -146,7 +146,7 @@ def test_a_rank_that_raises_is_shown_once(shards, whole_on_two, tmp_path, recove
 def test_a_rank_that_waits_for_ever_ends_the_run(shards, whole_on_two, tmp_path, recovery):
     """Both ranks say where they hang: the one that does, and the one that waits for it."""
     out = tmp_path / "run"
-    process = start(shards, out, *LONG, "--hang-after", "4", ranks=2, fault="hang 1 70")
+    process = start(shards, out, *LONG, "--step-timeout", "4", ranks=2, fault="hang 1 70")
     output = process.communicate(timeout=90)[0]
     recovery.fault()
     assert nobody_left(out)
@@ -176,7 +176,7 @@ def test_nothing_that_is_not_finite_is_saved(shards, tmp_path, kind):
 @pytest.mark.fault(7)
 def test_a_hung_rank_ends_the_run_and_says_where(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
-    process = start(shards, out, *LONG, "--hang-after", "4", ranks=2)
+    process = start(shards, out, *LONG, "--step-timeout", "4", ranks=2)
     wait_for(process, r"^ +5\d/352 pairs")
     trainers = [pid for pid in processes_of(out) if pid != process.pid]
     assert len(trainers) == 2
@@ -228,8 +228,8 @@ def test_kill_9_at_random_moments(shards, whole, tmp_path, recovery, record_prop
 
 # 6 steps, a checkpoint before the first and after every second.
 SIX = [
-    *("--sample-images", "1", "--batch", "2", "--history", "2", "--epochs", "1", "--decay-epochs", "0.09"),
-    *("--status-every", "4", "--checkpoint-every", "4", "--keep", "1"),
+    *("--sample-images", "1", "--batch", "2", "--image-pool-size", "2", "--epochs", "1", "--decay-epochs", "0.09"),
+    *("--log-every", "4", "--checkpoint-every", "4", "--keep", "1"),
 ]
 
 
@@ -283,7 +283,8 @@ def test_no_room_from_the_start_ends_before_the_first_step(shards, small_disk):
 def test_a_failure_right_after_that_of_the_last_start_is_told(tmp_path):
     again = (
         "import sys; from pathlib import Path; from zorse.runs import failure; out = Path(sys.argv[1]); "
-        "failure.start(out); print(failure.first(out, 'again'), failure.first(out, 'of another rank'))"
+        "failure.start(out); claim = failure.claim_failure_report; "
+        "print(claim(out, 'again'), claim(out, 'of another rank'))"
     )
     for _ in range(2):
         done = command([sys.executable, "-c", again, tmp_path])

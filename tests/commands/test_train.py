@@ -37,7 +37,7 @@ def alone(shards, tmp_path_factory):
 )
 def test_n_equals_one(shards, alone, tmp_path, how):
     """The same global batch split over ranks and micro-steps: samples, history, weights, losses."""
-    split = ["--accumulate", str(how.get("accumulate", 1))]
+    split = ["--grad-accum-steps", str(how.get("accumulate", 1))]
     run(shards, tmp_path / "exact", *SIX_STEPS, *EXACT, *split, ranks=how.get("ranks", 1))
     assert_close(final(tmp_path / "exact"), final(alone / "exact"), 1e-8)
     run(shards, tmp_path / "single", *SIX_STEPS, *split, ranks=how.get("ranks", 1))
@@ -52,11 +52,11 @@ def test_n_equals_one(shards, alone, tmp_path, how):
 
 
 def test_resume_equals_never_having_stopped(shards, tmp_path):
-    run(shards, tmp_path / "whole", *SEVENTEEN, "--keep", "9", "--status-every", "2")
+    run(shards, tmp_path / "whole", *SEVENTEEN, "--keep", "9", "--log-every", "2")
     shutil.copytree(tmp_path / "whole", tmp_path / "stopped", symlinks=True)
     cut_back(tmp_path / "stopped", 9)
     (tmp_path / "stopped" / "stats.jsonl").open("a").write('{"pairs": 17, "cut off')
-    done = run(shards, tmp_path / "stopped", *SEVENTEEN, "--workers", "2", "--status-every", "2")
+    done = run(shards, tmp_path / "stopped", *SEVENTEEN, "--workers", "2", "--log-every", "2")
     assert "resuming" in done.stdout and "at 9 of 17 pairs" in done.stdout
     assert "no effect but rounding on what is learned: --keep 9 -> 2\n" in done.stdout
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")  # to the last bit
@@ -69,7 +69,7 @@ def test_resume_on_another_world_size(shards, tmp_path):
     run(shards, tmp_path / "whole", *options)
     shutil.copytree(tmp_path / "whole", tmp_path / "stopped", symlinks=True)
     cut_back(tmp_path / "stopped", 12)
-    done = run(shards, tmp_path / "stopped", *options, "--accumulate", "2", ranks=2)
+    done = run(shards, tmp_path / "stopped", *options, "--grad-accum-steps", "2", ranks=2)
     assert "processes 1 -> 2, accumulate 1 -> 2" in done.stdout
     assert_close(final(tmp_path / "stopped"), final(tmp_path / "whole"), 1e-8)
     for (pairs, mine), (same, theirs) in zip(losses(tmp_path / "stopped"), losses(tmp_path / "whole"), strict=True):
@@ -92,7 +92,7 @@ def test_a_finished_run_is_left_alone_and_a_damaged_checkpoint_is_passed_over(sh
     assert before == times(out)
 
     whole = final(out)
-    newest = checkpoint.newest(out) / "networks.safetensors"
+    newest = checkpoint.latest_valid(out) / "networks.safetensors"
     data = bytearray(newest.read_bytes())
     data[-5] ^= 1
     newest.write_bytes(data)
@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_never_costs_the_whole_ones(shards, tmp_path):
     done = run(shards, out, *SEVENTEEN, "--keep", "1", "--checkpoint-every", "2")
     assert "at 9 of 17 pairs" in done.stdout
     kept = [path.name for path in (out / "checkpoints").glob("pairs-*")]
-    assert kept == ["pairs-000000000017"] and checkpoint.damage(out / "checkpoints" / kept[0]) is None
+    assert kept == ["pairs-000000000017"] and checkpoint.integrity_error(out / "checkpoints" / kept[0]) is None
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_bf16_trains(shards, tmp_path):
     run(shards, out, *SEVENTEEN, launcher=["--mixed_precision", "bf16"])
     first, last = losses(out)[0][1], losses(out)[-1][1]
     assert sum(last) < sum(first)
-    assert {tensor.dtype for tensor in load_file(checkpoint.newest(out) / "networks.safetensors").values()} == {
+    assert {tensor.dtype for tensor in load_file(checkpoint.latest_valid(out) / "networks.safetensors").values()} == {
         torch.float32
     }
 
@@ -239,8 +239,8 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(shards, tmp_path):
         (["--crop-size", "30"], ["--crop-size 30", "multiple of 4"]),
         (["--load-size", "28"], ["--load-size", "at least --crop-size"]),
         (["--lr", "0"], ["--lr", "greater than 0"]),
-        (["--history", "-1"], ["--history", "0 or greater"]),
-        (["--batch", "3", "--accumulate", "2"], ["--batch 3", "multiple of 2"]),
+        (["--image-pool-size", "-1"], ["--image-pool-size", "0 or greater"]),
+        (["--batch", "3", "--grad-accum-steps", "2"], ["--batch 3", "multiple of 2"]),
         (["--fused-norm"], ["--fused-norm", "NVIDIA GPU"]),
         (["--warmup-pairs", "99999"], ["--warmup-pairs 99999", "give fewer"]),
         (["--epochs", "0.001", "--decay-epochs", "0"], ["less than one pair"]),
@@ -363,7 +363,9 @@ def test_each_side_has_its_learning_rate(shards, tmp_path):
     """The discriminators' is so small that they stay where they were, and the generators do not."""
     options = ["--batch", "1", "--epochs", "0.3", "--decay-epochs", "0", "--lr-g", "1e-3", "--lr-d", "1e-12"]
     run(shards, tmp_path / "run", *options)
-    last, *_, first = (load_file(path / "networks.safetensors") for path in checkpoint.all_of(tmp_path / "run"))
+    last, *_, first = (
+        load_file(path / "networks.safetensors") for path in checkpoint.list_checkpoints(tmp_path / "run")
+    )
     moved = {name: (last[name] - first[name]).abs().max().item() for name in last}
     assert all(moved[name] < 1e-9 for name in moved if name.startswith("discriminators"))
     assert all(moved[name] > 1e-4 for name in moved if name.endswith("weight") and name.startswith("generators"))
@@ -373,13 +375,13 @@ def test_each_side_has_its_learning_rate(shards, tmp_path):
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 def test_compiled_and_recomputed_on_two_ranks_is_the_same_run(shards, alone, tmp_path):
     out = tmp_path / "run"
-    run(shards, out, *SIX_STEPS, *EXACT, "--compile", "--recompute", "--accumulate", "2", ranks=2)
+    run(shards, out, *SIX_STEPS, *EXACT, "--compile", "--activation-checkpointing", "--grad-accum-steps", "2", ranks=2)
     assert_close(final(out), final(alone / "exact"), 1e-8)
 
 
 @pytest.mark.slow
 def test_gradients_in_bfloat16_are_rounded_and_no_worse(shards, alone, tmp_path):
-    run(shards, tmp_path / "run", *SIX_STEPS, "--reduce-in", "bfloat16", ranks=2)
+    run(shards, tmp_path / "run", *SIX_STEPS, "--grad-comm-dtype", "bfloat16", ranks=2)
     off = [
         max(abs(x - y) for x, y in zip(mine, theirs, strict=True))
         for (_, mine), (_, theirs) in zip(losses(tmp_path / "run"), losses(alone / "single"), strict=True)
@@ -389,6 +391,8 @@ def test_gradients_in_bfloat16_are_rounded_and_no_worse(shards, alone, tmp_path)
 
 def test_a_dry_run_tells_rates_and_means(shards, tmp_path):
     options = ["--lr-g", "1e-5", "--lr-d", "4e-4", "--lr-scaling", "linear", "--batch", "8", "--warmup-pairs", "7"]
-    done = train(*TINY, *options, "--data", shards, "--out", tmp_path / "run", "--dry-run", "--recompute")
+    done = train(
+        *TINY, *options, "--data", shards, "--out", tmp_path / "run", "--dry-run", "--activation-checkpointing"
+    )
     assert "8e-05 (generators) and 0.0032 (discriminators), after a rise over 7 pairs" in done.stdout
     assert "recomputed blocks" in done.stdout

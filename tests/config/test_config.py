@@ -15,14 +15,14 @@ WRONG = """
 --crop-size -256           | --crop-size 255         | --crop-size 20 --load-size 20 | --crop-size 300
 --no-flipp                 | --generator-channels 0  | --generator-channels 1.5 | --generator-blocks -1
 --discriminator-channels 0 | --discriminator-layers 0 | --discriminator-layers 8 | --cycle-weight -1
---cycle-weight nan         | --identity-weight -0.5  | --identity-weight inf  | --history -1
---history many             | --batch 0               | --batch -4             | --batch 1.5
+--cycle-weight nan         | --identity-weight -0.5  | --identity-weight inf  | --image-pool-size -1
+--image-pool-size many             | --batch 0               | --batch -4             | --batch 1.5
 --epochs -1                | --epochs nan            | --epochs 0 --decay-epochs 0 | --decay-epochs 1e12
 --lr 0                     | --lr -1                 | --lr nan               | --lr inf
 --beta1 1                  | --beta1 -0.1            | --beta2 1.5            | --seed -1
---accumulate 0             | --workers -1            | --status-every 0       | --sample-every -5
+--grad-accum-steps 0             | --workers -1            | --log-every 0       | --sample-every -5
 --sample-images 0          | --evaluate-every 0      | --checkpoint-every 0   | --keep 0
---keep-every 0             | --dtype float16         | --hang-after 0         | --allow-change seed
+--keep-every 0             | --dtype float16         | --step-timeout 0         | --allow-change seed
 --allow-change speed       | --preset papr           | --preset               | --learning 1
 --cycle-wieght 3           | --data                  | somewhere              | --keep two
 --cache-gb 0               | --cache-gb nan          | --read-timeout 0       | --flip-a no
@@ -72,5 +72,5 @@ def test_a_reader_that_has_gone(script, option, code):
 
 def test_right_options_are_taken():
     config = parse(["--preset", "quick", "--lr", "1e-3", "--batch-size", "4", "--keep-every", "1000", "--no-flip"])
-    assert (config.optimization.lr, config.optimization.batch, config.run.keep_every) == (1e-3, 4, 1000)
+    assert (config.optimization.lr, config.optimization.batch, config.checkpointing.keep_every) == (1e-3, 4, 1000)
     assert config.images.crop_size == 64 and not config.images.flip

@@ -2,8 +2,8 @@
 
 import torch
 
-from zorse.cyclegan.image_pool import ImageHistory
-from zorse.data.order import Share
+from zorse.cyclegan.image_pool import ImagePool
+from zorse.data.order import RankSlice
 from zorse.keyed_random import HISTORY, key
 
 
@@ -15,8 +15,8 @@ def images(positions):
 def replay(world_size, accumulate, batch, steps, size=3, start=0, histories=None):
     """What the discriminator is shown for positions 0, 1, 2, ... by all ranks together."""
     shown = {}
-    shares = [Share(rank, world_size, accumulate, batch) for rank in range(world_size)]
-    histories = histories or [ImageHistory(share.slots, size, (1, 1), domain=1, seed=9) for share in shares]
+    shares = [RankSlice(rank, world_size, accumulate, batch) for rank in range(world_size)]
+    histories = histories or [ImagePool(share.slots, size, (1, 1), domain=1, seed=9) for share in shares]
     for step in range(start, start + steps):
         for share, history in zip(shares, histories, strict=True):
             for micro_step in range(accumulate):
@@ -56,7 +56,7 @@ def test_state_moves_to_another_world_size():
     whole, _ = replay(1, 1, batch=6, steps=20)
     first, histories = replay(2, 1, batch=6, steps=9)
     stored = {slot: kept for history in histories for slot, kept in history.state().items()}
-    moved = [ImageHistory(Share(rank, 3, 1, 6).slots, 3, (1, 1), domain=1, seed=9) for rank in range(3)]
+    moved = [ImagePool(RankSlice(rank, 3, 1, 6).slots, 3, (1, 1), domain=1, seed=9) for rank in range(3)]
     for history in moved:
         for slot in history.slots:
             history.load(slot, stored[slot])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch._dynamo.utils import counters
 
 from zorse.config.schema import Losses, Networks
-from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.image_pool import ImagePool
 from zorse.cyclegan.step import CycleGANStep
 from zorse.keyed_random import HISTORY, key
 
@@ -120,7 +120,7 @@ def ours(dtype, history_size, batch, weights, compiled=False):
         model.compile_networks()
     slots = list(range(batch))
     history = {
-        name: ImageHistory(slots, history_size, (SIZE, SIZE), domain=number, seed=SEED, dtype=dtype)
+        name: ImagePool(slots, history_size, (SIZE, SIZE), domain=number, seed=SEED, dtype=dtype)
         for name, number in (("a", 0), ("b", 1))
     }
     adam = torch.optim.Adam(model.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=True)
@@ -201,7 +201,7 @@ def test_history_is_used_in_the_reference_run():
 def test_losses_are_fp32_under_bf16():
     model, _ = ours(torch.float32, 2, 1, Losses())
     a, b = torch.rand(2, 1, 3, SIZE, SIZE) * 2 - 1
-    history = {name: ImageHistory([0], 2, (SIZE, SIZE), domain=i, seed=0) for i, name in enumerate("ab")}
+    history = {name: ImagePool([0], 2, (SIZE, SIZE), domain=i, seed=0) for i, name in enumerate("ab")}
     plans = {name: images.plan([0], [0]) for name, images in history.items()}
     with torch.autocast("cpu", torch.bfloat16):
         assert model.generators["a_to_b"](a).dtype == torch.bfloat16

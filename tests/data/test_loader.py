@@ -15,7 +15,7 @@ from streams import IMAGES, assert_same, stream
 from zorse.config.schema import Images
 from zorse.data.dataset import open_shards
 from zorse.data.loader import ReadPairs, pair_batches
-from zorse.data.order import Share
+from zorse.data.order import RankSlice
 from zorse.data.pixels import FULL, augment, decode, image_of, pixels_of, to_network, to_pixels, to_rgb
 from zorse.data.samples import _offsets
 from zorse.errors import UserError
@@ -65,7 +65,7 @@ def test_every_sample_is_seen_once_per_pass(shards):
     batches = pair_batches(
         opened,
         Images(load_size=32, crop_size=32, flip=False),
-        Share(0, 1, 1, 1),
+        RankSlice(0, 1, 1, 1),
         seed=0,
         lanes=1,
         start=0,

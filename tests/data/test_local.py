@@ -18,7 +18,7 @@ from zorse.data import loader, local, order
 from zorse.data.dataset import _warn_once, open_shards, whole_images
 from zorse.data.loader import pair_batches
 from zorse.data.local import File, Folder
-from zorse.data.order import Share
+from zorse.data.order import RankSlice
 from zorse.data.quarantine import Quarantine
 from zorse.data.samples import _checksums, _offsets
 from zorse.errors import OneRankError, TransientError, UserError
@@ -156,7 +156,7 @@ def advised(monkeypatch):
 
 
 def first_batch(opened, images=IMAGES):
-    batches = pair_batches(opened, images, Share(0, 1, 1, 1), seed=1, lanes=1, start=0, workers=0, pin=False)
+    batches = pair_batches(opened, images, RankSlice(0, 1, 1, 1), seed=1, lanes=1, start=0, workers=0, pin=False)
     batch = next(batches)
     batches.close()
     return batch
@@ -192,7 +192,7 @@ def test_advice_is_for_the_bytes_of_the_sample(shards, monkeypatch):
 
 
 def failures(opened, positions, **how):
-    share = Share(0, 1, 1, 1)
+    share = RankSlice(0, 1, 1, 1)
     options = {"seed": 1, "lanes": 1, "start": 0, "workers": 0, "pin": False} | how
     batches = pair_batches(opened, IMAGES, share, **options)
     found = [entry for _ in range(positions) for entry in next(batches)["failed"]]
@@ -357,7 +357,7 @@ def test_a_domain_can_be_left_unmirrored(shards):
 
 
 def stream_images(opened, images):
-    batches = pair_batches(opened, images, Share(0, 1, 1, 1), seed=1, lanes=1, start=0, workers=0, pin=False)
+    batches = pair_batches(opened, images, RankSlice(0, 1, 1, 1), seed=1, lanes=1, start=0, workers=0, pin=False)
     pairs = [next(batches) for _ in range(12)]
     batches.close()
     return tuple([pair[domain].numpy().tobytes() for pair in pairs] for domain in ("a", "b"))

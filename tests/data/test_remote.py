@@ -17,7 +17,7 @@ from streams import assert_same, stream
 
 from zorse.config.command_line import parse
 from zorse.config.resolve import run_directory
-from zorse.config.schema import Config, Run
+from zorse.config.schema import Config, Data
 from zorse.data import block_cache as cache_module
 from zorse.data import local as reader
 from zorse.data.block_cache import BlockCache
@@ -93,8 +93,8 @@ def test_a_driver_that_is_not_there_is_named(url, monkeypatch, blocks):
 
 def test_options_of_a_url():
     config = parse(["--data", "s3://bucket/some/set/", "--cache-dir", "/fast", "--cache-gb", "0.5"])
-    assert config.run.data == "s3://bucket/some/set/" and str(run_directory(config)) == "runs/set"
-    assert str(run_directory(Config(run=Run(data="shards/mine")))) == "runs/mine"
+    assert config.data.path == "s3://bucket/some/set/" and str(run_directory(config)) == "runs/set"
+    assert str(run_directory(Config(data=Data(path="shards/mine")))) == "runs/mine"
 
 
 # --- a server that answers badly ---
@@ -342,7 +342,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, small_disk):
 # --- whole runs ---
 
 SHORT = [
-    *TINY, "--batch", "2", "--epochs", "0.37", "--decay-epochs", "0", "--history", "2", "--status-every", "1",
+    *TINY, "--batch", "2", "--epochs", "0.37", "--decay-epochs", "0", "--image-pool-size", "2", "--log-every", "1",
     "--sample-images", "1",
 ]  # fmt: skip
 

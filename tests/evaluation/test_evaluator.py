@@ -15,10 +15,10 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from zorse.commands.evaluate import Options
 from zorse.commands.evaluate import evaluate as evaluate_model
-from zorse.cyclegan.ema import Average
+from zorse.cyclegan.ema import GeneratorEMA
 from zorse.cyclegan.resnet import Generator
 from zorse.data.dataset import open_shards
-from zorse.data.order import Share
+from zorse.data.order import RankSlice
 from zorse.errors import UserError
 from zorse.evaluation.evaluator import Evaluation, cycle_errors
 from zorse.evaluation.features import KID_SEED, KID_SUBSETS, feature_network, fid, kid, kid_subset
@@ -105,7 +105,7 @@ def test_a_perfect_translator_and_an_idle_one(shards):
     """One that gives the real images of the other domain has no distance but that of subsets; one that does nothing has
     that of untranslated images."""
     opened = open_shards(shards)
-    evaluation = Evaluation(opened, (32, 32), Share(0, 1, 1, 1), lambda x: x, network=Recorded())
+    evaluation = Evaluation(opened, (32, 32), RankSlice(0, 1, 1, 1), lambda x: x, network=Recorded())
     idle = evaluation(lambda way, pixels: pixels)
     for way in ("a_to_b", "b_to_a"):
         assert {name: idle[way][name] for name in idle["untranslated"][way]} == idle["untranslated"][way]
@@ -116,7 +116,7 @@ def test_a_perfect_translator_and_an_idle_one(shards):
 
 def test_features_of_real_images_are_kept_and_used_again(make_shards):
     opened = open_shards(make_shards(4, 4, 3, 3))
-    share, results, seen = Share(0, 1, 1, 1), [], []
+    share, results, seen = RankSlice(0, 1, 1, 1), [], []
     for _ in range(2):
         network = Recorded()
         evaluation = Evaluation(opened, (32, 32), share, lambda x: x, network=network)
@@ -200,7 +200,7 @@ def test_inception_weights_from_a_file(tmp_path, monkeypatch):
 
 def test_the_average_is_the_mean_of_its_half_lives():
     generators = torch.nn.ModuleDict({"a_to_b": Generator(4, 1, 3, 3)}).double()
-    average = Average(generators, half_life=100)
+    average = GeneratorEMA(generators, half_life=100)
     name = "a_to_b." + next(iter(dict(generators["a_to_b"].named_parameters())))
     weight = dict(generators.named_parameters())[name]
     expected = weight.detach().clone()
@@ -213,7 +213,19 @@ def test_the_average_is_the_mean_of_its_half_lives():
     torch.testing.assert_close(dict(average.generators.named_parameters())[name], expected)
 
 
-EVALUATED = [*TINY[:-2], "--epochs", "1", "--decay-epochs", "0", "--batch", "2", "--ema-pairs", "50", "--history", "3"]
+EVALUATED = [
+    *TINY[:-2],
+    "--epochs",
+    "1",
+    "--decay-epochs",
+    "0",
+    "--batch",
+    "2",
+    "--ema-pairs",
+    "50",
+    "--image-pool-size",
+    "3",
+]
 EVALUATED += ["--load-size", "47", "--test-size", "load"]  # 44, of which the generators take a multiple of 4
 
 

@@ -53,7 +53,7 @@ def main() -> None:
             same = (
                 same
                 and not list((out / "checkpoints").glob("damaged-*"))
-                and not checkpoint.damage(checkpoint.newest(out))
+                and not checkpoint.integrity_error(checkpoint.latest_valid(out))
             )
         held = killed == -signal.SIGKILL and same
         print(f"{'held' if held else 'FAILED'} {number} {name}", flush=True)

@@ -19,7 +19,7 @@ EXACT = ["--dtype", "float64"]
 
 def run(data, out, *options, **how):
     """A tiny run that reports every pair and evaluates only at its ends. It must succeed."""
-    options = ["--data", data, "--out", out, "--status-every", "1", *options]
+    options = ["--data", data, "--out", out, "--log-every", "1", *options]
     done = train(*TINY, "--sample-images", "1", *options, **how)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -34,7 +34,7 @@ def losses(out):
 
 def final(out):
     """All networks, Adam's state and the history of a run's last checkpoint, by name."""
-    path = checkpoint.newest(out)
+    path = checkpoint.latest_valid(out)
     tensors = {**load_file(path / "networks.safetensors"), **load_file(path / "optimizer.safetensors")}
     for file in path.glob("history-*"):
         tensors |= {f"history {name}": tensor for name, tensor in load_file(file).items()}
@@ -58,10 +58,21 @@ def refused(done, *words):
 
 
 # 7 and 11 images: an epoch of 11 pairs, so 24 pairs cross a pass of both domains. History of 2: old images are used.
-SIX_STEPS = ["--batch", "4", "--epochs", "1", "--decay-epochs", "1.19", "--history", "2"]
+SIX_STEPS = ["--batch", "4", "--epochs", "1", "--decay-epochs", "1.19", "--image-pool-size", "2"]
 
 # 17 pairs by ones; stopped after 9, in the middle of a pass of both domains.
-SEVENTEEN = ["--batch", "1", "--history", "3", "--epochs", "1", "--decay-epochs", "0.55", "--checkpoint-every", "3"]
+SEVENTEEN = [
+    "--batch",
+    "1",
+    "--image-pool-size",
+    "3",
+    "--epochs",
+    "1",
+    "--decay-epochs",
+    "0.55",
+    "--checkpoint-every",
+    "3",
+]
 
 
 def cut_back(out, pairs):
@@ -73,7 +84,7 @@ def cut_back(out, pairs):
 
 # 176 steps of 2 pairs; a checkpoint at the beginning, then every 40 pairs.
 LONG = [
-    "--batch", "2", "--history", "2", "--epochs", "16", "--decay-epochs", "16", "--checkpoint-every", "40",
+    "--batch", "2", "--image-pool-size", "2", "--epochs", "16", "--decay-epochs", "16", "--checkpoint-every", "40",
     "--keep", "3",
 ]  # fmt: skip
 
@@ -81,7 +92,7 @@ LONG = [
 def start(data, out, *options, ranks=1, fault=None, **environment):
     """A run in a process group of its own, on its way. fault: as in faulty.py."""
     script = ROOT / "tests" / "helpers" / "faulty.py" if fault else ROOT / "pipeline" / "train.py"
-    program = [script, *TINY, "--sample-images", "1", "--status-every", "1"]
+    program = [script, *TINY, "--sample-images", "1", "--log-every", "1"]
     how = [sys.executable]
     if ranks > 1:
         how += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
@@ -132,7 +143,7 @@ def change_one_byte(path):
 
 
 SHORT = [  # 88 pairs in 44 steps
-    "--batch", "2", "--history", "2", "--epochs", "4", "--decay-epochs", "4", "--checkpoint-every", "20",
+    "--batch", "2", "--image-pool-size", "2", "--epochs", "4", "--decay-epochs", "4", "--checkpoint-every", "20",
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from runs import assert_close, final, losses, run
 MISSING = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if shutil.which(name) is None]
 PAIRS = 198
 LONG = [  # 99 steps
-    "--batch", "2", "--history", "2", "--epochs", "9", "--decay-epochs", "9", "--checkpoint-every", "20",
+    "--batch", "2", "--image-pool-size", "2", "--epochs", "9", "--decay-epochs", "9", "--checkpoint-every", "20",
 ]  # fmt: skip
 SHEBANG = "#!/usr/bin/env -S --default-signal=USR1,TERM bash"  # bash cannot trap what it was started to ignore
 SCRIPT = Path(__file__).with_name("slurm_cluster.sh")
@@ -96,7 +96,7 @@ class Job:
             (folder / "accelerate").chmod(0o755)
             environment["BIN"] = str(folder)
         submit = ["sbatch", "--parsable", "--gres=none", f"--nodes={nodes}", "--time=10", f"--output={self.log}"]
-        train = [*TINY, "--sample-images", "1", "--status-every", "1", "--data", data, "--out", self.out, *LONG]
+        train = [*TINY, "--sample-images", "1", "--log-every", "1", "--data", data, "--out", self.out, *LONG]
         batch = ROOT / "launch" / "train.sbatch"
         self.id = cluster.run(*submit, *sbatch, batch, *train, *options, cwd=folder, **environment)
 

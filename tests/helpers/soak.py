@@ -24,7 +24,7 @@ from zorse.checkpoints import format as checkpoint
 
 PACE = 0.1  # seconds added to each step while the storm lasts
 STEPS_A_SECOND = 7  # that are then taken, restarts included, at most
-RUN = ["--batch", "2", "--history", "3", "--checkpoint-every", "50", "--keep", "4", "--hang-after", "5"]
+RUN = ["--batch", "2", "--image-pool-size", "3", "--checkpoint-every", "50", "--keep", "4", "--step-timeout", "5"]
 
 
 class Run:
@@ -93,7 +93,7 @@ def damage(run, rng):
     """The newest checkpoint, after everybody was killed."""
     kill_all(run, rng)
     run.wait_until_down()
-    whole = checkpoint.newest(run.out)
+    whole = checkpoint.latest_valid(run.out)
     if len(list((run.out / "checkpoints").glob("pairs-*"))) > 1:
         rng.choice([cut, change_one_byte, Path.unlink])(rng.choice(sorted(whole.iterdir())))
 

@@ -4,7 +4,7 @@ import torch
 
 from zorse.config.schema import Images
 from zorse.data.loader import pair_batches
-from zorse.data.order import Share
+from zorse.data.order import RankSlice
 
 IMAGES = Images(load_size=36, crop_size=32)
 
@@ -13,7 +13,7 @@ def stream(shards, positions, *, world_size=1, accumulate=1, batch=1, workers=0,
     """{position: (a, b)} of the first `positions` positions from `start`, read by all ranks."""
     seen = {}
     for rank in range(world_size):
-        share = Share(rank, world_size, accumulate, batch)
+        share = RankSlice(rank, world_size, accumulate, batch)
         batches = pair_batches(shards, IMAGES, share, seed=1, lanes=batch, start=start, workers=workers, pin=False)
         for _ in range(-(-positions // batch) * accumulate):
             pairs = next(batches)

@@ -22,14 +22,13 @@ from PIL import Image, ImageOps
 from running import ROOT, TINY, command, train
 from safetensors.torch import save_file
 
-from zorse import Translator
+from zorse import Translator, terminal
 from zorse.checkpoints import format as checkpoint
 from zorse.commands.translate import main, run
 from zorse.cyclegan.resnet import Generator
 from zorse.errors import TransientError, UserError
 from zorse.inference import image_files, translate_files
 from zorse.inference.options import Options
-from zorse_prep import display
 from zorse_prep.format import CHANNELS
 from zorse_prep.images import read_as
 
@@ -50,7 +49,7 @@ def of_modes(model, tmp_path_factory):
 
     def make(a, b):
         path = tmp_path_factory.mktemp("modes") / "checkpoint"
-        shutil.copytree(checkpoint.newest(model), path)
+        shutil.copytree(checkpoint.latest_valid(model), path)
         tensors = {
             f"generators.{way}.{name}": value
             for way, modes in (("a_to_b", (a, b)), ("b_to_a", (b, a)))
@@ -279,7 +278,7 @@ def test_sources(model, tmp_path, sources, written):
 
 def test_one_file_from_one_checkpoint_in_place_of_a_run(model, tmp_path, capsys):
     fill(tmp_path, "x.png")
-    translate(checkpoint.newest(model), tmp_path / "x.png", tmp_path / "y.jpg", direction="b2a")
+    translate(checkpoint.latest_valid(model), tmp_path / "x.png", tmp_path / "y.jpg", direction="b2a")
     assert Image.open(tmp_path / "y.jpg").format == "JPEG"
     assert f"1 of 1 images translated to {tmp_path / 'y.jpg'}" in capsys.readouterr().out
     (tmp_path / "folder").mkdir()
@@ -607,7 +606,7 @@ def test_unreadable_files_are_named_and_the_others_are_done(model, tmp_path):
     *listed, last = done.stderr.splitlines()
     assert done.returncode == 2 and "1 of 4 images translated" in done.stdout
     assert [Path(line.split(":")[0]).name for line in listed] == ["a.jpg", "c.png", "tall.webp"], done.stderr
-    assert last == "error: 3 of 4 files failed; mend or remove them"
+    assert last == "error: 3 of 4 files failed; fix or remove them"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.jpg"]
 
 
@@ -665,7 +664,7 @@ def test_ctrl_c_says_what_is_done_and_it_can_go_on(model, tmp_path, capsys):
 
 
 def test_progress_without_a_terminal_is_plain_lines(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(display, "LINE_SECONDS", 0)
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
     fill(tmp_path / "in", "x.png", "y.png", "z.png")
     translate(model, tmp_path / "in", tmp_path / "out")
     told = capsys.readouterr().out.splitlines()
@@ -734,7 +733,7 @@ def test_bands_by_the_command(model, tmp_path, monkeypatch, capsys):
         done = cli(model, tmp_path / "x.png", tmp_path / f"{name}.png", "--direction", "a2b", "--tile", tile)
         assert done.returncode == 0, done.stderr
     whole, bands = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("whole", "bands"))
-    monkeypatch.setattr(display, "LINE_SECONDS", 0)
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
     run(Options(model, (str(tmp_path / "x.png"), str(tmp_path / "again.png")), "a2b", tile="12"))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" left")]
     assert re.fullmatch(r"(\d+) of \1 bands, 0:00:00 left", lines[-1]) and len(lines) > 20

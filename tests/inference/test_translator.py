@@ -36,7 +36,7 @@ def chw(image):
 def by_hand(run, image, way="a_to_b"):
     """What the newest checkpoint's averaged generator makes of uint8 [H, W, 3], a multiple of 4: floats [3, H, W]."""
     generator = Generator(4, 1)
-    weights = load_file(checkpoint.newest(run) / "ema.safetensors")
+    weights = load_file(checkpoint.latest_valid(run) / "ema.safetensors")
     generator.load_state_dict({name[7:]: tensor for name, tensor in weights.items() if name.startswith(way)})
     with torch.no_grad():
         return generator(chw(image)[None] / 127.5 - 1)[0]
@@ -156,7 +156,7 @@ def test_directions_and_weights(trained):
     def made(*options, **more):
         return Translator(*options, **more)(image)
 
-    assert torch.equal(made(str(trained)), made(checkpoint.newest(trained), "a2b", "cpu", "ema"))
+    assert torch.equal(made(str(trained)), made(checkpoint.latest_valid(trained), "a2b", "cpu", "ema"))
     assert not torch.equal(made(trained), made(trained, weights="raw"))
     assert torch.equal(made(trained, "b2a"), to_uint8(by_hand(trained, noise(32, 32), "b_to_a")))
     for wrong in ({"direction": "a2c"}, {"precision": "float8"}):
@@ -188,7 +188,7 @@ def test_a_saved_model_is_the_same_and_says_what_it_is(trained, shards, tmp_path
     again = Translator.from_pretrained(tmp_path / "saved")
     assert torch.equal(again(image), Translator(trained, "b2a")(image))
     assert torch.equal(Translator(str(tmp_path / "saved"), device="cpu")(image), again(image))
-    weights = load_file(checkpoint.newest(trained) / "ema.safetensors")
+    weights = load_file(checkpoint.latest_valid(trained) / "ema.safetensors")
     stored = load_file(tmp_path / "saved" / "model.safetensors")
     assert {f"b_to_a.{name}" for name in stored} == {name for name in weights if name.startswith("b_to_a")}
 
@@ -216,7 +216,7 @@ def test_a_saved_model_is_the_same_and_says_what_it_is(trained, shards, tmp_path
 
 
 def test_a_checkpoint_of_no_run_has_no_picture_and_no_evaluation(trained, tmp_path):
-    shutil.copytree(checkpoint.newest(trained), tmp_path / "alone")
+    shutil.copytree(checkpoint.latest_valid(trained), tmp_path / "alone")
     Translator(tmp_path / "alone").save_pretrained(tmp_path / "saved")
     card = (tmp_path / "saved" / "README.md").read_text()
     assert "sample.png" not in card and "not evaluated" in card and not (tmp_path / "saved" / "sample.png").exists()

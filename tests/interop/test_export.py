@@ -25,7 +25,7 @@ from zorse.errors import UserError
 from zorse.inference.translator import Translator
 from zorse.interop.graphs import Graph
 from zorse.interop.saved_model import write
-from zorse.training.init_from import begin_with
+from zorse.training.init_from import load_initial_weights
 
 SIZES = [(1, 16, 16), (2, 20, 48), (5, 64, 28)]  # none of those that an export checks or is traced with
 FORMATS = ("safetensors", "onnx", "torch_export")
@@ -104,7 +104,7 @@ def test_weights_for_the_well_known_code(trained, tmp_path):
     run = load_trained(trained)
     modes = {"a": "rgb", "b": "rgb"}
     model = CycleGANStep(run.config.networks, run.config.losses, seed=5)
-    assert "new ones" not in begin_with(tmp_path / "out", model, run.config.networks, modes)
+    assert "new ones" not in load_initial_weights(tmp_path / "out", model, run.config.networks, modes)
     for of, network in load_discriminators(run).items():
         assert all(
             torch.equal(network.state_dict()[name], t) for name, t in model.discriminators[of].state_dict().items()

@@ -15,7 +15,18 @@ import yaml
 from running import ROOT, TINY
 from runs import assert_same, nobody_left, pairs_reach, place_faulty_trainer, run, wait_for
 
-BATCH_16 = ["--batch", "16", "--history", "2", "--epochs", "16", "--decay-epochs", "16", "--checkpoint-every", "48"]
+BATCH_16 = [
+    "--batch",
+    "16",
+    "--image-pool-size",
+    "2",
+    "--epochs",
+    "16",
+    "--decay-epochs",
+    "16",
+    "--checkpoint-every",
+    "48",
+]
 KUBERNETES = ROOT / "launch" / "kubernetes.yaml"
 
 
@@ -98,7 +109,7 @@ class Pods:
         env |= {"MASTER_PORT": str(self.port), "GLOO_SOCKET_IFNAME": "lo"}
         env |= {"ZORSE_FAULT": fault, "ZORSE_FAULT_ONCE": str(self.fault)}
         line = [self._here(part) for part in (*self.container["command"], *self.container["args"])]
-        options = [*TINY, "--sample-images", "1", "--status-every", "1", *BATCH_16[2:]]
+        options = [*TINY, "--sample-images", "1", "--log-every", "1", *BATCH_16[2:]]
         return subprocess.Popen(
             ["unshare", "--pid", "--fork", "--kill-child", *line, *options],
             env={**os.environ, **env},

@@ -50,7 +50,7 @@ class Launch:
         }
         if once:
             env["ZORSE_FAULT_ONCE"] = str(self.fault)
-        train = [*TINY, "--sample-images", "1", "--status-every", "1", "--data", data, "--out", self.out, *options]
+        train = [*TINY, "--sample-images", "1", "--log-every", "1", "--data", data, "--out", self.out, *options]
         self.process = subprocess.Popen(
             [str(part) for part in (folder / "launch" / "train.sh", *train)],
             env=env,
@@ -99,12 +99,14 @@ def test_a_signal_saves_and_the_same_command_goes_on(shards, whole, tmp_path):
 @pytest.mark.fault(3)
 def test_a_save_may_take_longer_than_a_launcher_waits(shards, tmp_path):
     """torchrun's own 30 s until it kills what it told to end are too few for 36."""
-    launch = Launch(tmp_path, shards, *SHORT, "--hang-after", "60", ZORSE_FAULT="slow-save 12", once=False)
+    launch = Launch(tmp_path, shards, *SHORT, "--step-timeout", "60", ZORSE_FAULT="slow-save 12", once=False)
     launch.wait_for_pairs(2)
     launch.process.terminate()
     code, output = launch.wait()
     stopped = int(re.search(r"\] stopped (\d+)", output)[1])
-    assert code == 143 and checkpoint.damage(launch.out / "checkpoints" / f"pairs-{stopped:012d}") is None, output
+    assert code == 143 and checkpoint.integrity_error(launch.out / "checkpoints" / f"pairs-{stopped:012d}") is None, (
+        output
+    )
 
 
 def signal_the_group(launch, number):
@@ -171,7 +173,7 @@ def test_a_killed_script_leaves_nobody_behind(shards, tmp_path):
 @pytest.mark.fault(9)
 def test_a_mistake_is_not_started_again(shards, tmp_path):
     code, output = Launch(tmp_path, shards, "--lr", "-1").wait()
-    assert code == 2 and "error: --lr -1.0" in output and "another start would not mend" in output
+    assert code == 2 and "error: --lr -1.0" in output and "a restart would not fix" in output
     assert output.count("2 processes") == 1
 
 
@@ -180,7 +182,7 @@ def test_a_mistake_is_not_started_again(shards, tmp_path):
 def test_three_starts_without_a_new_pair_are_enough(shards, tmp_path):
     launch = Launch(tmp_path, shards, *SHORT, once=False, ZORSE_FAULT="raise 0 3", CPU_RANKS="1")
     code, output = launch.wait()
-    assert code == 1 and "3 starts in a row have seen no new pair" in output
+    assert code == 1 and "3 consecutive starts made no progress" in output
     assert output.count("1 processes") == 3 and output.count("RuntimeError: this fault was asked for") == 3
 
 

@@ -157,7 +157,7 @@ def guarded(job, stub):
 def test_three_starts_that_fail_at_once_end_the_job(job, stub):
     failed = guarded(job, stub)
     assert failed.state() == "FAILED" and failed.starts() == 3
-    assert "3 starts in a row have seen no new pair" in failed.text()
+    assert "3 consecutive starts made no progress" in failed.text()
 
 
 def test_starts_that_each_bring_new_pairs_go_on(job):
@@ -175,7 +175,7 @@ def test_three_requeues_without_a_new_pair_end_the_job(job):
         for i in {1..200}; do sleep 0.1; done"""
     failed = guarded(job, stub)
     assert failed.state() == "FAILED" and failed.starts() == 3 and "restart 2" in failed.text()
-    assert "3 starts in a row have seen no new pair" in failed.text()
+    assert "3 consecutive starts made no progress" in failed.text()
 
 
 @pytest.mark.fault(9)
@@ -184,7 +184,7 @@ def test_a_mistake_is_not_started_again(job, options, told):
     mistaken = job(options=options)
     assert mistaken.wait_until_over() == "FAILED"
     assert mistaken.starts() == 1 and told in mistaken.text()
-    assert "another start would not mend" in mistaken.text()
+    assert "a restart would not fix" in mistaken.text()
 
 
 @pytest.mark.fault(3)

@@ -1,6 +1,7 @@
-"""A recorded update is the update: on a GPU as a CUDA graph, on a CPU by noting its operators and repeating these."""
+"""A captured update is the update: on a GPU as a CUDA graph, on a CPU by noting its operators and repeating these."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,12 +11,11 @@ from running import ROOT, TINY, command
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zorse.config.schema import Config, Images, Losses, Networks, Optimization, Run
-from zorse.data.order import Share
+from zorse.config.schema import Compute, Config, Images, Losses, Networks, Optimization
+from zorse.data.order import RankSlice
 from zorse.errors import UserError
-from zorse.ops.cuda_graph import WARM_UP, Recorded
-from zorse.training.devices import use_hardware
-from zorse.training.state import build_adam, build_history, build_model
+from zorse.ops.cuda_graph import WARM_UP, CapturedGraph
+from zorse.training.state import TrainState
 from zorse.training.update import Update
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -62,7 +62,7 @@ def note_operators(update):
         state = [
             *update.model.state_dict().values(),
             *tree_leaves([list(values.values()) for values in update.optimizer.state.values()]),
-            *[images.images for images in update.history.values()],
+            *[images.images for images in update.pools.values()],
         ]
         before = [tensor.clone() for tensor in state]
         for each in update.graph.inputs:
@@ -83,24 +83,22 @@ def note_operators(update):
     return capture
 
 
-def losses_and_weights(device, recorded, accumulate=1, dropout=False, **run):
+def losses_and_weights(device, captured, accumulate=1, dropout=False, **compute):
     """Of a few updates with changing learning rates and images, from the same weights; and these."""
     config = Config(
         images=Images(load_size=32, crop_size=32),
         networks=Networks(generator_channels=4, generator_blocks=1, discriminator_channels=4, discriminator_layers=2,
                           dropout=dropout),
-        losses=Losses(history=2),
+        losses=Losses(image_pool_size=2),
         optimization=Optimization(batch=BATCH),
-        run=Run(cuda_graph=recorded, accumulate=accumulate, dtype="float64", **run),
+        compute=Compute(cuda_graph=captured, grad_accum_steps=accumulate, dtype="float64", **compute),
     )  # fmt: skip
     accelerator = Accelerator(cpu=device == "cpu")
     assert accelerator.device.type == device
-    model = build_model(config, MODES, accelerator.device)
-    use_hardware(model, accelerator.device, config.run)
-    adam, share = build_adam(config, model), Share(0, 1, accumulate, BATCH)
-    history = build_history(config, MODES, share, accelerator.device)
-    update = Update(accelerator, model, *accelerator.prepare(model, adam), None, history, share, recorded)
-    if recorded and device == "cpu":
+    dataset, rank_slice = SimpleNamespace(modes=MODES, epoch=1), RankSlice(0, 1, accumulate, BATCH)
+    state = TrainState.build(config, dataset, rank_slice, accelerator)
+    model, update = state.model, Update(accelerator, state)
+    if captured and device == "cpu":
         update.graph.capture = note_operators(update)
     first = weights(model)
     images = torch.Generator().manual_seed(0)
@@ -117,8 +115,8 @@ def losses_and_weights(device, recorded, accumulate=1, dropout=False, **run):
             for first in range(step * BATCH, step * BATCH + BATCH, each)
         ]
         rates = (1e-4 * 2**step, 2e-4 * 2**step)  # the last ones make most of the way
-        found += [loss.item() for named in update(pairs, step * BATCH, rates) for loss in named.values()]
-    assert not recorded or update.graph.calls == STEPS > WARM_UP
+        found += [loss.item() for named in update(pairs, rates) for loss in named.values()]
+    assert not captured or update.graph.calls == STEPS > WARM_UP
     return torch.tensor(found), weights(model), first
 
 
@@ -128,11 +126,13 @@ def weights(model):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    "how", [{}, {"accumulate": 2, "dropout": True}, pytest.param({"recompute": True}, marks=pytest.mark.slow)], ids=str
+    "how",
+    [{}, {"accumulate": 2, "dropout": True}, pytest.param({"activation_checkpointing": True}, marks=pytest.mark.slow)],
+    ids=str,
 )
-def test_a_recorded_update_is_the_update(device, how):
+def test_a_captured_update_is_the_update(device, how):
     (losses, last, first), (others, other, same) = (
-        losses_and_weights(device, recorded, **how) for recorded in (False, True)
+        losses_and_weights(device, captured, **how) for captured in (False, True)
     )
     assert torch.equal(same, first)
     # Learning rates on the device are float32.
@@ -151,15 +151,15 @@ def test_what_a_recording_would_miss_is_seen_here():
     assert result.tolist() == [2.0, 2.0, 2.0]
 
 
-def test_what_cannot_be_recorded_is_told():
+def test_what_cannot_be_captured_is_told():
     def failing(function, stream):
         raise RuntimeError("operation not permitted when stream is capturing\nCompile with ...")
 
-    recorded = Recorded(lambda inputs: inputs, torch.device("cpu"), failing)
+    captured = CapturedGraph(lambda inputs: inputs, torch.device("cpu"), failing)
     for _ in range(WARM_UP):
-        recorded([torch.ones(2)])
+        captured([torch.ones(2)])
     with pytest.raises(UserError, match=r"^--cuda-graph: does not work here \(operation .* capturing\); leave it out$"):
-        recorded([torch.ones(2)])
+        captured([torch.ones(2)])
 
 
 @pytest.mark.parametrize("script", ["train.py", pytest.param("doctor.py", marks=pytest.mark.slow)])

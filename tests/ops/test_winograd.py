@@ -75,7 +75,7 @@ def test_where_it_does_not_pay_or_is_not_exact(change, monkeypatch):
         x = torch.empty(1, channels, size, size, dtype=dtype)
         weight = torch.empty(channels, channels, 3, 3, dtype=dtype)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            return winograd.pays(x, weight)
+            return winograd.use_winograd(x, weight)
 
     assert not asked()
     monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: True)

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from running import TINY, shard, train
 
-from zorse.runs.health import Health, looks
+from zorse.runs.health import Health, sample_statistics
 
-EVERY = ["--status-every", "20", "--sample-every", "100", "--evaluate-every", "1000000", "--decay-epochs", "0"]
+EVERY = ["--log-every", "20", "--sample-every", "100", "--evaluate-every", "1000000", "--decay-epochs", "0"]
 
 
 def warnings(done):
@@ -20,16 +20,27 @@ def warnings(done):
 
 def test_a_healthy_run_raises_none(shards, tmp_path):
     assert warnings(train("--data", shards, "--out", tmp_path, *TINY, *EVERY, "--epochs", "40")) == []
-    assert len((tmp_path / "looks.jsonl").read_text().splitlines()) == 6
+    assert len((tmp_path / "sample_stats.jsonl").read_text().splitlines()) == 6
     told = [json.loads(line)["text"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert told == [f"starting {tmp_path}, at 0 of 440 pairs", "finished"]
 
 
 @pytest.mark.slow
 def test_a_discriminator_that_has_won(shards, tmp_path):
-    options = ["--lr-g", "1e-9", "--lr-d", "1e-3", "--discriminator-channels", "16", "--history", "0", "--epochs", "60"]
+    options = [
+        "--lr-g",
+        "1e-9",
+        "--lr-d",
+        "1e-3",
+        "--discriminator-channels",
+        "16",
+        "--image-pool-size",
+        "0",
+        "--epochs",
+        "60",
+    ]
     found = warnings(train("--data", shards, "--out", tmp_path, *TINY, *EVERY, *options))
-    assert any("the discriminator of b has won" in line and "lower --lr-d" in line for line in found)
+    assert any("the discriminator of b is saturated" in line and "lower --lr-d" in line for line in found)
     told = (tmp_path / "events.jsonl").read_text()
     assert all(json.dumps(line)[1:-1] in told for line in found)
 
@@ -37,7 +48,7 @@ def test_a_discriminator_that_has_won(shards, tmp_path):
 def test_outputs_that_are_stuck_and_all_alike(shards, tmp_path):
     found = warnings(train("--data", shards, "--out", tmp_path, *TINY, *EVERY, "--lr-g", "1", "--epochs", "30"))
     assert any("are black or white" in line and "since pair 100;" in line for line in found)
-    assert any("times as much as real images" in line for line in found)
+    assert any("times as diverse as real images" in line for line in found)
     assert len(found) == len(set(found)) <= 4  # each once
 
 
@@ -75,29 +86,29 @@ def test_light_and_dark_exchanged(tmp_path):
     options = [*TINY, "--generator-channels", "8", "--discriminator-channels", "8", "--identity-weight", "0"]
     options += ["--cycle-weight", "0.1", "--lr", "2e-3", *EVERY, "--epochs", "14"]
     found = warnings(train("--data", data, "--out", tmp_path / "run", *options))
-    assert any("light and dark are exchanged in translations a to b" in line for line in found)
+    assert any("light and dark are swapped in translations a to b" in line for line in found)
 
 
-def test_what_looks_measure():
+def test_what_sample_statistics_measure():
     rng = torch.Generator().manual_seed(0)
     real, target = (torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=rng) for _ in range(2))
-    same = looks(real, real, target)
+    same = sample_statistics(real, real, target)
     assert same["luminance"] == pytest.approx(1) and same["diversity"] == pytest.approx(1, abs=0.1)
     assert abs(same["saturation"]) < 0.02
-    assert looks(real, 255 - real, target)["luminance"] == pytest.approx(-1)
-    one = looks(real, real[:1].expand(6, -1, -1, -1), target)
+    assert sample_statistics(real, 255 - real, target)["luminance"] == pytest.approx(-1)
+    one = sample_statistics(real, real[:1].expand(6, -1, -1, -1), target)
     assert one["diversity"] == 0
-    black = looks(real, torch.zeros_like(real), target)
+    black = sample_statistics(real, torch.zeros_like(real), target)
     assert black["saturation"] > 0.95 and black["diversity"] == 0 and black["luminance"] == 0
 
 
-def test_a_sign_is_told_once_and_again_when_it_comes_back():
+def test_an_alert_is_raised_once_and_again_when_it_comes_back():
     def line(pairs, value):
         return {"pairs": pairs, "cycle_a": value, "discriminator_a": 0.2}
 
     values = [1.0] * 10 + [2.5] * 30 + [1.0] * 20 + [2.5] * 20
     health = Health()
-    told = [(i, sign.since) for i, value in enumerate(values) for sign in health.take(line(i, value))]
+    told = [(i, sign.since) for i, value in enumerate(values) for sign in health.update(line(i, value))]
     assert [since for _, since in told] == [9, 9] and 10 < told[0][0] < 20 and told[1][0] > 60
     again = Health(line(i, value) for i, value in enumerate(values[:30]))
-    assert again.take(line(30, 2.5)) == []  # it was told before a resume
+    assert again.update(line(30, 2.5)) == []  # it was told before a resume

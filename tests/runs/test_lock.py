@@ -10,7 +10,7 @@ from runs import LONG, nobody_left, start, wait_for
 
 from zorse.errors import UserError
 from zorse.runs import lock
-from zorse.runs.lock import Ownership
+from zorse.runs.lock import RunLock
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +30,9 @@ def elsewhere(out, **changes):
 
 @pytest.mark.fault(22)
 def test_a_second_owner_is_refused_and_the_first_one_says_when_it_has_ended(tmp_path):
-    first = Ownership(tmp_path / "run")
+    first = RunLock(tmp_path / "run")
     with pytest.raises(UserError, match=f"is being trained by process {os.getpid()} on "):
-        Ownership(tmp_path / "run")
+        RunLock(tmp_path / "run")
     first.check()
     first._release()
     assert lock.read(tmp_path / "run" / "owner.json")["ended"]
@@ -51,7 +51,7 @@ def test_a_living_owner_on_another_machine_is_refused(tmp_path):
     notes = []
     try:
         with pytest.raises(UserError, match="is being trained by process 7 on node17, job 12"):
-            Ownership(tmp_path, notes.append)
+            RunLock(tmp_path, notes.append)
     finally:
         over.set()
         thread.join()
@@ -63,7 +63,7 @@ def test_a_living_owner_on_another_machine_is_refused(tmp_path):
 def test_a_dead_owner_on_another_machine_is_succeeded_after_a_while(tmp_path):
     elsewhere(tmp_path)
     began = time.monotonic()
-    mine = Ownership(tmp_path, lambda line: None)
+    mine = RunLock(tmp_path, lambda line: None)
     assert time.monotonic() - began > 1
     mine.check()
     written = (tmp_path / "owner.json").stat().st_mtime
@@ -78,11 +78,11 @@ def test_a_predecessor_needs_no_watching(tmp_path, monkeypatch, owner):
     monkeypatch.setenv("SLURM_JOB_ID", "31")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     if owner == "same machine":
-        own = Ownership(tmp_path / "other").me
+        own = RunLock(tmp_path / "other").me
         owner = {"host": own["host"], "boot": own["boot"]}
     elsewhere(tmp_path, **owner)
     notes = []
-    Ownership(tmp_path, notes.append).check()
+    RunLock(tmp_path, notes.append).check()
     assert not notes
 
 
@@ -90,10 +90,10 @@ def test_a_predecessor_needs_no_watching(tmp_path, monkeypatch, owner):
 def test_an_earlier_start_that_lives_on_a_lost_node_is_replaced(tmp_path, monkeypatch):
     """It holds the lock, and does not know. Not so an earlier job."""
     monkeypatch.setenv("SLURM_JOB_ID", "31")
-    first = Ownership(tmp_path)
+    first = RunLock(tmp_path)
     assert not lock.superseded(tmp_path)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    second = Ownership(tmp_path)
+    second = RunLock(tmp_path)
     second.check()
     with pytest.raises(UserError, match="was taken over"):
         first.check()
@@ -105,7 +105,7 @@ def test_an_earlier_start_that_lives_on_a_lost_node_is_replaced(tmp_path, monkey
     assert lock.superseded(tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "32")
     with pytest.raises(UserError, match="is being trained by"):
-        Ownership(tmp_path)
+        RunLock(tmp_path)
 
 
 @pytest.mark.fault(22)

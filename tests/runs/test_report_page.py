@@ -21,7 +21,7 @@ BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 def run(shards, tmp_path_factory):
     """A run of 33 pairs with three sample grids and evaluations, one of them by evaluate.py, and an awkward name."""
     out = tmp_path_factory.mktemp("reported") / "a run <b>'s\" name"
-    options = ["--epochs", "3", "--decay-epochs", "0", "--status-every", "3", "--sample-every", "12"]
+    options = ["--epochs", "3", "--decay-epochs", "0", "--log-every", "3", "--sample-every", "12"]
     done = train("--data", shards, "--out", out, *TINY, *options, "--evaluate-every", "12", "--sample-images", "2")
     assert done.returncode == 0, done.stderr
     with (out / "events.jsonl").open("a") as file:
@@ -29,8 +29,8 @@ def run(shards, tmp_path_factory):
         file.write('\n{"time": "half of a li')
     (out / "eval" / "zz-notes.json").write_text('{"note": 1}')
     (out / "samples" / "000000005.png").write_bytes((out / "samples" / "000000000.png").read_bytes()[:500])
-    with (out / "looks.jsonl").open("ab") as file:
-        file.write(b'{"pairs": 3, "looks": {"a_to_b": {}\n\xff')
+    with (out / "sample_stats.jsonl").open("ab") as file:
+        file.write(b'{"pairs": 3, "samples": {"a_to_b": {}\n\xff')
     (out / "quarantine-00000.jsonl").write_text('{"pair": 3}\n')
     return out
 
@@ -135,7 +135,7 @@ def measured(run, tmp_path, count):
     (copy / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if not count:
         shutil.rmtree(copy / "eval")
-        (copy / "looks.jsonl").unlink()
+        (copy / "sample_stats.jsonl").unlink()
     page = write_report(copy)
     assert page.stat().st_size < 200_000
     return page

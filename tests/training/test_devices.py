@@ -9,9 +9,9 @@ from running import ROOT, command
 # malloc itself: what torch and Python allocate between two arrays lays the heap out differently each time.
 FAULTS = """
 import ctypes, resource
-from zorse.training.devices import keep_memory
+from zorse.training.devices import tune_glibc_malloc
 
-keep_memory()
+tune_glibc_malloc()
 libc, size = ctypes.CDLL(None), ctypes.c_size_t(100_000_000)
 libc.malloc.restype = ctypes.c_void_p
 for _ in range(3):

@@ -12,7 +12,7 @@ from zorse.checkpoints import format as checkpoint
 from zorse.errors import UserError
 from zorse.runs import metrics
 
-ONE_BY_ONE = ["--status-every", "1", "--sample-images", "1", "--tracker", "none", "--evaluate-every", "1000"]
+ONE_BY_ONE = ["--log-every", "1", "--sample-images", "1", "--tracker", "none", "--evaluate-every", "1000"]
 EIGHT_PAIRS = ["--epochs", "0.73", "--decay-epochs", "0"]  # epochs of 11
 
 
@@ -28,7 +28,7 @@ def half(shards, out, *options, **how):
 
 
 def state(out):
-    newest = checkpoint.newest(out)
+    newest = checkpoint.latest_valid(out)
     return {
         name: {key: tensor.clone() for key, tensor in load_file(newest / f"{name}.safetensors").items()}
         for name in ("networks", "optimizer")
@@ -94,7 +94,7 @@ def test_r1_excludes_it(shards, tmp_path):
 def test_a_resume_at_a_lower_rate_gets_a_new_start(shards, tmp_path):
     out = tmp_path / "run"
     half(shards, out, "--epochs", "0.18", "--decay-epochs", "0")
-    newest = checkpoint.newest(out)
+    newest = checkpoint.latest_valid(out)
     stored = json.loads((newest / "state.json").read_text())
     (newest / "state.json").write_text(json.dumps(stored | {"loss_scale": stored["loss_scale"] | {"scale": 0.25}}))
     manifest = json.loads((newest / checkpoint.MANIFEST).read_text())

@@ -17,7 +17,7 @@ SHORT = ["--epochs", "0.2", "--decay-epochs", "0", "--keep", "9"]
 
 def at_first(out):
     """The networks before the first step."""
-    return load_file(checkpoint.all_of(out)[-1] / "networks.safetensors")
+    return load_file(checkpoint.list_checkpoints(out)[-1] / "networks.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +31,22 @@ def before(shards, tmp_path_factory):
 def test_a_run_begins_with_another_ones_weights_at_another_size(shards, before, tmp_path):
     bigger = ["--init-from", before, "--crop-size", "40", "--load-size", "48", "--ema-pairs", "5"]
     told = run(shards, tmp_path / "run", *SHORT, *bigger)
-    last = load_file(checkpoint.newest(before) / "networks.safetensors")
+    last = load_file(checkpoint.latest_valid(before) / "networks.safetensors")
     begun = at_first(tmp_path / "run")
     assert begun.keys() == last.keys() and all(torch.equal(begun[name], last[name]) for name in last)
-    average = load_file(checkpoint.all_of(tmp_path / "run")[-1] / "ema.safetensors")
+    average = load_file(checkpoint.list_checkpoints(tmp_path / "run")[-1] / "ema.safetensors")
     assert all(torch.equal(average[name], last[f"generators.{name}"]) for name in average)
     assert f"the weights are those of {before}" in told.stdout and "new ones" not in told.stdout
     # Going on, it goes on.
     longer = [*SHORT[2:], "--epochs", "0.4", "--allow-change", "epochs"]
     told = run(shards, tmp_path / "run", *longer, *bigger)
     assert "resuming" in told.stdout and "the weights are those" not in told.stdout
-    assert "is not used: this run goes on from its own checkpoint" in told.stdout
+    assert "is not used: this run resumes its own checkpoint" in told.stdout
 
 
 def test_discriminators_of_another_kind_begin_anew(shards, before, tmp_path):
     told = run(shards, tmp_path / "run", *SHORT, "--init-from", before, "--discriminator-channels", "6")
-    last, begun = load_file(checkpoint.newest(before) / "networks.safetensors"), at_first(tmp_path / "run")
+    last, begun = load_file(checkpoint.latest_valid(before) / "networks.safetensors"), at_first(tmp_path / "run")
     assert all(torch.equal(begun[name], last[name]) for name in last if name.startswith("generators."))
     assert "new ones: discriminators.of_a, discriminators.of_b" in told.stdout
 
@@ -61,7 +61,7 @@ def test_discriminators_of_another_kind_begin_anew(shards, before, tmp_path):
 )
 def test_weights_of_the_well_known_code(shards, before, tmp_path, names):
     trained, networks = load_trained(before), Networks(generator_channels=4, generator_blocks=1)
-    tensors = load_file(checkpoint.newest(before) / "networks.safetensors")
+    tensors = load_file(checkpoint.latest_valid(before) / "networks.safetensors")
     (tmp_path / "theirs").mkdir()
     for name in names:
         file = tmp_path / "theirs" / f"latest_{FILES[name]}.pth"
@@ -81,7 +81,7 @@ def test_weights_of_the_well_known_code(shards, before, tmp_path, names):
 def test_an_exported_model(shards, before, tmp_path):
     Translator(before, "b2a").save_pretrained(tmp_path / "model")
     told = run(shards, tmp_path / "run", *SHORT, "--init-from", tmp_path / "model")
-    last, begun = load_file(checkpoint.newest(before) / "networks.safetensors"), at_first(tmp_path / "run")
+    last, begun = load_file(checkpoint.latest_valid(before) / "networks.safetensors"), at_first(tmp_path / "run")
     of_b = [name for name in last if name.startswith("generators.b_to_a")]
     assert all(torch.equal(begun[name], last[name]) for name in of_b)
     assert "new ones: generators.a_to_b, discriminators.of_a, discriminators.of_b" in told.stdout

@@ -12,7 +12,7 @@ from torch import nn
 from zorse.config.schema import Losses, Networks, Optimization
 from zorse.cyclegan import losses
 from zorse.cyclegan.build import build_generator, init_weights
-from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.image_pool import ImagePool
 from zorse.cyclegan.layers import Norm, ResizeConv, SpectralConv, dropout
 from zorse.cyclegan.patchgan import Discriminator
 from zorse.cyclegan.resnet import Generator
@@ -217,7 +217,7 @@ def test_each_option_trains(variant):
     networks = dataclasses.replace(SMALL, **{name: value for name, value in variant.items() if name not in of_losses})
     size = {"unet_128": 256 if networks.upsample == "resize" else 128}.get(networks.generator, 32)
     model = CycleGANStep(networks, Losses(**of_losses), seed=0)
-    history = {name: ImageHistory([0], 2, (size, size), domain=i, seed=0) for i, name in enumerate("ab")}
+    history = {name: ImagePool([0], 2, (size, size), domain=i, seed=0) for i, name in enumerate("ab")}
     adam = torch.optim.Adam(model.parameters(), lr=2e-3, betas=(0.5, 0.999))
     generator = torch.Generator().manual_seed(0)
     a, b = (F.interpolate(torch.rand(1, 3, 4, 4, generator=generator), (size, size)) * 2 - 1 for _ in range(2))
@@ -246,7 +246,7 @@ def test_all_at_once_is_the_same_run_on_two_ranks_and_over_a_resume(shards, tmp_
     run(shards, tmp_path / "one", *SIX_STEPS, *EXACT, *OTHER, "--ema-pairs", "8")
     run(shards, tmp_path / "two", *SIX_STEPS, *EXACT, *OTHER, "--ema-pairs", "8", ranks=2)
     assert_close(final(tmp_path / "one"), final(tmp_path / "two"), 1e-8)
-    short = ["--epochs", "1", "--decay-epochs", "0.09", "--batch", "4", "--history", "2", "--ema-pairs", "8"]
+    short = ["--epochs", "1", "--decay-epochs", "0.09", "--batch", "4", "--image-pool-size", "2", "--ema-pairs", "8"]
     run(shards, tmp_path / "stopped", *short, *EXACT, *OTHER)
     again = [*SIX_STEPS, *EXACT, *OTHER, "--ema-pairs", "8"]
     again += ["--allow-change", "decay_epochs"]
@@ -263,7 +263,7 @@ def test_all_at_once_is_the_same_run_on_two_ranks_and_over_a_resume(shards, tmp_
         (("--crop-width", "30"), ("--crop-width 30", "multiple of 4")),
         (("--load-width", "16"), ("--load-width 16", "at least")),
         (("--norm", "batch", "--compile"), ("--norm batch", "--compile")),
-        (("--norm", "batch", "--accumulate", "2", "--batch", "2"), ("--norm batch", "--accumulate 2")),
+        (("--norm", "batch", "--grad-accum-steps", "2", "--batch", "2"), ("--norm batch", "--grad-accum-steps 2")),
         (("--norm", "none", "--fused-norm"), ("--norm none", "--fused-norm")),
         (("--r1-weight", "1", "--compile"), ("--r1-weight", "--compile")),
         (("--r1-weight", "-1"), ("--r1-weight",)),

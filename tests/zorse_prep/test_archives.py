@@ -24,7 +24,8 @@ from prep_tools import (
     without_created,
 )
 
-from zorse_prep import PrepError, archives, items
+from zorse.errors import UserError
+from zorse_prep import archives, items
 from zorse_prep.items import Unreadable
 from zorse_prep.sources import read
 
@@ -239,7 +240,7 @@ def test_damaged_archives_raise_nothing_but_our_own_errors(tmp_path, record_prop
                 for item in source.items:
                     with contextlib.suppress(Unreadable):
                         read(source.root, item)
-            except PrepError as error:
+            except UserError as error:
                 refused += 1
                 assert str(path) in str(error) or "no longer what the plan saw" in str(error)
             archives._opened.cache_clear()

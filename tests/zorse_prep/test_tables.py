@@ -9,7 +9,7 @@ import pytest
 import webdataset
 from prep_tools import assert_refused, counts_of, done, manifest_of, noisy_jpeg, prep, shard
 
-from zorse_prep import PrepError
+from zorse.errors import UserError
 from zorse_prep.format import SPLITS
 from zorse_prep.items import Item
 from zorse_prep.sources import open_source, read
@@ -76,7 +76,7 @@ def test_aligned_table_gives_the_true_counts(how, tmp_path):
 
 def test_columns_of_other_names(tmp_path):
     aligned_tables("photo", "painting").save_to_disk(tmp_path / "table")
-    with pytest.raises(PrepError, match=r"no imageA and imageB columns.*photo.*--columns"):
+    with pytest.raises(UserError, match=r"no imageA and imageB columns.*photo.*--columns"):
         open_source(None, tmp_path / "table")
     done(shard("--source", tmp_path / "table", "--out", tmp_path / "out", "--columns", "A=photo", "B=painting"))
     assert counts_of(tmp_path / "out") == dict(zip(SPLITS, (20, 30, 5, 8), strict=True))
@@ -117,7 +117,7 @@ def test_splits_of_our_names_and_a_split_for_each_domain(tmp_path):
     two = save("two", horse=3, zebra=4)
     found = listed(open_source(None, two, (), ("A=zebra", "B=horse")))
     assert {split: len(items) for split, items in found.items()} == {"trainA": 4, "trainB": 3}
-    with pytest.raises(PrepError, match=r"no configuration or split mule.*horse, zebra"):
+    with pytest.raises(UserError, match=r"no configuration or split mule.*horse, zebra"):
         open_source(None, two, (), ("A=zebra", "B=mule"))
 
 

@@ -19,6 +19,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -28,9 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zorse.config.resolve import changes, differences, from_dict
-from zorse.config.schema import Config
-from zorse.cyclegan.ema import Average
-from zorse.cyclegan.image_pool import ImageHistory
+from zorse.config.schema import UNLEARNED, Config
+from zorse.cyclegan.ema import GeneratorEMA
+from zorse.cyclegan.image_pool import ImagePool
 from zorse.data import order
 from zorse.data.dataset import Shards
 from zorse.errors import UserError
@@ -38,31 +39,53 @@ from zorse.files import fsync, sha256_of
 
 NETWORKS, EMA, OPTIMIZER = "networks.safetensors", "ema.safetensors", "optimizer.safetensors"
 STATE, MANIFEST, KEEP, BEST = "state.json", "manifest.json", "keep", "best"
-OF_ONE_START = ("out", "init_from", "workers", "accumulate", "allow_change", "dry_run")  # stated elsewhere, or nowhere
-PARTS = {"pairs_seen", "lanes", "constants", "how", "best", "window", "config"}  # of state.json
+PER_LAUNCH_OPTIONS = (
+    "out",
+    "init_from",
+    "workers",
+    "grad_accum_steps",
+    "allow_change",
+    "dry_run",
+)  # stated elsewhere, or nowhere
+STATE_KEYS = {"pairs_seen", "lanes", "constants", "how", "best", "window", "config"}  # of state.json
 
 
-def newest(run: Path, warn: Callable[[str], None] = lambda line: None) -> Path | None:
-    """The newest whole checkpoint of a run; None where there is none at all.
+class Checkpointed(Protocol):
+    """What a checkpoint is written from and restored into: training.state.TrainState.
 
-    Passes over damaged ones, telling `warn`. Raises UserError when every one is damaged, so that no run starts afresh
-    over them.
+    record: what state.json holds, but for the best checkpoint so far.
     """
-    return _first_whole(run, all_of(run), damage, warn)
+
+    pairs_seen: int
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    pools: dict[str, ImagePool]
+    ema: GeneratorEMA | None
+
+    def record(self) -> dict: ...
 
 
-def newest_for_all(run: Path, accelerator: Accelerator, warn: Callable[[str], None]) -> Path | None:
-    """The same on every rank of a training run. Each rank sums its share of the files.
+def latest_valid(run: Path, warn: Callable[[str], None] = lambda line: None) -> Path | None:
+    """The latest intact checkpoint of a run; None where there is none at all.
 
-    Damaged ones that are passed over are set aside as damaged-N, so that no pruning counts them as the newest.
+    Damaged ones are skipped, with a line to `warn`. Raises UserError when every one is damaged, so that no run starts
+    from scratch over them.
+    """
+    return _first_intact(run, list_checkpoints(run), integrity_error, warn)
+
+
+def latest_for_all_ranks(run: Path, accelerator: Accelerator, warn: Callable[[str], None]) -> Path | None:
+    """latest_valid on every rank of a training run; each rank verifies its share of the files.
+
+    Damaged checkpoints that are skipped are renamed to damaged-N, so that pruning does not count them as the latest.
     """
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    found = broadcast_object_list([all_of(run) if rank == 0 else None])[0]
+    found = broadcast_object_list([list_checkpoints(run) if rank == 0 else None])[0]
 
-    def damage_for_all(path: Path) -> str | None:
-        return next(filter(None, gather_object([damage(path, rank, ranks)])), None)
+    def error_on_any_rank(path: Path) -> str | None:
+        return next(filter(None, gather_object([integrity_error(path, rank, ranks)])), None)
 
-    whole = _first_whole(run, found, damage_for_all, warn)
+    whole = _first_intact(run, found, error_on_any_rank, warn)
     for path in found[: found.index(whole)] if whole and rank == 0 else []:
         aside = path.with_name(f"damaged-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
@@ -70,21 +93,21 @@ def newest_for_all(run: Path, accelerator: Accelerator, warn: Callable[[str], No
     return whole
 
 
-def _first_whole(
-    run: Path, found: list[Path], damage_of: Callable[[Path], str | None], warn: Callable[[str], None]
+def _first_intact(
+    run: Path, found: list[Path], error_of: Callable[[Path], str | None], warn: Callable[[str], None]
 ) -> Path | None:
     for path in found:
-        problem = damage_of(path)
+        problem = error_of(path)
         if problem is None:
             return path
         warn(f"checkpoint {path} is damaged ({problem}); trying the one before")
     if found:
-        fix = "restore one, or train anew with another --out"
+        fix = "restore one, or start a new run with another --out"
         raise UserError(f"{run}: all {len(found)} checkpoints are damaged; {fix}")
     return None
 
 
-def damage(path: Path, first: int = 0, stride: int = 1) -> str | None:
+def integrity_error(path: Path, first: int = 0, stride: int = 1) -> str | None:
     """What is wrong with a checkpoint, by its manifest, in every stride-th file from `first` on; None for nothing."""
     try:
         files = list(read_manifest(path).items())
@@ -102,7 +125,7 @@ def read_manifest(path: Path) -> dict[str, dict]:
     return json.loads((path / MANIFEST).read_text())
 
 
-def constants(shards: Shards) -> dict:
+def data_identity(shards: Shards) -> dict:
     """What a checkpoint must agree with for its position in the data to mean the same images."""
     return {"order": order.VERSION, "data": shards.fingerprint, "modes": shards.modes}
 
@@ -115,20 +138,20 @@ def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[
     try:
         state = json.loads((path / STATE).read_text())
         before = from_dict(state["config"])
-        if missing := PARTS - state.keys():
+        if missing := STATE_KEYS - state.keys():
             raise KeyError(*missing)
     except (ValueError, KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise UserError(
             f"{path / STATE}: not the state of a run of this version ({problem}); give another --out"
         ) from None
-    changed, safe = changes(before, config), differences(before, config, ("run",))
+    changed, safe = changes(before, config), differences(before, config, UNLEARNED)
     if other := [name for name in constants if state["constants"].get(name) != constants[name]]:
         raise UserError(
-            f"{path} was made with another {' and '.join(other)} than {config.run.data} has; "
+            f"{path} was made with another {' and '.join(other)} than {config.data.path} has; "
             "give the same shards, or another --out"
         )
-    return state, changed, [line for name, line in safe.items() if name not in OF_ONE_START]
+    return state, changed, [line for name, line in safe.items() if name not in PER_LAUNCH_OPTIONS]
 
 
 def read_tensors(file: Path, prefix: str = "") -> dict[str, Tensor]:
@@ -137,23 +160,18 @@ def read_tensors(file: Path, prefix: str = "") -> dict[str, Tensor]:
         return {name.removeprefix(prefix): stored.get_tensor(name) for name in stored.keys() if name.startswith(prefix)}  # noqa: SIM118
 
 
-def restore(
-    path: Path,
-    model: nn.Module,
-    average: Average | None,
-    optimizer: torch.optim.Optimizer,
-    history: dict[str, ImageHistory],
-) -> None:
-    """Put networks, optimizer and the history of this rank's slots back. The world size may be another than before.
+def restore(path: Path, state: Checkpointed) -> None:
+    """Load networks, optimizer, EMA and the image pools of this rank's slots. The world size may differ from before.
 
-    An average begins with the networks as they are where the checkpoint has none.
+    An EMA starts from the networks where the checkpoint has none.
     """
+    model, pools = state.model, state.pools
     model.load_state_dict(read_tensors(path / NETWORKS))
-    if average:
+    if state.ema:
         stored = (path / EMA).exists()
-        average.generators.load_state_dict(read_tensors(path / EMA) if stored else model.generators.state_dict())
-    _restore_adam(load_file(path / OPTIMIZER), model, optimizer)
-    owned = {f"{domain}/{slot}" for domain in history for slot in history[domain].rows}
+        state.ema.generators.load_state_dict(read_tensors(path / EMA) if stored else model.generators.state_dict())
+    _restore_adam(load_file(path / OPTIMIZER), model, state.optimizer)
+    owned = {f"{domain}/{slot}" for domain in pools for slot in pools[domain].rows}
     for file, about in read_manifest(path).items():
         mine = owned.intersection(about.get("history", []))
         if not mine:
@@ -161,11 +179,11 @@ def restore(
         with safe_open(path / file, framework="pt") as stored:
             for name in mine:
                 domain, slot = name.split("/")
-                history[domain].load(int(slot), stored.get_tensor(name))
+                pools[domain].load(int(slot), stored.get_tensor(name))
 
 
-def all_of(run: Path) -> list[Path]:
-    """Checkpoints, newest first, whole or not."""
+def list_checkpoints(run: Path) -> list[Path]:
+    """Checkpoints, latest first, intact or not."""
     return sorted((run / "checkpoints").glob("pairs-" + 12 * "[0-9]"), reverse=True)
 
 

@@ -12,6 +12,7 @@ from zorse.checkpoints import format as checkpoint
 from zorse.config.resolve import from_dict
 from zorse.config.schema import Config
 from zorse.cyclegan.build import build_discriminator, build_generator
+from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse_prep.format import CHANNELS
 
@@ -20,8 +21,11 @@ Weights = Literal["auto", "raw", "ema"]
 
 @dataclass(frozen=True)
 class Trained:
-    """generators: of both ways, float32 on the CPU. weights: "raw" or "ema". modes: of both domains' images. data: the
-    fingerprint of the shards."""
+    """Trained generators and where they are from.
+
+    generators: of both directions, float32 on the CPU. weights: "raw" or "ema". modes: of both domains' images. data:
+    the fingerprint of the shards.
+    """
 
     checkpoint: Path
     pairs_seen: int
@@ -55,10 +59,10 @@ def load_trained(model: Path, weights: Weights = "auto", taken: str = TAKEN) -> 
     weights = "ema" if averaged and weights != "raw" else "raw"
     file, prefix = (checkpoint.EMA, "") if weights == "ema" else (checkpoint.NETWORKS, "generators.")
     generators = nn.ModuleDict()
-    for way in ("a_to_b", "b_to_a"):
-        ends = (CHANNELS[modes[domain]] for domain in (way[0], way[-1]))
-        generators[way] = build_generator(config.networks, *ends)
-        generators[way].load_state_dict(checkpoint.read_tensors(path / file, f"{prefix}{way}."))
+    for direction in Direction:
+        ends = (CHANNELS[modes[domain]] for domain in (direction.source, direction.target))
+        generators[direction] = build_generator(config.networks, *ends)
+        generators[direction].load_state_dict(checkpoint.read_tensors(path / file, f"{prefix}{direction}."))
     generators = generators.float().eval().requires_grad_(False)
     return Trained(path, state["pairs_seen"], config, data, modes, generators, weights)
 
@@ -76,10 +80,10 @@ def load_discriminators(trained: Trained) -> nn.ModuleDict:
 def whole_checkpoint(model: Path, taken: str = TAKEN) -> Path:
     """A checkpoint, or the newest one of a run directory. Raises UserError where it is damaged, or there is none."""
     if (model / checkpoint.STATE).exists():
-        if problem := checkpoint.damage(model):
+        if problem := checkpoint.integrity_error(model):
             raise UserError(f"{model}: this checkpoint is damaged ({problem}); give another")
         return model
-    path = checkpoint.newest(model, lambda line: print(line, file=sys.stderr))
+    path = checkpoint.latest_valid(model, lambda line: print(line, file=sys.stderr))
     if path is None:
         raise UserError(f"{model}: no checkpoint here; give {taken}")
     return path

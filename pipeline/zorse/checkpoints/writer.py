@@ -17,18 +17,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from zorse.checkpoints import format as checkpoint
-from zorse.checkpoints.format import BEST, EMA, KEEP, MANIFEST, NETWORKS, OPTIMIZER, STATE
-from zorse.cyclegan.ema import Average
-from zorse.cyclegan.image_pool import ImageHistory
+from zorse.checkpoints.format import BEST, EMA, KEEP, MANIFEST, NETWORKS, OPTIMIZER, STATE, Checkpointed
 from zorse.errors import UserError
 from zorse.files import fsync, write_durably
-from zorse.runs.lock import Ownership
+from zorse.runs.lock import RunLock
 
 
-class Saver:
+class CheckpointWriter:
     """The checkpoints of a run. All methods are called by all ranks, between the same two steps.
 
     keep: the newest so many are kept, and besides them the best and those with a file named `keep` in them, which
@@ -40,7 +38,7 @@ class Saver:
         self,
         out: Path,
         accelerator: Accelerator,
-        owner: Ownership | None,
+        owner: RunLock | None,
         warn: Callable[[str], None],
         *,
         keep: int,
@@ -67,27 +65,18 @@ class Saver:
         """Whether a checkpoint is being written, or waits for `poll`. The same on all ranks."""
         return self._writing is not None
 
-    def save(
-        self,
-        state: dict,
-        model: nn.Module,
-        average: Average | None,
-        adam: torch.optim.Optimizer,
-        history: dict[str, ImageHistory],
-        *,
-        best: dict | None,
-        wait: bool,
-    ) -> None:
-        """Write checkpoints/pairs-N, N = state["pairs_seen"], once the one before is done. best: its distance, if that
-        `improves`; `best` then names it.
+    def save(self, state: Checkpointed, *, best: dict | None, wait: bool) -> None:
+        """Write checkpoints/pairs-N, N = state.pairs_seen, once the one before is done.
+
+        best: its distance, if that `improves`; `best` then names it.
 
         Raises UserError where the state is not finite, and, with `wait`, when the checkpoint cannot be written; without
         it, that is warned of, and the earlier checkpoints are as they were.
         """
-        pairs = state["pairs_seen"]
+        pairs = state.pairs_seen
         self.poll(wait=True)
         if self.newest != pairs:
-            self._start(state, model, average, adam, history, best)
+            self._start(state, best)
         if wait and (problem := self._finish(wait=True)):
             raise UserError(f"no checkpoint could be written at pair {pairs}: {problem}")
 
@@ -95,7 +84,7 @@ class Saver:
         """Whether {"pairs", "metric", "protocol", "value"} is the lowest so far, or the first that was so measured."""
         self.poll(wait=True)
         if self.best and any(self.best.get(name) != distance[name] for name in ("metric", "protocol")):
-            self.warn(f"the best so far, at {self.best['pairs']} pairs, was measured in another way; a new one begins")
+            self.warn(f"the best so far, at {self.best['pairs']} pairs, was measured differently; starting a new best")
             return True
         return not self.best or distance["value"] < self.best["value"]
 
@@ -104,27 +93,23 @@ class Saver:
         if problem := self._finish(wait):
             self.warn(f"warning: no checkpoint at pair {self._pairs}, training goes on: {problem}")
 
-    def _start(
-        self,
-        state: dict,
-        model: nn.Module,
-        average: Average | None,
-        adam: torch.optim.Optimizer,
-        history: dict[str, ImageHistory],
-        best: dict | None,
-    ) -> None:
-        pairs, rank = state["pairs_seen"], self.accelerator.process_index
+    def _start(self, state: Checkpointed, best: dict | None) -> None:
+        """Check that the state is worth saving, copy it to memory, and have a thread write it."""
+        pairs, rank, pools = state.pairs_seen, self.accelerator.process_index, state.pools
         milestone = bool(self.keep_every) and pairs // self.keep_every > max(self.newest, 0) // self.keep_every
         self._pairs, self._best, self._milestone = pairs, best or self.best, milestone
         self._final = self._path(pairs)
         self._temporary = self.folder / f".{self._final.name}{self._suffix}"
         self._writing = Future()
 
-        tensors = {NETWORKS: model.state_dict(), OPTIMIZER: checkpoint.adam_tensors(model, adam)}
-        if average:
-            tensors[EMA] = average.generators.state_dict()
+        # What rank 0 writes, and the image pools of this rank's slots; all of it must be finite, on all ranks.
+        tensors = {
+            NETWORKS: state.model.state_dict(), OPTIMIZER: checkpoint.adam_tensors(state.model, state.optimizer)
+        }  # fmt: skip
+        if state.ema:
+            tensors[EMA] = state.ema.generators.state_dict()
         finite = all_finite([tensor for content in tensors.values() for tensor in content.values()])
-        slots = {f"{domain}/{slot}": images for domain in history for slot, images in history[domain].state().items()}
+        slots = {f"{domain}/{slot}": images for domain in pools for slot, images in pools[domain].state().items()}
         needed = size(slots) * self.accelerator.num_processes + sum(map(size, tensors.values()))
         problem = attempt(lambda: self._begin(needed)) if self.accelerator.is_main_process else None
         verdicts = gather_object([(finite, problem)])  # and nobody writes before the directory is there
@@ -137,10 +122,11 @@ class Saver:
             self._writing.set_exception(OSError(verdicts[0][1]))
             return
 
+        # Training goes on as soon as this copy is made.
         mine = {f"history-{rank:05d}.safetensors": slots} | (tensors if self.accelerator.is_main_process else {})
         mine = {file: snapshot(content) for file, content in mine.items()}
-        state = state | {"best": self._best}
-        text = json.dumps(state, indent=2, default=str) if self.accelerator.is_main_process else None
+        record = state.record() | {"best": self._best}
+        text = json.dumps(record, indent=2, default=str) if self.accelerator.is_main_process else None
         # A daemon: a process that ends at once does not wait for it.
         threading.Thread(target=write, args=(self._temporary, mine, text, self._writing), daemon=True).start()
 
@@ -191,9 +177,9 @@ class Saver:
         if self._best and self._best["pairs"] == self._pairs:
             self._link_best(self._pairs)
         best = (self.folder / BEST).resolve().name
-        for old in checkpoint.all_of(self.folder.parent)[self.keep :]:
+        for old in checkpoint.list_checkpoints(self.folder.parent)[self.keep :]:
             if old.name != best and not (old / KEEP).exists():
-                # Out of the way at once, and removed while training goes on.
+                # Renamed at once, and removed while training goes on.
                 removed = old.rename(old.with_name(f".{old.name}.removed"))
                 threading.Thread(target=shutil.rmtree, args=(removed, True), daemon=True).start()
 

@@ -3,6 +3,7 @@
 import importlib.util
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from zorse.checkpoints.load import Weights
 from zorse.config.command_line import options_of
 from zorse.errors import UserError
 from zorse.inference.translator import Translator
+from zorse.terminal import run_command
 from zorse_prep.images import BadImage, read_as
 
 WAYS = {"a2b": "a to b", "b2a": "b to a"}
@@ -113,15 +115,15 @@ def serve(blocks, options: Options) -> None:
     blocks.block_thread()
 
 
+def run() -> None:
+    """Serve the page; Ctrl-C is its usual end."""
+    options = options_of(Options, "python pipeline/app.py")
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("gradio is not installed; run: pip install 'zorse[app]'")
+    with suppress(KeyboardInterrupt):
+        serve(page(load(options), f"Zorse: {options.model.resolve().name}"), options)
+
+
 def main() -> None:
     """Exit codes: 0 ended by Ctrl-C, 2 a mistake in the options."""
-    options = options_of(Options, "python pipeline/app.py")
-    try:
-        if importlib.util.find_spec("gradio") is None:
-            raise UserError("gradio is not installed; run: pip install 'zorse[app]'")
-        serve(page(load(options), f"Zorse: {options.model.resolve().name}"), options)
-    except KeyboardInterrupt:
-        pass
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(run)

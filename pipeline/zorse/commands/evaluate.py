@@ -2,8 +2,8 @@
 
 import json
 import os
-import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,14 +13,16 @@ from rich.console import Console
 
 from zorse.checkpoints.load import Trained, Weights, load_trained
 from zorse.config.command_line import options_of
-from zorse.config.schema import flag, may_be_left_out
+from zorse.config.schema import flag, optional
 from zorse.data.dataset import open_shards
-from zorse.data.order import Share
-from zorse.errors import OneRankError, TransientError, UserError
+from zorse.data.order import RankSlice
+from zorse.errors import UserError
 from zorse.evaluation.evaluator import Evaluation, too_few, translation
-from zorse.evaluation.features import feature_network_together
+from zorse.evaluation.features import feature_network
 from zorse.files import check_file, write_durably
+from zorse.processes import rank0_first
 from zorse.runs.summary import distance_table
+from zorse.terminal import run_command
 from zorse.training.devices import check_precision
 
 LARGEST = 8192  # --size, in pixels
@@ -33,25 +35,25 @@ class Options:
 
     model: Annotated[Path, tyro.conf.Positional]
     """run directory, whose newest checkpoint is taken, or one checkpoint, such as RUN/checkpoints/best"""
-    data: Annotated[str | None, may_be_left_out("STR")] = None
+    data: Annotated[str | None, optional("STR")] = None
     """directory of shards or its URL; by default that of the run"""
     real: Literal["test", "train"] = "test"
     """real images that translations are compared with"""
-    images: Annotated[int | None, may_be_left_out("INT")] = None
+    images: Annotated[int | None, optional("INT")] = None
     """images of a domain at most; by default all"""
     features: Literal["efficientnet_lite0", "inception_v3"] = "efficientnet_lite0"
     """network whose features KID and FID compare. inception_v3: as in published numbers; its weights are downloaded"""
-    feature_weights: Annotated[Path | None, may_be_left_out("PATH")] = None
+    feature_weights: Annotated[Path | None, optional("PATH")] = None
     """file with the weights of inception_v3, where they cannot be downloaded"""
     weights: Weights = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
-    size: Annotated[int | None, may_be_left_out("INT")] = None
+    size: Annotated[int | None, optional("INT")] = None
     """pixels a side to translate and compare at; by default as in training, see its --test-size"""
-    class_a: Annotated[int | None, may_be_left_out("INT")] = None
+    class_a: Annotated[int | None, optional("INT")] = None
     """also tell which share of images efficientnet_lite0 takes for this ImageNet class: of b, translated to a, of a"""
-    class_b: Annotated[int | None, may_be_left_out("INT")] = None
+    class_b: Annotated[int | None, optional("INT")] = None
     """the same for translations to b, such as 340 for zebras"""
-    out: Annotated[Path | None, may_be_left_out("PATH")] = None
+    out: Annotated[Path | None, optional("PATH")] = None
     """JSON file to write; by default beside the trainer's in RUN/eval, named after what was chosen"""
 
 
@@ -86,7 +88,7 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     if options.size is not None and (options.size % of.multiple or not of.smallest <= options.size <= LARGEST):
         bounds = f"{of.smallest} to {LARGEST}"
         raise UserError(f"--size {options.size}: must be a multiple of {of.multiple}, from {bounds}")
-    data = options.data or trained.config.run.data
+    data = options.data or trained.config.data.path
     if not options.data and "://" not in data and not Path(data).exists():
         raise UserError(f"{data}: the run's shards are not here; start where the training was started, or give --data")
     shards = open_shards(data)
@@ -98,11 +100,12 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
         raise UserError(f"{shards.root}: its images are {shards.modes}, and the networks' {trained.modes}; give others")
     device = accelerator.device
     translate = translation(trained.generators.to(device), accelerator, shards.modes)
-    network = feature_network_together(options.features, options.feature_weights, accelerator)
+    load = partial(feature_network, options.features, options.feature_weights, device)
+    network = rank0_first(load, accelerator)
     evaluation = Evaluation(
         shards,
-        (options.size, options.size) if options.size else trained.config.tested,
-        Share(accelerator.process_index, accelerator.num_processes, 1, accelerator.num_processes),
+        (options.size, options.size) if options.size else trained.config.eval_size,
+        RankSlice(accelerator.process_index, accelerator.num_processes, 1, accelerator.num_processes),
         lambda x: accelerator.gather(x.to(device)).cpu(),
         network=network,
         real=options.real,
@@ -110,7 +113,7 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     )
     result = evaluation(translate)
     shares = {
-        way: evaluation.share_of_class(number, way, translate) for way, number in classes.items() if number is not None
+        way: evaluation.class_hit_rate(number, way, translate) for way, number in classes.items() if number is not None
     }
     if result is None:
         return None, out
@@ -127,28 +130,22 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     return made | result, out
 
 
+def run() -> None:
+    """Evaluate, write the record and show it."""
+    options = options_of(Options, "python pipeline/evaluate.py", console_outputs=os.environ.get("RANK", "0") == "0")
+    accelerator = Accelerator()
+    check_precision(accelerator)
+    record, out = evaluate(options, accelerator)
+    if record:
+        write_durably(out, json.dumps(record, indent=2) + "\n")
+        columns = {"untranslated": record["untranslated"], "real images": record["real"], "translated": record}
+        title = f"{options.model} at {record['pairs']} pairs, {record['weights']} weights"
+        Console().print(distance_table(f"{title}, compared with {options.real} images", columns))
+        print(f"written to {out}")
+    accelerator.end_training()
+
+
 def main() -> None:
     """Exit codes: 0 done, 1 data that could not be reached for a while, 2 a mistake in options, checkpoint or data, 130
     Ctrl-C."""
-    rank = int(os.environ.get("RANK", "0"))
-    try:
-        options = options_of(Options, "python pipeline/evaluate.py", console_outputs=rank == 0)
-        accelerator = Accelerator()
-        check_precision(accelerator)
-        record, out = evaluate(options, accelerator)
-        if record:
-            write_durably(out, json.dumps(record, indent=2) + "\n")
-            columns = {"untranslated": record["untranslated"], "real images": record["real"], "translated": record}
-            title = f"{options.model} at {record['pairs']} pairs, {record['weights']} weights"
-            Console().print(distance_table(f"{title}, compared with {options.real} images", columns))
-            print(f"written to {out}")
-        accelerator.end_training()
-    except (UserError, OSError) as error:
-        if rank == 0 or isinstance(error, OneRankError):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        # At once where ranks differ: leaving in an orderly way may wait for the others.
-        leave = os._exit if isinstance(error, OneRankError) else sys.exit
-        leave(1 if isinstance(error, TransientError) else 2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+    run_command(run)

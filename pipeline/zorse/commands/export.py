@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import shutil
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 from zorse.checkpoints import format as checkpoint
 from zorse.checkpoints.load import Weights, load_discriminators, load_trained
 from zorse.config.command_line import options_of
-from zorse.config.schema import Networks, may_be_left_out
+from zorse.config.schema import Networks, optional
 from zorse.errors import UserError
 from zorse.files import fsync, temporary_for
 from zorse.inference.translator import PRECISIONS, Precision, Translator, newest
@@ -24,6 +23,7 @@ from zorse.interop.graphs import NEEDED, ONNX, TORCH, Graph, save_onnx, save_tor
 from zorse.interop.junyanz import FILES, read_discriminator, read_generator, written
 from zorse.interop.parity import Check, sizes_to_check
 from zorse.interop.saved_model import MODEL
+from zorse.terminal import run_command
 from zorse_prep.format import CHANNELS
 
 Format = Literal["safetensors", "onnx", "torch_export", "pth"]
@@ -42,7 +42,7 @@ class Options:
     well-known PyTorch code's weights (.pth)"""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """folder to make"""
-    direction: Annotated[Literal["a2b", "b2a"] | None, may_be_left_out("{a2b,b2a}")] = None
+    direction: Annotated[Literal["a2b", "b2a"] | None, optional("{a2b,b2a}")] = None
     """which domain the images belong to, and which they are translated to; by default a2b, or the one that an exported
     model has. For pth of a run it does not matter"""
     formats: tuple[Format, ...] = ("safetensors",)
@@ -55,10 +55,10 @@ class Options:
     """of the weights and, in onnx and torch_export, of the computation; the norms' statistics stay float32"""
     weights: Weights = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
-    tolerance: Annotated[float | None, may_be_left_out("FLOAT")] = None
+    tolerance: Annotated[float | None, optional("FLOAT")] = None
     """largest difference from PyTorch in float32 that is kept, of values in [-1, 1]; by default 0.001, or 0.02 for
     float16 and 0.2 for bfloat16"""
-    license: Annotated[str | None, may_be_left_out("STR")] = None
+    license: Annotated[str | None, optional("STR")] = None
     """the model's licence for its card, as the hub names it, such as mit"""
 
 
@@ -153,17 +153,13 @@ def export(options: Options) -> dict[str, dict]:
     return measured
 
 
+def run() -> None:
+    """Export, and say how exact each file is."""
+    options = options_of(Options, "python pipeline/export.py")
+    for file, measured in export(options).items():
+        print(f"{options.out / file}: differs from PyTorch in float32 by {measured['value']:.2g} at most, of [-1, 1]")
+
+
 def main() -> None:
     """Exit codes: 0 done, 2 a mistake in the options, or an export that does not compute what it should, 130 Ctrl-C."""
-    options = options_of(Options, "python pipeline/export.py")
-    try:
-        for file, measured in export(options).items():
-            print(
-                f"{options.out / file}: differs from PyTorch in float32 by {measured['value']:.2g} at most, of [-1, 1]"
-            )
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        sys.exit(130)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(run)

@@ -1,6 +1,5 @@
 """One HTML page of a run, that needs no network: python pipeline/report.py RUN. The trainer renews it, too."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +8,11 @@ import tyro
 from jinja2 import UndefinedError
 
 from zorse.config.command_line import options_of
-from zorse.config.schema import may_be_left_out
+from zorse.config.schema import optional
 from zorse.errors import UserError
 from zorse.files import check_file
 from zorse.runs.report_page import write_report
+from zorse.terminal import run_command
 
 
 @dataclass(frozen=True)
@@ -21,25 +21,22 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     """run directory of pipeline/train.py; the run may be going on"""
-    out: Annotated[Path | None, may_be_left_out("PATH")] = None
+    out: Annotated[Path | None, optional("PATH")] = None
     """HTML file to write; by default RUN/report.html"""
+
+
+def report(options: Options) -> None:
+    """Write the page. Raises UserError where there is no run, or where its records are not what training wrote."""
+    if options.out:
+        check_file(options.out)
+    try:
+        print(f"written to {write_report(options.run, options.out)}")
+    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError, UndefinedError) as error:
+        told = f"{type(error).__name__}: {error}"
+        fix = "restore its .json and .jsonl files"
+        raise UserError(f"{options.run}: its records are not what training wrote ({told}); {fix}") from None
 
 
 def main() -> None:
     """Exit codes: 0 done, 2 no run or nowhere to write, 130 Ctrl-C."""
-    options = options_of(Options, "python pipeline/report.py")
-    try:
-        if options.out:
-            check_file(options.out)
-        print(f"written to {write_report(options.run, options.out)}")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError, UndefinedError) as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        fix = "restore its .json and .jsonl files"
-        print(f"error: {options.run}: its records are not what training wrote ({told}); {fix}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+    run_command(lambda: report(options_of(Options, "python pipeline/report.py")))

@@ -31,7 +31,7 @@ def main() -> None:
         raise
     except UserError as error:
         told = f"error: {error}\n"
-        if failure.first(out, told) if isinstance(error, OneRankError) else rank == 0:
+        if failure.claim_failure_report(out, told) if isinstance(error, OneRankError) else rank == 0:
             print(told, end="", file=sys.stderr)
         if isinstance(error, TransientError):
             sys.exit(1)
@@ -39,7 +39,7 @@ def main() -> None:
         sys.exit(2)
     except (OSError, SafetensorError) as error:  # a full disk, a file of another kind in the run directory, ...
         told = f"error: {error}; mend this, and the same command goes on from the newest checkpoint\n"
-        if failure.first(out, told):
+        if failure.claim_failure_report(out, told):
             print(told, end="", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

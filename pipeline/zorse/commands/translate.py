@@ -1,12 +1,11 @@
 """Translate images with a trained CycleGAN: python pipeline/translate.py RUN_OR_CHECKPOINT IN OUT --direction a2b."""
 
-import sys
 from pathlib import Path
 
 from zorse.config.command_line import options_of
-from zorse.errors import TransientError, UserError
 from zorse.inference.image_files import check_writable, claim_all, find
 from zorse.inference.options import Options, check, of_shards
+from zorse.terminal import run_command
 
 
 def run(options: Options) -> None:
@@ -31,12 +30,4 @@ def run(options: Options) -> None:
 def main() -> None:
     """Exit codes: 0 done; 1 shards that could not be reached for a while; 2 a mistake, a full disk, or images that
     failed; 130 Ctrl-C."""
-    try:
-        run(options_of(Options, "python pipeline/translate.py"))
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped", file=sys.stderr)
-        sys.exit(130)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, TransientError) else 2)
-    sys.exit(0)
+    run_command(lambda: run(options_of(Options, "python pipeline/translate.py")))

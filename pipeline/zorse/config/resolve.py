@@ -1,58 +1,88 @@
-"""From options to the configuration of one run: what depends on processes and on the run directory."""
+"""From options to the configuration of one run: what depends on the ranks and on the run directory."""
 
 import dataclasses
 import json
 from pathlib import Path
 
-from zorse.config.schema import FIXED, LEARNED, Config, Images, Losses, Networks, Optimization, Run, flag
+from zorse.config.schema import (
+    FIXED,
+    LEARNED,
+    Checkpointing,
+    Compute,
+    Config,
+    Data,
+    Evaluation,
+    Images,
+    Losses,
+    Networks,
+    Optimization,
+    Output,
+    flag,
+)
 from zorse.errors import UserError
+
+GROUPS = {
+    "data": Data, "output": Output, "images": Images, "networks": Networks, "losses": Losses,
+    "optimization": Optimization, "evaluation": Evaluation, "checkpointing": Checkpointing, "compute": Compute,
+}  # fmt: skip
+PATHS = ("out", "init_from", "cache_dir", "feature_weights")
+# What options were called in version 0.1, which had all groups but those of LEARNED in one, "run".
+OLD_NAMES = {
+    "path": "data", "log_every": "status_every", "best_metric": "best_by", "grad_accum_steps": "accumulate",
+    "activation_checkpointing": "recompute", "grad_comm_dtype": "reduce_in", "step_timeout": "hang_after",
+    "image_pool_size": "history",
+}  # fmt: skip
 
 
 def run_directory(config: Config) -> Path:
     """--out, or runs/ and the last name in --data, which may be a URL."""
-    data = config.run.data
+    data = config.data.path
     name = data.partition("?")[0].rstrip("/").rpartition("/")[2] if "://" in data else Path(data).resolve().name
-    return config.run.out or Path("runs") / name
+    return config.output.out or Path("runs") / name
 
 
 def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
-    """Fill in what depends on the processes and on the run directory, and refuse what does not fit them.
+    """Fill in what depends on the ranks and on the run directory.
 
-    A run directory that has a config.json must have been made with the same options, up to the group `run` and to what
-    --allow-change names.
+    mixed_precision: accelerate's "no", "bf16" or "fp16". Raises UserError for options that do not fit them, and for a
+    run directory whose config.json has other values of what is learned than --allow-change permits.
     """
-    if mixed_precision != "no" and config.run.dtype != "float32":
+    if mixed_precision != "no" and config.compute.dtype != "float32":
         raise UserError(
-            f"--dtype {config.run.dtype} and mixed precision {mixed_precision} exclude each other; drop one"
+            f"--dtype {config.compute.dtype} and mixed precision {mixed_precision} exclude each other; drop one"
         )
     if mixed_precision == "fp16" and config.losses.r1_weight:
-        # What R1 differentiates twice is not scaled, and rounds to 0 or overflows in float16.
+        # The penalty is differentiated twice, and its gradients are not scaled: they underflow or overflow in float16.
         raise UserError("--r1-weight and mixed precision fp16 exclude each other; drop it, or use bf16")
+
+    # The global batch: as given, as at the first start, or one pair per rank and micro-batch.
     out = run_directory(config)
     recorded = read(out / "config.json")
-    batch = config.optimization.batch
+    batch, accum_steps = config.optimization.batch, config.compute.grad_accum_steps
     if batch is None:
-        batch = recorded.optimization.batch if recorded else world_size * config.run.accumulate
-    parts = world_size * config.run.accumulate
+        batch = recorded.optimization.batch if recorded else world_size * accum_steps
+    parts = world_size * accum_steps
     if batch % parts:
         raise UserError(
-            f"--batch {batch}: cannot be divided over {world_size} processes x {config.run.accumulate} accumulation "
+            f"--batch {batch}: cannot be divided over {world_size} processes x {accum_steps} accumulation "
             f"steps; give a multiple of {parts}, or start another number of processes"
         )
-    blocks = config.networks.generator_blocks
-    if config.networks.generator in ("unet_128", "unet_256"):
+
+    # What the networks and images need is written out, so that two ways to ask for the same are recorded alike.
+    networks, images = config.networks, config.images
+    blocks = networks.generator_blocks
+    if networks.generator in ("unet_128", "unet_256"):
         blocks = None
     elif blocks is None:
-        blocks = 6 if config.images.crop_size <= 128 else 9
-    layers = 1 if config.networks.discriminator == "pixel" else config.networks.discriminator_layers
-    images = config.images
+        blocks = 6 if images.crop_size <= 128 else 9
+    layers = 1 if networks.discriminator == "pixel" else networks.discriminator_layers
     square = {f"{name}_width": None for name in ("load", "crop") if len(set(getattr(images, name))) == 1}
     resolved = dataclasses.replace(
         config,
         images=dataclasses.replace(images, **square),
-        networks=dataclasses.replace(config.networks, generator_blocks=blocks, discriminator_layers=layers),
+        networks=dataclasses.replace(networks, generator_blocks=blocks, discriminator_layers=layers),
         optimization=dataclasses.replace(config.optimization, batch=batch),
-        run=dataclasses.replace(config.run, out=out),
+        output=dataclasses.replace(config.output, out=out),
     )
     if recorded:
         changes(recorded, resolved)
@@ -68,15 +98,15 @@ def changes(before: Config, after: Config) -> list[str]:
     fixed = [line for name, line in found.items() if name in FIXED]
     if fixed:
         raise UserError(
-            f"{after.run.out} holds a run with other options that cannot change within a run ({', '.join(fixed)}); "
+            f"{after.output.out} holds a run with other options that cannot change within a run ({', '.join(fixed)}); "
             "give the same ones to resume it, another --out to start a new run, or remove it"
         )
-    asked = [name for name in found if name not in after.run.allow_change]
+    asked = [name for name in found if name not in after.checkpointing.allow_change]
     if asked:
         raise UserError(
-            f"{after.run.out} holds a run with other options ({', '.join(found[name] for name in asked)}); "
+            f"{after.output.out} holds a run with other options ({', '.join(found[name] for name in asked)}); "
             "give the same ones, another --out to start a new run, "
-            f"or add --allow-change {' '.join(asked)} to go on with them changed"
+            f"or add --allow-change {' '.join(asked)} to continue with them changed"
         )
     return list(found.values())
 
@@ -95,14 +125,25 @@ def to_json(config: Config) -> str:
 
 
 def from_dict(values: dict) -> Config:
-    """The inverse of to_json's dictionary. Raises TypeError or KeyError for one of another shape."""
-    groups = {"images": Images, "networks": Networks, "losses": Losses, "optimization": Optimization}
-    names = ("out", "init_from", "cache_dir", "feature_weights")
-    paths = {name: Path(value) for name in names if (value := values["run"].get(name))}
-    lists = {name: tuple(value) for name, value in values["run"].items() if isinstance(value, list)}
-    run = {**values["run"], **paths, **lists}
-    built = {name: group(**values[name]) for name, group in groups.items()}
-    return Config(preset=values["preset"], run=Run(**run), **built)
+    """The inverse of to_json's dictionary, also of version 0.1's. Raises TypeError or KeyError for any other shape."""
+    values = _from_version_0_1(values) if "run" in values else values
+    built = {}
+    for group, kind in GROUPS.items():
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in values[group].items()}
+        options |= {name: Path(options[name]) for name in PATHS if options.get(name)}
+        built[group] = kind(**options)
+    return Config(preset=values["preset"], **built)
+
+
+def _from_version_0_1(values: dict) -> dict:
+    flat = {name: value for group in ("run", *LEARNED) for name, value in values[group].items()}
+    groups = {}
+    for group, kind in GROUPS.items():
+        names = {item.name: OLD_NAMES.get(item.name, item.name) for item in dataclasses.fields(kind)}
+        groups[group] = {name: flat.pop(old) for name, old in names.items() if old in flat}
+    if flat:
+        raise TypeError(f"unknown options {', '.join(flat)}")
+    return {"preset": values["preset"], **groups}
 
 
 def read(path: Path) -> Config | None:

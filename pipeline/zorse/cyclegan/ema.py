@@ -1,19 +1,17 @@
-"""A running average of the generators' weights, which often translates better than the weights themselves."""
+"""An exponential moving average (EMA) of the generators' weights, which often translates better than they do."""
 
 import copy
 
 import torch
 from torch import nn
 
-RAMP = (
-    0.05  # the half-life is never more than this share of the pairs seen, so that the first weights are soon forgotten
-)
+RAMP = 0.05  # the half-life is at most this fraction of the pairs seen, so that the first weights are soon forgotten
 
 
-class Average:
-    """Exponential moving average of generators. (Karras et al. 2020, arXiv 1912.04958, and its code's ramp)
+class GeneratorEMA:
+    """The average of both generators' weights. (Karras et al. 2020, arXiv 1912.04958, and its code's ramp)
 
-    half_life: pairs after which weights count half as much; the same at any batch.
+    half_life: pairs after which weights count half as much, at any batch size.
     """
 
     def __init__(self, generators: nn.ModuleDict, half_life: int):

@@ -12,7 +12,7 @@ from torch import Tensor
 from zorse.keyed_random import HISTORY, key
 
 
-class ImageHistory:
+class ImagePool:
     """The buffers of one domain's fakes for the slots that this rank owns.
 
     slots: the global slots owned, in the order in which the rank meets them. size: images per slot, 0 for no history.

@@ -8,7 +8,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from zorse.ops.fused_norm import EPS, fused_norm
-from zorse.ops.winograd import conv3x3, pays
+from zorse.ops.winograd import conv3x3, use_winograd
 
 INIT_STD = 0.02  # of the normal distribution every weight starts from (appendix 7.1)
 MOMENTUM = 0.1  # of a batch norm's running statistics
@@ -142,7 +142,7 @@ class ResidualConv(nn.Conv2d):
         super().__init__(channels, channels, 3, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not pays(x, self.weight):
+        if not use_winograd(x, self.weight):
             return super().forward(x)
         y = conv3x3(x, self.weight)
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)

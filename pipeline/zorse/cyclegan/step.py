@@ -15,7 +15,7 @@ from torch.func import functional_call
 from zorse.config.schema import Losses, Networks
 from zorse.cyclegan import losses
 from zorse.cyclegan.build import build_discriminator, build_generator, init_weights
-from zorse.cyclegan.image_pool import ImageHistory
+from zorse.cyclegan.image_pool import ImagePool
 from zorse.keyed_random import DROPOUT, INIT, key
 
 
@@ -43,12 +43,16 @@ class CycleGANStep(nn.Module):
     ):
         super().__init__()
         self.weights, self.seed, self.dropout = weights, seed, networks.dropout
-        self.together = networks.norm != "batch"  # inputs of one network may share a call: they do not see each other
+        self.batch_calls = (
+            networks.norm != "batch"
+        )  # inputs of one network may share a call: they do not see each other
         self._call = call  # until compile_networks
         a, b = channels
-        how = {"recompute": recompute, "fused": fused}
-        ways = {"a_to_b": (a, b), "b_to_a": (b, a)}
-        self.generators = nn.ModuleDict({way: build_generator(networks, *ends, **how) for way, ends in ways.items()})
+        options = {"recompute": recompute, "fused": fused}
+        ends = {"a_to_b": (a, b), "b_to_a": (b, a)}
+        self.generators = nn.ModuleDict(
+            {direction: build_generator(networks, *channels, **options) for direction, channels in ends.items()}
+        )
         self.discriminators = nn.ModuleDict(
             {of: build_discriminator(networks, c_in, fused=fused) for of, c_in in (("of_a", a), ("of_b", b))}
         )
@@ -76,13 +80,13 @@ class CycleGANStep(nn.Module):
         self,
         a: Tensor,
         b: Tensor,
-        history: dict[str, ImageHistory],
+        history: dict[str, ImagePool],
         plans: dict[str, Tensor],
         draws: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate, and the named losses, detached.
 
-        history: of the fakes of domain "a" and "b"; plans: what to do with them, from ImageHistory.plan; draws: of
+        history: of the fakes of domain "a" and "b"; plans: what to do with them, from ImagePool.plan; draws: of
         dropout.
         """
         weights, with_identity = self.weights, self.weights.identity_weight > 0
@@ -113,19 +117,19 @@ class CycleGANStep(nn.Module):
 
         return losses.total(named, weights), {name: loss.detach() for name, loss in named.items()}
 
-    def _each(self, way: str, *inputs: tuple[Tensor, Tensor | None]) -> list[Tensor]:
+    def _each(self, direction: str, *inputs: tuple[Tensor, Tensor | None]) -> list[Tensor]:
         """A generator's output for each (images, draws), by one call where that changes nothing."""
-        network = self.generators[way]
-        if len(inputs) == 1 or not self.together:
+        network = self.generators[direction]
+        if len(inputs) == 1 or not self.batch_calls:
             return [self._call(network, each if self.dropout else each[:1]) for each in inputs]
         images, draws = zip(*inputs, strict=True)
         merged = (torch.cat(images), torch.cat(draws)) if self.dropout else (torch.cat(images),)
         return list(self._call(network, merged).chunk(len(inputs)))
 
     def _judge(self, of: str, *images: Tensor) -> list[Tensor]:
-        """A discriminator's logits for each batch of images, in the same way."""
+        """A discriminator's logits for each batch of images, likewise."""
         network = self.discriminators[of]
-        if not self.together:
+        if not self.batch_calls:
             return [self._call(network, (each,)) for each in images]
         return list(self._call(network, (torch.cat(images),)).chunk(len(images)))
 

@@ -109,7 +109,7 @@ def _decoded(data: bytes, size: tuple[int, int], mode: str) -> Tensor:
 def whole_images(split: Split, samples: Iterable[int], size: tuple[int, int]) -> Tensor:
     """Images of a split by their numbers, resized but not cropped: [n, C, *size].
 
-    For one that cannot be read the next that can stands in, and says so on standard error.
+    An unreadable image is replaced by the next readable one, with a warning on standard error.
     """
     images = []
     for sample in samples:
@@ -122,4 +122,4 @@ def whole_images(split: Split, samples: Iterable[int], size: tuple[int, int]) ->
 
 @cache
 def _warn_once(what: str) -> None:
-    print(f"warning: {what}; the next one stands in for it in evaluations and sample grids", file=sys.stderr)
+    print(f"warning: {what}; replaced by the next one in evaluations and sample grids", file=sys.stderr)

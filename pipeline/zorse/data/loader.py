@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from zorse.config.schema import Images
 from zorse.data.dataset import SUBSTITUTES, Shards, first_readable
-from zorse.data.order import BLOCK, DomainOrder, Share
+from zorse.data.order import BLOCK, DomainOrder, RankSlice
 from zorse.data.pixels import augment
 from zorse.data.prefetch import Ahead
 from zorse.data.samples import Split
@@ -35,7 +35,7 @@ class PairPositions(IterableDataset):
     workers in turn, which restores the order.
     """
 
-    def __init__(self, share: Share, start: int, steps: int):
+    def __init__(self, share: RankSlice, start: int, steps: int):
         self.share, self.start, self.steps = share, start, steps
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -70,7 +70,7 @@ class ReadPairs:
                     for position, sample in zip(positions, samples[name], strict=True):
                         image, failed = self._image(split, number, position, sample)
                         bits = key(self.seed, number, AUGMENT, position)
-                        images.append(augment(image, self.images.crop, self.images.mirrored(name), bits))
+                        images.append(augment(image, self.images.crop, self.images.flips(name), bits))
                         batch["failed"] += [{"pair": position, "domain": name, **entry} for entry in failed]
                     batch[name] = torch.stack(images)
                 yield batch
@@ -98,16 +98,16 @@ class ReadPairs:
 
 
 def pair_batches(
-    shards: Shards, images: Images, share: Share, *, seed: int, lanes: int, start: int, workers: int, pin: bool
+    shards: Shards, images: Images, share: RankSlice, *, seed: int, lanes: int, start: int, workers: int, pin: bool
 ) -> Iterator[dict]:
     """The endless micro-batches of one rank from position `start` on, read ahead by `workers` processes."""
     # Taking a message over keeps the training process busy for milliseconds, however little is in it.
-    steps = max(1, MESSAGE // share.each) if workers else 1
+    steps = max(1, MESSAGE // share.micro_batch_size) if workers else 1
     pipeline = wds.DataPipeline(PairPositions(share, start, steps), ReadPairs(shards, images, seed, lanes))
     ahead = {"prefetch_factor": 3, "persistent_workers": True, "worker_init_fn": ignore_signals} if workers else {}
     try:
         for message in wds.WebLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pin, **ahead):
-            yield from micro_batches(message, share.each)
+            yield from micro_batches(message, share.micro_batch_size)
     except OneRankError as error:
         # From a worker process the message comes wrapped in its traceback; the last line is ours.
         kind = TransientError if isinstance(error, TransientError) else OneRankError

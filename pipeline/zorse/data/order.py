@@ -72,28 +72,29 @@ class DomainOrder:
 
 
 @dataclass(frozen=True)
-class Share:
+class RankSlice:
     """Which part of every global batch a rank takes, and when.
 
-    A step takes `batch` positions in `accumulate` micro-steps; each micro-step takes the next batch / accumulate of
-    them, and of these rank r the r-th of world_size equal parts. A slot is a place in the batch.
+    A step takes `batch` positions in `accum_steps` micro-batches; each of them takes the next batch / accum_steps
+    positions, and rank r of world_size the r-th of as many equal parts. A slot is a place in the global batch.
     """
 
     rank: int
     world_size: int
-    accumulate: int
+    accum_steps: int
     batch: int
 
     @property
-    def each(self) -> int:
-        """pairs per rank and micro-step"""
-        return self.batch // (self.world_size * self.accumulate)
+    def micro_batch_size(self) -> int:
+        """Pairs per rank and micro-batch."""
+        return self.batch // (self.world_size * self.accum_steps)
 
     @property
     def slots(self) -> list[int]:
         """The slots that this rank owns, in the order in which it meets them."""
-        return [slot for micro_step in range(self.accumulate) for slot in self.positions(0, micro_step)]
+        return [slot for micro_step in range(self.accum_steps) for slot in self.positions(0, micro_step)]
 
     def positions(self, start: int, micro_step: int) -> list[int]:
-        first = start + (micro_step * self.world_size + self.rank) * self.each
-        return list(range(first, first + self.each))
+        """The positions of this rank's micro-batch number `micro_step`, counted from position `start` on."""
+        first = start + (micro_step * self.world_size + self.rank) * self.micro_batch_size
+        return list(range(first, first + self.micro_batch_size))

@@ -1,4 +1,4 @@
-"""Training samples that this rank could not read: kept in a file, told once, and too many of them a reason to stop."""
+"""Training samples that could not be read: listed in a file, warned of once; too many of them stop the run."""
 
 import json
 from collections.abc import Callable
@@ -13,9 +13,9 @@ ALLOWED_IN_A_ROW = 100  # pairs
 
 
 class Quarantine:
-    """What failed since this start.
+    """The unreadable samples that this rank has met since it started.
 
-    samples: how many each domain has. file: OUT/quarantine-RRRRR.jsonl, a line for each distinct sample.
+    samples: number of samples in each domain. file: OUT/quarantine-RRRRR.jsonl, a line for each distinct sample.
     """
 
     def __init__(self, out: Path, rank: int, samples: dict[str, int], warn: Callable[[str], None]):
@@ -25,7 +25,7 @@ class Quarantine:
         self.found = {domain: set() for domain in samples}
 
     def take(self, batch: dict) -> None:
-        """Count what a batch's reads came to. Raises OneRankError where too many of them failed."""
+        """Count a batch's failed reads. Raises OneRankError if there are too many."""
         for domain in self.samples:
             failed = [entry for entry in batch["failed"] if entry["domain"] == domain]
             self.reads[domain] += len(batch["positions"]) + len(failed)
@@ -45,7 +45,7 @@ class Quarantine:
         if not any(self.found.values()):
             self.warn(
                 f"warning: rank {self.rank}: {entry['shard']} sample {entry['sample']} cannot be read "
-                f"({entry['reason']}); another stands in for it, and for more that {self.file} will list"
+                f"({entry['reason']}); replaced by another sample; further ones are listed in {self.file}"
             )
         found.add(sample)
         try:
@@ -56,6 +56,6 @@ class Quarantine:
     def _limit(self, domain: str, count: int, most: float, how: str) -> None:
         if count > most:
             raise OneRankError(
-                f"{count} samples of domain {domain} {how} cannot be read, more than a run goes on with; "
-                f"they are in {self.file}; copy the shards again, or make them again"
+                f"{count} samples of domain {domain} {how} cannot be read, more than a run tolerates; "
+                f"they are listed in {self.file}; copy the shards again, or make them again"
             )

@@ -2,7 +2,7 @@
 
 kid_NETWORK, fid_NETWORK: between features of a network trained on ImageNet (features.py); lower is better.
 sliced_wasserstein: between patches. cycle_l1, cycle_psnr: between images and what comes back when they are translated
-there and back, in whole values of the pixels each way: L1 as a share of the full range, PSNR in dB.
+there and back, rounded to whole pixel values each time: L1 as a share of the full range, PSNR in dB.
 """
 
 import hashlib
@@ -21,28 +21,28 @@ from torch import Tensor, nn
 
 from zorse.data.dataset import Shards, whole_images
 from zorse.data.loader import Split
-from zorse.data.order import Share
+from zorse.data.order import RankSlice
 from zorse.data.pixels import FULL, to_network, to_pixels, to_rgb
+from zorse.directions import Direction
 from zorse.evaluation.features import KID_SEED, KID_SUBSETS, FeatureNetwork, fid, kid, kid_subset
 from zorse.evaluation.sliced_wasserstein import AT_MOST, descriptors, sliced_wasserstein
 from zorse.files import write_durably
 
-WAYS = {"a_to_b": "b_to_a", "b_to_a": "a_to_b"}  # and back
 AT_ONCE = 8  # images; the same on any number of ranks, and so is the rounding
 Translate = Callable[[str, Tensor], Tensor]
 
 
 def translation(generators: nn.ModuleDict, accelerator: Accelerator, modes: dict[str, str]) -> Translate:
-    """By generators on accelerator's device as they are outside of training: (way, pixels [n, ...]) -> pixels."""
+    """By generators on accelerator's device as they are outside of training: (direction, pixels [n, ...]) -> pixels."""
     weight = next(generators.parameters())
 
-    def translate(way: str, pixels: Tensor) -> Tensor:
-        network, training = generators[way], generators[way].training
+    def translate(direction: Direction, pixels: Tensor) -> Tensor:
+        network, training = generators[direction], generators[direction].training
         network.eval()  # of a batch norm: by its running statistics
         with torch.no_grad(), accelerator.autocast():
             fakes = [network(to_network(part, weight.device, weight.dtype)) for part in pixels.split(AT_ONCE)]
         network.train(training)
-        return to_pixels(torch.cat(fakes), modes[way[-1]])
+        return to_pixels(torch.cat(fakes), modes[Direction(direction).target])
 
     return translate
 
@@ -67,7 +67,7 @@ class Evaluation:
         self,
         shards: Shards,
         size: tuple[int, int],
-        share: Share,
+        share: RankSlice,
         gather: Callable[[Tensor], Tensor],
         *,
         network: FeatureNetwork | None,
@@ -85,26 +85,36 @@ class Evaluation:
                 self.counts[split.name] = min(self.counts[split.name], self.counts[self.tests[domain].name])
         self.described = {split.name: self._describe(split) for split in every}
         self.references = {"untranslated": {}, "real": {}}
-        for way in WAYS if share.rank == 0 else ():
-            self.references["untranslated"][way] = self._distances(self.described[self.tests[way[0]].name], way)
+        for direction in Direction if share.rank == 0 else ():
+            self.references["untranslated"][direction] = self._distances(
+                self.described[self.tests[direction.source].name], direction
+            )
             # As near as two sets of real images are.
-            self.references["real"][way] = self._distances(self.described[others[way[-1]].name], way)
+            self.references["real"][direction] = self._distances(
+                self.described[others[direction.target].name], direction
+            )
 
     def __call__(self, translate: Translate) -> dict | None:
         """{"protocol", "a_to_b": {metric: value}, "b_to_a", "untranslated", "real"} on rank 0, None on the others.
 
-        translate(way, pixels [n, C, S, S]) -> pixels of the other domain.
+        translate(direction, pixels [n, C, S, S]) -> pixels of the other domain.
         """
         values = {}
-        for way in WAYS:
-            made = self._describe_translations(way, translate)
+        for direction in Direction:
+            made = self._describe_translations(direction, translate)
             if self.share.rank == 0:
-                values[way] = self._distances(made, way) | cycle_errors(made["errors"])
+                values[direction] = self._distances(made, direction) | cycle_errors(made["errors"])
         return {"protocol": self.protocol(), **values, **self.references} if values else None
 
     def protocol(self) -> dict:
         """What the numbers must be read with."""
-        counts = {way: (self.counts[self.tests[way[0]].name], self.counts[self.targets[way[-1]].name]) for way in WAYS}
+        counts = {
+            direction: (
+                self.counts[self.tests[direction.source].name],
+                self.counts[self.targets[direction.target].name],
+            )
+            for direction in Direction
+        }
         resize = f"whole images, bicubic with antialiasing, to {self.size[1]} x {self.size[0]}"
         of_network = {"features": None}
         if self.network:
@@ -113,12 +123,12 @@ class Evaluation:
                 "features": self.network.name,
                 "features_sha256": self.network.sha256,
                 "kid_subsets": KID_SUBSETS,
-                "kid_subset_size": {way: kid_subset(*counts[way]) for way in WAYS},
+                "kid_subset_size": {direction: kid_subset(*counts[direction]) for direction in Direction},
                 "kid_seed": KID_SEED,
             }
         return {
-            "images": {way: counts[way][0] for way in WAYS},
-            "real_images": {way: counts[way][1] for way in WAYS},
+            "images": {direction: counts[direction][0] for direction in Direction},
+            "real_images": {direction: counts[direction][1] for direction in Direction},
             "real_split": self.real,
             "image_size": self.size[0] if self.size[0] == self.size[1] else list(self.size),
             "resize": resize,
@@ -126,12 +136,12 @@ class Evaluation:
             "data": self.shards.fingerprint,
         }
 
-    def share_of_class(self, number: int, way: str, translate: Translate) -> dict[str, float]:
+    def class_hit_rate(self, number: int, direction: Direction, translate: Translate) -> dict[str, float]:
         """Of an ImageNet class, among test images of a domain, their translations, and test images of the other."""
         sets = {
-            "untranslated": (self.tests[way[0]], lambda pixels: pixels),
-            "translated": (self.tests[way[0]], partial(translate, way)),
-            "real": (self.tests[way[-1]], lambda pixels: pixels),
+            "untranslated": (self.tests[direction.source], lambda pixels: pixels),
+            "translated": (self.tests[direction.source], partial(translate, direction)),
+            "real": (self.tests[direction.target], lambda pixels: pixels),
         }
         shares = {}
         for name, (split, change) in sets.items():
@@ -143,9 +153,9 @@ class Evaluation:
             shares[name] = (found == number).double().mean().item()
         return shares
 
-    def _distances(self, described: dict[str, Tensor], way: str) -> dict[str, float]:
-        """Between images and the real ones of the domain that `way` leads to."""
-        real, values = self.described[self.targets[way[-1]].name], {}
+    def _distances(self, described: dict[str, Tensor], direction: Direction) -> dict[str, float]:
+        """Between images and the real ones of the domain that `direction` leads to."""
+        real, values = self.described[self.targets[direction.target].name], {}
         if self.network:
             name = self.network.name
             values[f"kid_{name}"], values[f"kid_{name}_std"] = kid(real["features"], described["features"])
@@ -166,14 +176,14 @@ class Evaluation:
             found["features"] = features  # which only rank 0 needs
         return found
 
-    def _describe_translations(self, way: str, translate: Translate) -> dict[str, Tensor]:
+    def _describe_translations(self, direction: Direction, translate: Translate) -> dict[str, Tensor]:
         """The same of a test split's translations, and "errors" [n, 2]: L1 and squared error of what comes back."""
-        split = self.tests[way[0]]
+        split = self.tests[direction.source]
         count = self.counts[split.name]
 
         def describe(pixels: Tensor, numbers: range) -> dict[str, Tensor]:
-            fake = translate(way, pixels)
-            error = (translate(WAYS[way], fake).double() - pixels) / FULL[pixels.dtype]
+            fake = translate(direction, pixels)
+            error = (translate(direction.reverse, fake).double() - pixels) / FULL[pixels.dtype]
             errors = torch.stack([error.abs().mean((1, 2, 3)), error.square().mean((1, 2, 3))], dim=1)
             patches = self._patches(fake, numbers) if numbers[0] < AT_MOST else {}
             return {"errors": errors, **patches, **(self._features(fake, numbers) if self.network else {})}

@@ -5,7 +5,6 @@ KID and FID depend on them, so a network's name is part of every number, and the
 
 import hashlib
 import io
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from zorse.errors import UserError, first_sentence
@@ -39,23 +36,6 @@ class FeatureNetwork:
 def feature_network(name: str, weights: Path | None, device: torch.device) -> FeatureNetwork:
     """The network of a name in --features. Raises UserError in one line where its weights cannot be had."""
     return {"efficientnet_lite0": efficientnet_lite0, "inception_v3": inception_v3}[name](weights, device)
-
-
-def feature_network_together(name: str, weights: Path | None, accelerator: Accelerator) -> FeatureNetwork | None:
-    """feature_network, which downloads on rank 0 alone. None for the name "none". What fails there ends all ranks."""
-    if name == "none":
-        return None
-    found = problem = None
-    if accelerator.is_main_process:
-        try:
-            found = feature_network(name, weights, accelerator.device)
-        except UserError as error:
-            problem = error
-    if broadcast_object_list([problem is not None])[0]:
-        if problem:
-            raise problem
-        sys.exit(2)  # rank 0 tells it
-    return found or feature_network(name, weights, accelerator.device)
 
 
 def efficientnet_lite0(weights: Path | None, device: torch.device) -> FeatureNetwork:

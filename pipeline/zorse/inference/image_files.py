@@ -85,7 +85,7 @@ def _files(source: str, out: Path, alone: bool) -> Iterator[tuple[Path, Path]]:
         else:
             raise UserError(f"{source}: no such file or folder; give an image, a folder of images, or shards")
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); mend this, or leave it out") from None
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); fix this, or leave it out") from None
 
 
 def _is_glob(text: str) -> bool:

@@ -10,8 +10,6 @@ from zorse.errors import UserError
 from zorse.files import load_json
 from zorse_prep.format import FORMAT, MANIFEST, PLAN
 
-BACK = {"a2b": "b2a", "b2a": "a2b"}
-
 
 @dataclass(frozen=True)
 class Options:

@@ -16,28 +16,30 @@ from torch import Tensor
 from zorse.data.dataset import open_shards
 from zorse.data.pixels import image_of, pixels_of
 from zorse.data.samples import CorruptSample, Split
+from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.inference import image_files
 from zorse.inference.image_files import Found, Picture, Places
-from zorse.inference.options import BACK, Options
-from zorse.inference.summary import Done, Tally, bands_shown
+from zorse.inference.options import Options
+from zorse.inference.summary import Done, Tally
 from zorse.inference.translator import Translator, newest, usable
-from zorse_prep.display import progress
+from zorse.terminal import parts_shown, progress
 from zorse_prep.images import BadImage
 
 THREADS = 4  # that read and write
+DIRECTIONS = tuple(direction.option for direction in Direction)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file can be written, either
 
 
 class Item(NamedTuple):
-    """An image to translate. where: what a person is told it is. read: its bytes, and the file for its translation."""
+    """An image to translate. where: its name in messages. read: gives its bytes and the file for its translation."""
 
-    way: str
+    direction: str
     where: str
     read: Callable[[], tuple[bytes, Path]]
 
-    def became(self, **what: str | bool) -> Done:
-        return Done(self.way, self.where, **what)
+    def result(self, **what: str | bool) -> Done:
+        return Done(self.direction, self.where, **what)
 
 
 class Loaded(NamedTuple):
@@ -68,7 +70,7 @@ def translate_files(options: Options, found: Found) -> None:
     if len(found.pairs) == 1:  # the file that was written; transparency may have changed its name
         names = [image_files.outputs(found.pairs[0][1], (), modes, alpha)[""] for alpha in (True, False)]
         out = next(name for name in names if name in places.owners)
-    tally.tell(out)
+    tally.print_summary(out)
 
 
 def translate_shards(options: Options) -> None:
@@ -76,18 +78,18 @@ def translate_shards(options: Options) -> None:
     source, out = options.paths
     shards = open_shards(source)
     shards.check()
-    chosen, ways = options.split or "test", tuple(BACK) if options.direction == "both" else (options.direction,)
-    splits = {way: getattr(shards, f"{chosen}_{way[0]}") for way in ways}
-    if missing := [way[0] for way, split in splits.items() if split is None]:
+    chosen, directions = options.split or "test", DIRECTIONS if options.direction == "both" else (options.direction,)
+    splits = {direction: getattr(shards, f"{chosen}_{direction[0]}") for direction in directions}
+    if missing := [direction[0] for direction, split in splits.items() if split is None]:
         raise UserError(f"{source}: has no test images of domain {' and '.join(missing)}; give --split train")
     translators = build(options)
-    tally = Tally({way: len(split) for way, split in splits.items()})
+    tally = Tally({direction: len(split) for direction, split in splits.items()})
     translate_all(options, translators, items_of(options, splits), Places(), tally)
-    tally.tell(Path(out))
+    tally.print_summary(Path(out))
 
 
 def items_of(options: Options, splits: dict[str, Split]) -> Iterator[Item]:
-    """The samples of splits by way, named as they are stored."""
+    """The samples of splits by direction, named as they are stored."""
 
     def read(split: Split, sample: int, folder: Path) -> tuple[bytes, Path]:
         name, data = split.named(sample)
@@ -96,21 +98,21 @@ def items_of(options: Options, splits: dict[str, Split]) -> Iterator[Item]:
             raise CorruptSample(f"its name, {name}, leads out of the folder")
         return data, folder / path
 
-    for way, split in splits.items():
-        folder = Path(options.paths[-1], way if options.direction == "both" else "")
+    for direction, split in splits.items():
+        folder = Path(options.paths[-1], direction if options.direction == "both" else "")
         for sample in range(len(split)):
             shard, at = split.place(sample)
-            yield Item(way, f"{split.tars[shard].name} sample {at}", partial(read, split, sample, folder))
+            yield Item(direction, f"{split.tars[shard].name} sample {at}", partial(read, split, sample, folder))
 
 
 def build(options: Options) -> dict[str, Translator]:
-    """Those that are needed, by way, all of one checkpoint."""
+    """Those that are needed, by direction, all of one checkpoint."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     usable(device)
-    ways = BACK if options.direction == "both" or "cycle" in options.also else (options.direction,)
+    directions = DIRECTIONS if options.direction == "both" or "cycle" in options.also else (options.direction,)
     model, tile = newest(options.model), int(options.tile) if options.tile.isdecimal() else options.tile
     how = {"weights": options.weights, "precision": options.precision, "tile": tile}
-    translators = {way: Translator(model, way, device, **how) for way in ways}
+    translators = {direction: Translator(model, direction, device, **how) for direction in directions}
     weights = next(iter(translators.values())).about["provenance"]["weights"]
     print(f"{model}, {weights} weights, {options.precision} on {device}", flush=True)
     return translators
@@ -124,7 +126,7 @@ def translate_all(
     KeyboardInterrupt is raised again with what was done until then.
     """
     pool, writing, before, out = ThreadPoolExecutor(THREADS), deque(), tally.done.copy(), Path(options.paths[-1])
-    bars = progress("translating", tally.totals, before) if tally.total > 1 else bands_shown()
+    bars = progress("translating", tally.totals, before) if tally.total > 1 else parts_shown("bands")
     try:
         with warnings.catch_warnings(), bars as show:
             if tally.total == 1:
@@ -138,13 +140,15 @@ def translate_all(
                     show(tally.done - before, 0)
 
             load = partial(load_item, options, translators, places)
-            for group in by_size(accepted(in_threads(pool, load, items, options.batch), places, tell), options.batch):
+            for group in by_size(
+                claim_outputs(in_threads(pool, load, items, options.batch), places, tell), options.batch
+            ):
                 made = translate_group(group, translators, options.also)
                 for loaded, results in zip(group, made, strict=True):
                     if isinstance(results, Done):
                         tell(results)
                     else:
-                        writing.append(pool.submit(write, loaded, results, translators[loaded.item.way].modes))
+                        writing.append(pool.submit(write, loaded, results, translators[loaded.item.direction].modes))
                 while writing and (writing[0].done() or len(writing) > THREADS + options.batch):
                     tell(writing.popleft().result())
             while writing:
@@ -154,10 +158,10 @@ def translate_all(
         for future in writing:
             if not future.cancelled() and not future.exception():
                 tally.add(future.result())
-        line = f"{tally.line(out)}; the same command with --skip-existing goes on"
+        line = f"{tally.line(out)}; rerun the same command with --skip-existing to continue"
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"stopped: {line}") from None
-        raise UserError(f"{error.filename or out}: {error.strerror or error}; {line} when that is mended") from None
+        raise UserError(f"{error.filename or out}: {error.strerror or error}; {line} when that is fixed") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -174,26 +178,26 @@ def in_threads(pool: ThreadPoolExecutor, function: Callable, items: Iterable, ah
 
 def load_item(options: Options, translators: dict[str, Translator], places: Places, item: Item) -> Loaded | Done:
     """Read and decode an image. Raises UserError for shards that cannot be read."""
-    modes = translators[item.way].modes
+    modes = translators[item.direction].modes
     try:
         data, target = item.read()
         if options.skip_existing and places.there(item.where, target, options.also):
-            return item.became(skipped=True)
+            return item.result(skipped=True)
         picture = image_files.read_picture(data, modes[0])
         outputs = image_files.outputs(target, options.also, modes, picture.alpha is not None)
         return Loaded(item, picture, pixels_of(picture.image, modes[0]), outputs)
     except (BadImage, CorruptSample, OSError, MemoryError) as error:
-        return item.became(failed=getattr(error, "strerror", None) or str(error) or "not enough memory")
+        return item.result(failed=getattr(error, "strerror", None) or str(error) or "not enough memory")
 
 
-def accepted(loaded: Iterable[Loaded | Done], places: Places, tell: Callable[[Done], None]) -> Iterator[Loaded]:
-    """What is to be translated, its files being its own alone; the others are told."""
+def claim_outputs(loaded: Iterable[Loaded | Done], places: Places, tell: Callable[[Done], None]) -> Iterator[Loaded]:
+    """Claim the output files of each image, and yield those to translate; the others are reported."""
     for one in loaded:
         try:
             if isinstance(one, Loaded):
                 places.claim(one.item.where, one.outputs.values())
         except UserError as error:
-            one = one.item.became(failed=str(error))
+            one = one.item.result(failed=str(error))
         if isinstance(one, Done):
             tell(one)
         else:
@@ -204,7 +208,7 @@ def by_size(images: Iterable[Loaded], batch: int) -> Iterator[list[Loaded]]:
     """Images of one size and direction, up to `batch` of them; those that wait for more are 2 batches at most."""
     waiting: dict[tuple, list[Loaded]] = {}
     for image in images:
-        kind = image.item.way, image.pixels.shape
+        kind = image.item.direction, image.pixels.shape
         group = waiting.setdefault(kind, [])
         group.append(image)
         if len(group) == batch:
@@ -216,18 +220,18 @@ def by_size(images: Iterable[Loaded], batch: int) -> Iterator[list[Loaded]]:
 
 def translate_group(group: list[Loaded], translators: dict[str, Translator], also: tuple[str, ...]) -> list:
     """Of each image its pixels [C, H, W] by the name of the output, {"": ..., "cycle": ...}, or a Done that failed."""
-    way = group[0].item.way
+    direction = group[0].item.direction
     try:
-        made = {"": translators[way].translate_pixels(torch.stack([one.pixels for one in group]))}
+        made = {"": translators[direction].translate_pixels(torch.stack([one.pixels for one in group]))}
         if "cycle" in also:
-            made["cycle"] = translators[BACK[way]].translate_pixels(made[""])
+            made["cycle"] = translators[Direction.of(direction).reverse.option].translate_pixels(made[""])
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         height, width = group[0].pixels.shape[1:]
         reason = f"not enough memory for {len(group)} of {width} x {height} pixels at once; "
         fix = "give a smaller --batch" if len(group) > 1 else "give a number of rows as --tile, or --precision bfloat16"
-        return [one.item.became(failed=reason + fix) for one in group]
+        return [one.item.result(failed=reason + fix) for one in group]
     return [dict(zip(made, parts, strict=True)) for parts in zip(*made.values(), strict=True)]
 
 
@@ -240,12 +244,12 @@ def write(loaded: Loaded, made: dict[str, Tensor], modes: tuple[str, str]) -> Do
             images["pair"] = image_files.side_by_side(loaded.picture.image, images[""])
         files = {path: image_files.encode(images[name], path) for name, path in loaded.outputs.items()}
     except Exception as error:  # PIL raises nearly anything where a kind of file cannot hold an image
-        return loaded.item.became(failed=f"cannot be written ({error})")
+        return loaded.item.result(failed=f"cannot be written ({error})")
     try:
         for path, data in files.items():
             image_files.save(data, path)
     except OSError as error:
         if error.errno in FULL:
             raise
-        return loaded.item.became(failed=f"{error.filename or path}: {error.strerror or error}")
-    return loaded.item.became(first_frame=loaded.picture.first_frame)
+        return loaded.item.result(failed=f"{error.filename or path}: {error.strerror or error}")
+    return loaded.item.result(first_frame=loaded.picture.first_frame)

@@ -3,6 +3,7 @@
 from huggingface_hub import ModelCard, ModelCardData
 
 from zorse.config.schema import OF_GENERATORS, Networks
+from zorse.directions import Direction
 
 TEMPLATE = """---
 {{ card_data }}
@@ -37,8 +38,8 @@ translator(Image.open("in.jpg")).save("out.png")
 ## Evaluation
 {% if distances %}
 - At {{ evaluation.pairs }} pairs, with the {{ evaluation.weights }} weights; lower is better, but for cycle_psnr
-- {{ protocol.images[way] }} test images of domain {{ source }}, compared with {{ protocol.real_images[way] }} real ones
-  of domain {{ target }} ({{ protocol.real_split }})
+- {{ protocol.images[direction] }} test images of domain {{ source }}, compared with
+  {{ protocol.real_images[direction] }} real ones of domain {{ target }} ({{ protocol.real_split }})
 - Size: {{ protocol.resize }}
 - Features: {{ protocol.features or "none" }}
 
@@ -54,17 +55,18 @@ It was not evaluated.
 
 def model_card(about: dict, sample: str | None, license: str | None = None) -> ModelCard:
     """about: see exported.py. sample: name of a picture beside the card. license: its identifier on the hub."""
-    direction, trained, networks = about["direction"], about["provenance"], Networks(**about["networks"])
+    direction = Direction.of(about["direction"])
+    trained, networks = about["provenance"], Networks(**about["networks"])
     data = ModelCardData(
         library_name="zorse",
         pipeline_tag="image-to-image",
         tags=["cyclegan", "unpaired-image-translation", "pytorch"],
         license=license,
     )
-    evaluation, way = trained["evaluation"], direction.replace("2", "_to_")
+    evaluation = trained["evaluation"]
     generator = {name: getattr(networks, name) for name in OF_GENERATORS}
     training = {
-        "direction": direction,
+        "direction": direction.option,
         "images": f"{about['modes']['from']} to {about['modes']['to']}",
         "data, by fingerprint": f"`{trained['data']}`" if trained["data"] else "unknown",
         "length": f"{trained['pairs_seen']} pairs of images" if trained["pairs_seen"] is not None else "unknown",
@@ -76,9 +78,9 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
     return ModelCard.from_template(
         data,
         template_str=TEMPLATE,
-        source=direction[0],
-        target=direction[-1],
-        way=way,
+        source=direction.source,
+        target=direction.target,
+        direction=direction,
         made="trained by Zorse"
         if trained["data"]
         else "with weights of junyanz's pytorch-CycleGAN-and-pix2pix, trained",
@@ -86,7 +88,7 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
         training=training,
         evaluation=evaluation,
         protocol=evaluation and evaluation["protocol"],
-        distances=evaluation and _distances(evaluation, way),
+        distances=evaluation and _distances(evaluation, direction),
     )
 
 
@@ -96,9 +98,9 @@ def crops(trained: dict) -> str:
     return "unknown" if height is None else f"{width} x {height} pixels" if width else f"{height} pixels a side"
 
 
-def _distances(evaluation: dict, way: str) -> dict[str, list[str]]:
+def _distances(evaluation: dict, direction: Direction) -> dict[str, list[str]]:
     """Of each metric: translated, untranslated and real images."""
-    columns = [evaluation[way], evaluation["untranslated"][way], evaluation["real"][way]]
-    metrics = [metric for metric in evaluation[way] if not metric.endswith("_std")]
+    columns = [evaluation[direction], evaluation["untranslated"][direction], evaluation["real"][direction]]
+    metrics = [metric for metric in evaluation[direction] if not metric.endswith("_std")]
     values = {metric: [column.get(metric) for column in columns] for metric in metrics}
     return {metric: ["" if value is None else f"{value:.4g}" for value in row] for metric, row in values.items()}

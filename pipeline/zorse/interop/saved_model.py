@@ -30,6 +30,7 @@ from zorse.checkpoints import format as checkpoint
 from zorse.checkpoints.load import Trained, Weights, load_trained
 from zorse.config.schema import Networks
 from zorse.cyclegan.build import build_generator
+from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.files import write_durably
 from zorse.interop import junyanz
@@ -37,7 +38,7 @@ from zorse.runs.records import read_evaluation
 from zorse_prep.format import CHANNELS
 
 MODEL, CONFIG, SAMPLE = "model.safetensors", "config.json", "sample.png"
-DIRECTIONS = ("a2b", "b2a")
+DIRECTIONS = tuple(direction.option for direction in Direction)
 TAKEN = (
     "a run directory of pipeline/train.py, a checkpoint, the folder of an exported model, or a file or folder of .pth "
     "weights"
@@ -70,7 +71,7 @@ def load_one_way(model: Path, direction: str | None = None, weights: Weights = "
     run = trained.checkpoint.resolve().parents[1] if trained.checkpoint.resolve().parent.name == "checkpoints" else None
     about = _about(trained, direction, nearest_evaluation(run, trained.pairs_seen, trained.weights) if run else None)
     return OneWay(
-        trained.generators[direction.replace("2", "_to_")],
+        trained.generators[Direction.of(direction)],
         about,
         nearest_sample(run, trained.pairs_seen) if run else None,
     )
@@ -131,8 +132,8 @@ def _of_reference(model: Path, files: dict[str, Path], direction: str | None, we
     """A single file has the direction that its name says (net_G_B), or that is asked for."""
     if weights == "ema":
         raise UserError(f"--weights ema: {model} has no average of the weights; leave it out")
-    names = {way: f"generators.{way.replace('2', '_to_')}" for way in DIRECTIONS}
-    direction = direction or next((way for way in DIRECTIONS if names[way] in files), "a2b")
+    names = {each.option: f"generators.{each}" for each in Direction}
+    direction = direction or next((option for option in DIRECTIONS if names[option] in files), "a2b")
     unsaid = model.is_file() and not any(theirs in model.name for theirs in junyanz.FILES.values())
     file = model if unsaid else files.get(names[direction])
     if not file:

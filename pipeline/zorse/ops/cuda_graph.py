@@ -30,7 +30,7 @@ def capture(function: Callable[[], Any], stream: torch.cuda.Stream) -> Callable[
     return replay
 
 
-class Recorded:
+class CapturedGraph:
     """A function of tensors, and of state that it changes in place, which is recorded after WARM_UP calls.
 
     Inputs, on the device or in pinned memory, have the same shapes in each call. Tensors among the results are

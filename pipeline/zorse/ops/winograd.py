@@ -42,7 +42,7 @@ WEIGHT += [[0.0, 0.0, 1.0]]  # G
 INPUT = [[*_polynomial(_others(point)), 0.0] for point in POINTS] + [_polynomial(POINTS)]  # B^T
 
 
-def pays(x: Tensor, weight: Tensor) -> bool:
+def use_winograd(x: Tensor, weight: Tensor) -> bool:
     """Whether `conv3x3` can stand for conv2d(x, weight) here, and is faster. x [N, C, H + 2, W + 2]."""
     height, width, channels = x.shape[2] - 2, x.shape[3] - 2, min(weight.shape[:2])
     return (

@@ -2,11 +2,13 @@
 
 import math
 
+from zorse.directions import Direction
+
 POINTS = 1000  # Longer curves are averaged down to this many; a chart is about as many pixels wide.
-WAYS = (("a_to_b", "a to b", 1), ("b_to_a", "b to a", 2))  # key, title, hue
+HUES = {Direction.A_TO_B: 1, Direction.B_TO_A: 2}
 
 
-def charts(stats: list[dict], looks: list[dict], evaluations: list[dict]) -> list[dict]:
+def charts(stats: list[dict], samples: list[dict], evaluations: list[dict]) -> list[dict]:
     """The charts that have data, each {"title", "x": pairs, "curves"}.
 
     A curve has "name", "hue" (1 to 4, the page's colours) and "dash" ("", "dash" or "dot"). Its values are either "y",
@@ -14,8 +16,8 @@ def charts(stats: list[dict], looks: list[dict], evaluations: list[dict]) -> lis
     single value for a reference line. "share" puts a curve on the right axis, which runs from 0 to 100 %.
     """
     stats = thinned(stats)
-    looks = thinned([{"pairs": line["pairs"], **_flat(line["looks"])} for line in looks])
-    found = [*_losses(stats), *_metrics(evaluations), _looks(looks), *_pace(stats)]
+    samples = thinned([{"pairs": line["pairs"], **_flat(line["samples"])} for line in samples])
+    found = [*_losses(stats), *_metrics(evaluations), _samples(samples), *_pace(stats)]
     return [chart for chart in found if chart["curves"]]
 
 
@@ -50,29 +52,29 @@ def _losses(stats: list[dict]) -> list[dict]:
 def _metrics(evaluations: list[dict]) -> list[dict]:
     """One chart per metric found anywhere, because some metrics exist in only one direction or in later evaluations."""
     lines = [{"pairs": each["pairs"], **_flat(each)} for each in evaluations]
-    names = dict.fromkeys(name for each in evaluations for way, _, _ in WAYS for name in each[way])
+    names = dict.fromkeys(name for each in evaluations for direction in Direction for name in each[direction])
     found = []
     for name in (name for name in names if not name.endswith("_std")):
         curves = []
-        for way, title, hue in WAYS:
-            curve = _curve(lines, f"{name}/{way}", title, hue)
-            error = _values(lines, f"{name}_std/{way}")
+        for direction, hue in HUES.items():
+            curve = _curve(lines, f"{name}/{direction}", direction.title, hue)
+            error = _values(lines, f"{name}_std/{direction}")
             curves.append({**curve, "error": error} if any(error) else curve)
             for kind, what, dash in (("untranslated", "untranslated", "dash"), ("real", "real images", "dot")):
-                level = _rounded(evaluations[-1][kind][way].get(name))
+                level = _rounded(evaluations[-1][kind][direction].get(name))
                 if level is not None:
-                    curves.append({"name": f"{what}, {title}", "hue": hue, "dash": dash, "level": level})
+                    curves.append({"name": f"{what}, {direction.title}", "hue": hue, "dash": dash, "level": level})
         found.append(_chart(name, lines, curves))
     return found
 
 
-def _looks(looks: list[dict]) -> dict:
+def _samples(samples: list[dict]) -> dict:
     curves = [
-        _curve(looks, f"{name}/{way}", f"{name}, {title}", hue, dash)
+        _curve(samples, f"{name}/{direction}", f"{name}, {direction.title}", hue, dash)
         for name, dash in (("diversity", ""), ("luminance", "dot"))
-        for way, title, hue in WAYS
+        for direction, hue in HUES.items()
     ]
-    return _chart("Translations beside real images", looks, curves)
+    return _chart("Translations beside real images", samples, curves)
 
 
 def _pace(stats: list[dict]) -> list[dict]:
@@ -83,8 +85,8 @@ def _pace(stats: list[dict]) -> list[dict]:
 
 
 def _flat(record: dict) -> dict:
-    """{"name/way": value} of {way: {name: value}}."""
-    return {f"{name}/{way}": value for way, _, _ in WAYS for name, value in record[way].items()}
+    """{"name/direction": value} of {direction: {name: value}}."""
+    return {f"{name}/{direction}": value for direction in Direction for name, value in record[direction].items()}
 
 
 def _curve(lines: list[dict], key: str, name: str, hue: int, dash: str = "") -> dict:

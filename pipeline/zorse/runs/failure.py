@@ -1,4 +1,4 @@
-"""How a rank that fails says so: a start shows its first failure, and not the thousand that follow from it."""
+"""How a failing rank reports it: each launch shows its first failure, not the thousand that follow from it."""
 
 import os
 import time
@@ -10,55 +10,56 @@ from zorse.errors import first_sentence
 from zorse.runs.lock import superseded
 
 FILE = "failure.txt"
-WAIT = 3.0  # seconds that a rank which only lost contact waits for the one that knows why
+WAIT = 3.0  # seconds that a rank which only lost contact waits for the rank that knows why
 _started = time.time()
 
 
 def start(out: Path) -> None:
-    """On rank 0: what an earlier start left may be as young as clocks differ, and must not pass for this one's."""
+    """Age, on rank 0, what an earlier launch left: clocks differ, and it must not pass for a report of this one."""
     with suppress(OSError):
         if (left := (out / FILE).stat().st_mtime) <= _started:
             os.utime(out / FILE, (left - 2, left - 2))
 
 
 def report(error: Exception, out: Path | None, rank: int) -> str:
-    """What this rank is to print of an error: nothing when another has told already. The first is kept in failure.txt.
+    """What this rank should print about an error: nothing if another rank has reported one already.
 
-    A lost connection to another rank is a consequence: it is told only when nobody tells its cause.
+    The first report is kept in failure.txt. A lost connection to another rank is a consequence, and is reported only
+    when no rank reports its cause.
     """
     if not _lost_contact(error):
         text = f"rank {rank} failed:\n{''.join(traceback.format_exception(error))}"
-        return text if first(out, text) else ""
+        return text if claim_failure_report(out, text) else ""
     deadline = time.monotonic() + WAIT
     while out and time.monotonic() < deadline:
-        if _told(out / FILE):
+        if _is_from_this_launch(out / FILE):
             return ""
         time.sleep(0.1)
     text = f"error: rank {rank} lost contact with another rank, which perhaps was killed ({first_sentence(error)})\n"
-    return text if first(out, text) else ""
+    return text if claim_failure_report(out, text) else ""
 
 
-def first(out: Path | None, text: str) -> bool:
-    """Whether no rank of this start has failed before; then keeps `text` in the run directory."""
+def claim_failure_report(out: Path | None, text: str) -> bool:
+    """Whether this is the first failure of this launch; then `text` is kept in the run directory."""
     if out is None or not out.is_dir():
         return True
     if superseded(out):
         return False
     file = out / FILE
     try:
-        if file.exists() and not _told(file):
+        if file.exists() and not _is_from_this_launch(file):
             file.unlink(missing_ok=True)
         with file.open("x") as stream:
             stream.write(text)
     except FileExistsError:
         return False
     except OSError:
-        pass  # what cannot be kept can be shown
+        pass  # a report that cannot be kept is still shown
     return True
 
 
-def _told(file: Path) -> bool:
-    """Whether the file stems from this start. A second for clocks that differ."""
+def _is_from_this_launch(file: Path) -> bool:
+    """Whether the file was written by this launch, give or take a second, by which clocks may differ."""
     try:
         return _started - 1 < file.stat().st_mtime < time.time() + 1
     except OSError:

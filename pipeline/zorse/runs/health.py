@@ -1,7 +1,7 @@
-"""Signs that a run goes wrong, from its losses and from what its translations look like.
+"""Signs that training fails, from a run's losses and from the statistics of its sample translations.
 
-Each is told once when it begins, with its number, the pair at which it began, and what usually helps. What two
-sound runs came to is in benchmarks/RESULTS.md.
+Each is raised once when it begins, with its value, the pair at which it began, and what usually helps. The values that
+sound runs reached are in benchmarks/RESULTS.md.
 """
 
 from collections import deque
@@ -10,51 +10,56 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-LINES = 10  # of the status, over which a loss is judged
-LOOKED_AT = 16  # test images, at least
-LOOKS = 2  # one after another
-WON = 0.02  # of a discriminator's loss, which is 0.25 where it cannot tell
-DRIFTED, STEADIED = 2.0, 1.5  # times the lowest mean so far: where a drift begins, and where it ends
-ALIKE = 0.1  # of the diversity of real images
-INVERTED = -0.3  # correlation
-SATURATED = 0.5  # of all values, more than of real images
+WINDOW = 10  # status lines over which a loss is judged
+MIN_SAMPLE_IMAGES = 16  # test images that sample statistics are taken from
+CONSECUTIVE = 2  # sample grids in a row that must show the same
+SATURATED_LOSS = 0.02  # of a discriminator; 0.25 is chance level for the least-squares loss
+DRIFT_BEGINS, DRIFT_ENDS = 2.0, 1.5  # times the lowest mean so far
+MIN_DIVERSITY = 0.1  # of that of real images
+INVERTED = -0.3  # correlation of luminance
+SATURATED = 0.5  # fraction of all values, in excess of real images
 
 HELP = {
-    "won": "the generators learn nothing from a discriminator that is always right: lower --lr-d, or raise --history",
-    "drift": "the translations lose what they are made from: lower --lr, or raise --cycle-weight",
-    "alike": "the translations collapse to one image: lower --lr and start again from an earlier checkpoint",
-    "inverted": "dark became light: start again with another --seed, or raise --identity-weight; harmless if your "
-    "domains are each other's negatives",
-    "saturated": "the generators' outputs are stuck at black and white: lower --lr, or --lr-g",
+    "discriminator_saturated": "the generators get no useful gradient from a discriminator that is always right: lower "
+    "--lr-d, or raise --image-pool-size",
+    "loss_drift": "translations lose the content of their sources: lower --lr, or raise --cycle-weight",
+    "mode_collapse": "translations collapse to one image: lower --lr and start again from an earlier checkpoint",
+    "inverted": "light and dark are swapped: start again with another --seed, or raise --identity-weight; harmless if "
+    "your domains are each other's negatives",
+    "output_saturated": "the generators' outputs are stuck at black and white: lower --lr, or --lr-g",
 }
 
 
 @dataclass(frozen=True)
-class Sign:
-    """kind: a key of HELP. what: of which loss or direction. since: the pair at which it began."""
+class Alert:
+    """A sign that training fails.
+
+    kind: a key of HELP. where: the loss, domain or direction that shows it. since: the pair at which it began.
+    """
 
     kind: str
-    what: str
+    where: str
     value: float
     since: int
 
     def __str__(self) -> str:
-        told = {
-            "won": f"the discriminator of {self.what} has won, its loss is {self.value:.2g}",
-            "drift": f"the loss {self.what} has risen to {self.value:.1f} times its lowest",
-            "alike": f"translations {self.what} differ from each other {self.value:.2f} times as much as real images",
-            "inverted": f"light and dark are exchanged in translations {self.what} (correlation {self.value:.2f})",
-            "saturated": f"{self.value:.0%} more of the values in translations {self.what} are black or white than "
-            "in real images",
+        text = {
+            "discriminator_saturated": f"the discriminator of {self.where} is saturated, its loss is {self.value:.2g}",
+            "loss_drift": f"the loss {self.where} has risen to {self.value:.1f} times its lowest",
+            "mode_collapse": f"translations {self.where} are only {self.value:.2f} times as diverse as real images",
+            "inverted": f"light and dark are swapped in translations {self.where} (correlation {self.value:.2f})",
+            "output_saturated": f"{self.value:.0%} more of the values in translations {self.where} are black or white "
+            "than in real images",
         }[self.kind]
-        return f"{told}, since pair {self.since}; {HELP[self.kind]}"
+        return f"{text}, since pair {self.since}; {HELP[self.kind]}"
 
 
-def looks(source: Tensor, fake: Tensor, target: Tensor) -> dict[str, float]:
-    """Of translations uint8 [n, 3, H, W] of `source`, beside real images `target` of the same kind.
+def sample_statistics(source: Tensor, fake: Tensor, target: Tensor) -> dict[str, float]:
+    """Compare translations of `source` with real images `target`, all uint8 [n, 3, H, W].
 
-    diversity: how much they differ from each other, as a share of how much real ones do. luminance: the correlation of
-    an image's luminance before and after, on average. saturation: how much more of their values is black or white.
+    diversity: how much translations differ from each other, as a fraction of how much real images do. luminance: mean
+    correlation of an image's luminance before and after. saturation: fraction of values that are black or white, in
+    excess of real images.
     """
     source, fake, target = source.double(), fake.double(), target.double()
 
@@ -73,61 +78,69 @@ def looks(source: Tensor, fake: Tensor, target: Tensor) -> dict[str, float]:
 
 
 class Health:
-    """What has been seen of a run, line by line. lines: those of before, of stats.jsonl and looks.jsonl together."""
+    """Watches a run for signs that training fails.
+
+    lines: those recorded before, of stats.jsonl and sample_stats.jsonl together. active: (kind, where) of the alerts
+    that hold now.
+    """
 
     def __init__(self, lines: Iterable[dict] = ()):
         self.recent: dict[str, deque] = {}
         self.lowest: dict[str, tuple[float, int]] = {}
         self.active: set[tuple[str, str]] = set()
         for line in lines:
-            self.take(line)
+            self.update(line)
 
-    def take(self, line: dict) -> list[Sign]:
-        """The signs that begin with a line of stats.jsonl or of looks.jsonl."""
-        found = self._of_looks(line) if "looks" in line else self._of_losses(line)
-        # Those of this kind of line that are gone may come again.
-        kinds = {"alike", "inverted", "saturated"} if "looks" in line else {"won", "drift"}
-        before = {sign for sign in self.active if sign[0] in kinds}
-        now = {(sign.kind, sign.what): sign for sign in found}
+    def update(self, line: dict) -> list[Alert]:
+        """The alerts that begin with a line of stats.jsonl or of sample_stats.jsonl."""
+        of_samples = "samples" in line
+        found = self._from_samples(line) if of_samples else self._from_losses(line)
+        # A line updates only the alerts of its own kind; those that have cleared may be raised again.
+        kinds = ("discriminator_saturated", "loss_drift")
+        if of_samples:
+            kinds = ("mode_collapse", "inverted", "output_saturated")
+        before = {key for key in self.active if key[0] in kinds}
+        now = {(alert.kind, alert.where): alert for alert in found}
         self.active = self.active - before | now.keys()
-        return [sign for key, sign in now.items() if key not in before]
+        return [alert for key, alert in now.items() if key not in before]
 
-    def _of_losses(self, line: dict) -> list[Sign]:
-        signs = []
+    def _from_losses(self, line: dict) -> list[Alert]:
+        alerts = []
         for name, value in line.items():
             kind = name.partition("_")[0]
             if kind not in ("discriminator", "cycle", "identity"):
                 continue
-            recent = self.recent.setdefault(name, deque(maxlen=LINES))
+            recent = self.recent.setdefault(name, deque(maxlen=WINDOW))
             recent.append((value, line["pairs"]))
-            if len(recent) < LINES:
+            if len(recent) < WINDOW:
                 continue
-            mean = sum(value for value, _ in recent) / LINES
+            mean = sum(value for value, _ in recent) / WINDOW
             if kind == "discriminator":
-                if max(value for value, _ in recent) < WON:
-                    signs.append(Sign("won", name[-1], mean, recent[0][1]))
+                if max(value for value, _ in recent) < SATURATED_LOSS:
+                    alerts.append(Alert("discriminator_saturated", name[-1], mean, recent[0][1]))
                 continue
+            # A cycle or identity loss drifts when its mean is well above the lowest one so far.
             lowest, since = min(self.lowest.get(name, (mean, line["pairs"])), (mean, line["pairs"]))
             self.lowest[name] = lowest, since
-            if mean > (STEADIED if ("drift", name) in self.active else DRIFTED) * lowest:
-                signs.append(Sign("drift", name, mean / lowest, since))
-        return signs
+            if mean > (DRIFT_ENDS if ("loss_drift", name) in self.active else DRIFT_BEGINS) * lowest:
+                alerts.append(Alert("loss_drift", name, mean / lowest, since))
+        return alerts
 
-    def _of_looks(self, line: dict) -> list[Sign]:
-        signs = []
+    def _from_samples(self, line: dict) -> list[Alert]:
+        alerts = []
         if line["pairs"] == 0:  # before any step, translations are grey
-            return signs
-        for way, values in line["looks"].items():
+            return alerts
+        for direction, values in line["samples"].items():
             for kind, value, wrong in (
-                ("alike", values["diversity"], values["diversity"] < ALIKE),
+                ("mode_collapse", values["diversity"], values["diversity"] < MIN_DIVERSITY),
                 ("inverted", values["luminance"], values["luminance"] < INVERTED),
-                ("saturated", values["saturation"], values["saturation"] > SATURATED),
+                ("output_saturated", values["saturation"], values["saturation"] > SATURATED),
             ):
-                recent = self.recent.setdefault(f"{kind} {way}", deque(maxlen=LOOKS))
+                recent = self.recent.setdefault(f"{kind} {direction}", deque(maxlen=CONSECUTIVE))
                 if not wrong:
                     recent.clear()
                     continue
                 recent.append((value, line["pairs"]))
-                if len(recent) == LOOKS:
-                    signs.append(Sign(kind, way.replace("_", " "), value, recent[0][1]))
-        return signs
+                if len(recent) == CONSECUTIVE:
+                    alerts.append(Alert(kind, direction.replace("_", " "), value, recent[0][1]))
+        return alerts

@@ -24,7 +24,7 @@ HEARTBEAT = 5.0  # seconds between renewals
 SILENCE = 30.0  # seconds without one after which an owner on another machine counts as dead
 
 
-class Ownership:
+class RunLock:
     """Makes a run directory and owns it until this process ends, however it ends. For rank 0 alone.
 
     Raises UserError where another process has it and lives, or where nothing can be written.
@@ -51,7 +51,7 @@ class Ownership:
         if owner and not owner.get("ended") and not self._surely_dead(owner, locked):
             note(f"{out} belongs to {describe(owner)}; watching for {SILENCE:g} s whether it lives")
             if renewed(self.path, SILENCE):
-                raise UserError(f"{out} is being trained by {describe(owner)}; end that, or give another --out")
+                raise UserError(f"{out} is being trained by {describe(owner)}; stop it, or give another --out")
         write_durably(self.path, json.dumps(self.me) + "\n")
         atexit.register(self._release)
         threading.Thread(target=self._renew, daemon=True).start()
@@ -61,10 +61,10 @@ class Ownership:
         owner = read(self.path)
         if owner != self.me:
             if owner is None:
-                raise UserError(f"{self.path} was removed while this process trained; it ends unsaved")
+                raise UserError(f"{self.path} was removed while this process trained; it exits without saving")
             by = describe(owner)
             raise UserError(
-                f"{self.path.parent} was taken over by {by} while this process seemed dead; it ends unsaved"
+                f"{self.path.parent} was taken over by {by} while this process seemed dead; it exits without saving"
             )
 
     def _take_lock(self, out: Path) -> bool:
@@ -85,7 +85,7 @@ class Ownership:
             elif self._replaces(owner):
                 return False  # it cannot be ended from here, but it writes no more once it sees the new owner
             else:
-                raise UserError(f"{out} is being trained by {describe(owner)}; end that, or give another --out")
+                raise UserError(f"{out} is being trained by {describe(owner)}; stop it, or give another --out")
 
     def _surely_dead(self, owner: dict, locked: bool) -> bool:
         """Whether an owner needs no watching: an earlier start of this job, or of this machine without its lock."""

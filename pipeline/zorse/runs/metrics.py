@@ -72,16 +72,17 @@ class Stopwatch:
 
     def __init__(self):
         self.reset()
-        self.resume()
+        self._since = time.perf_counter()
 
     def reset(self) -> None:
         self.training = self.waiting = self.saving = 0.0
         self.pairs = 0
 
-    def pause(self) -> None:
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what happens between two steps."""
         self.training += time.perf_counter() - self._since
-
-    def resume(self) -> None:
+        yield
         self._since = time.perf_counter()
 
     @contextmanager

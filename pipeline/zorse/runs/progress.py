@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
-class Patient:
+class BestEffortStdout:
     """Standard output that a run outlives: what a closed terminal or pipe cannot take is dropped."""
 
     def __init__(self):
@@ -38,7 +38,7 @@ class Display:
     """Progress for a person: a live bar on a terminal, one plain line per status elsewhere. Silent but on rank 0."""
 
     def __init__(self, total_pairs: int, enabled: bool):
-        self.console = Console(file=Patient(), quiet=not enabled, highlight=False, soft_wrap=True)
+        self.console = Console(file=BestEffortStdout(), quiet=not enabled, highlight=False, soft_wrap=True)
         self.total = total_pairs
         self.bar = None
         if enabled and self.console.is_terminal:

@@ -15,11 +15,13 @@ from accelerate.tracking import GeneralTracker
 
 from zorse.config.resolve import to_json
 from zorse.config.schema import Config
+from zorse.directions import Direction
 from zorse.errors import OneRankError, first_sentence
 from zorse.files import append, write_durably
 from zorse.runs.directory import records_after
 
-STATS, LOOKS, EVENTS = "stats.jsonl", "looks.jsonl", "events.jsonl"
+STATS, SAMPLES, EVENTS = "stats.jsonl", "sample_stats.jsonl", "events.jsonl"
+OLD_SAMPLES = "looks.jsonl"  # of version 0.1, with "looks" for "samples" in each line
 
 
 def _pairs(line: str) -> float:
@@ -31,7 +33,7 @@ def _pairs(line: str) -> float:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Of a .jsonl file; without lines that a kill, or a writer at this moment, left half of."""
+    """Parse a .jsonl file, skipping truncated lines, which a kill leaves, or a writer at this moment."""
     lines = []
     with suppress(FileNotFoundError):
         for text in path.read_text(errors="replace").splitlines():
@@ -40,8 +42,16 @@ def read_lines(path: Path) -> list[dict]:
     return lines
 
 
+def read_samples(out: Path) -> list[dict]:
+    """The lines of sample_stats.jsonl, or of the file that version 0.1 wrote."""
+    if (out / SAMPLES).exists():
+        return [line for line in read_lines(out / SAMPLES) if "samples" in line]
+    lines = [line for line in read_lines(out / OLD_SAMPLES) if "looks" in line]
+    return [{"pairs": line["pairs"], "samples": line["looks"]} for line in lines]
+
+
 def read_evaluation(path: Path) -> dict | None:
-    """A file of eval/; None for one that is not whole, or something else."""
+    """Parse a file of eval/; None for one that is truncated, or something else."""
     try:
         record = json.loads(path.read_text())
         for kind in ("untranslated", "real"):
@@ -52,19 +62,22 @@ def read_evaluation(path: Path) -> dict | None:
 
 
 class Recorder:
-    """stats.jsonl, looks.jsonl, events.jsonl, eval/*.json and the trackers. Writes on rank 0 alone.
+    """stats.jsonl, sample_stats.jsonl, events.jsonl, eval/*.json and the trackers. Writes on rank 0 alone.
 
-    Records after `pairs_seen` are removed: they stem from steps that a resume does again. What happened stays. One that
-    cannot be written, as on a full disk, is told to `warn`, and is no reason to stop.
+    Records after `pairs_seen` are removed, since a resumed run takes those steps again; events stay. A record that
+    cannot be written, as on a full disk, is reported to `warn`, and is no reason to stop.
 
-    trackers: of accelerate. past: the lines of stats.jsonl and looks.jsonl up to now.
+    trackers: accelerate's. past: the lines of stats.jsonl and sample_stats.jsonl up to now.
     """
 
     def __init__(self, out: Path, pairs_seen: int, trackers: list, warn: Callable[[str], None], enabled: bool):
         self.out, self.trackers, self.warn, self.enabled = out, trackers, warn, enabled
         self.past: list[dict] = []
-        self._unwritten = dict.fromkeys((STATS, LOOKS), "")
-        for name in (STATS, LOOKS) if enabled else ():
+        self._unwritten = dict.fromkeys((STATS, SAMPLES), "")
+        if enabled and (out / OLD_SAMPLES).exists():  # a run of version 0.1
+            write_durably(out / SAMPLES, "".join(json.dumps(line) + "\n" for line in read_samples(out)))
+            (out / OLD_SAMPLES).unlink()
+        for name in (STATS, SAMPLES) if enabled else ():
             if (out / name).exists():
                 lines = (out / name).read_text(errors="replace").splitlines(keepends=True)
                 kept = [line for line in lines if _pairs(line) <= pairs_seen]
@@ -79,9 +92,10 @@ class Recorder:
         self._line(STATS, record)
         self._track(lambda tracker: tracker.log(record, step=record["pairs"]), record["pairs"])
 
-    def looks(self, record: dict) -> None:
-        self._line(LOOKS, record)
-        values = {f"{name}/{way}": value for way, each in record["looks"].items() for name, value in each.items()}
+    def sample_statistics(self, record: dict) -> None:
+        self._line(SAMPLES, record)
+        samples = record["samples"].items()
+        values = {f"{name}/{direction}": value for direction, each in samples for name, value in each.items()}
         self._track(lambda tracker: tracker.log(values, step=record["pairs"]), record["pairs"])
 
     def evaluation(self, result: dict) -> None:
@@ -90,7 +104,7 @@ class Recorder:
                 (self.out / "eval").mkdir(exist_ok=True)
                 path = self.out / "eval" / f"{result['pairs']:09d}.json"
                 write_durably(path, json.dumps(result, indent=2) + "\n")
-        values = {f"{name}/{way}": value for way in ("a_to_b", "b_to_a") for name, value in result[way].items()}
+        values = {f"{name}/{direction}": value for direction in Direction for name, value in result[direction].items()}
         self._track(lambda tracker: tracker.log(values, step=result["pairs"]), result["pairs"])
 
     def grid(self, pairs_seen: int, image: np.ndarray) -> None:
@@ -150,16 +164,16 @@ def start_trackers(accelerator: Accelerator, config: Config, pairs_seen: int) ->
 
     threading.excepthook = hook
     settings = {"tensorboard": {"purge_step": pairs_seen + 1}}
-    if "wandb" in config.run.tracker and accelerator.is_main_process:
-        file = config.run.out / "wandb-id"
+    if "wandb" in config.output.tracker and accelerator.is_main_process:
+        file = config.output.out / "wandb-id"
         if not file.exists():
             write_durably(file, secrets.token_hex(4))
-        settings["wandb"] = {"id": file.read_text(), "resume": "allow", "name": config.run.out.name}
-        settings["wandb"] |= {"dir": str(config.run.out), "config": json.loads(to_json(config))}
+        settings["wandb"] = {"id": file.read_text(), "resume": "allow", "name": config.output.out.name}
+        settings["wandb"] |= {"dir": str(config.output.out), "config": json.loads(to_json(config))}
     try:
         accelerator.init_trackers("zorse", init_kwargs=settings)
     except OSError:
         raise
     except Exception as error:  # of a library that we know little about
-        told = f"--tracker {' '.join(config.run.tracker)}: {first_sentence(error)}; mend it, or leave it out"
+        told = f"--tracker {' '.join(config.output.tracker)}: {first_sentence(error)}; mend it, or leave it out"
         raise OneRankError(told) from None

@@ -12,7 +12,7 @@ from zorse.config.resolve import from_dict
 from zorse.errors import UserError
 from zorse.files import write_durably
 from zorse.runs.charts import charts
-from zorse.runs.records import EVENTS, LOOKS, STATS, read_evaluation, read_lines
+from zorse.runs.records import EVENTS, STATS, read_evaluation, read_lines, read_samples
 from zorse.runs.sample_grid import GAP, HEADER, TITLES, opened, through_time
 
 FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last are always there
@@ -24,7 +24,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         config = from_dict(json.loads((run / "config.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{run}: no run of this version here; give a run directory of pipeline/train.py") from None
-    stats, looks = read_lines(run / STATS), [line for line in read_lines(run / LOOKS) if "looks" in line]
+    stats, samples = read_lines(run / STATS), read_samples(run)
     evaluations, others = [], []
     for path in sorted((run / "eval").glob("*.json")):
         record = read_evaluation(path)
@@ -34,7 +34,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     if stats:
         epoch = stats[-1]["pairs"] / stats[-1]["epoch"]
         total = round((config.optimization.epochs + config.optimization.decay_epochs) * epoch)
-    height, width = config.tested
+    height, width = config.eval_size
     environment = Environment(loader=PackageLoader("zorse.runs", "."), autoescape=select_autoescape())
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
     text = environment.get_template("report.html").render(
@@ -48,7 +48,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         quarantined=sum(len(read_lines(path)) for path in run.glob("quarantine-*.jsonl")),
         config=asdict(config),
         data={
-            "charts": charts(stats, looks, evaluations),
+            "charts": charts(stats, samples, evaluations),
             "frames": [made for path in through_time(run, FRAMES) if (made := frame(path))],
             "grid": {"gap": GAP, "header": HEADER, "columns": len(TITLES), "aspect": height / width},
         },

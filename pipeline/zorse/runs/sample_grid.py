@@ -26,7 +26,7 @@ def test_pictures(shards: Shards, count: int, size: tuple[int, int]) -> tuple[Te
 def translated(pictures: tuple[Tensor, Tensor], rows: int, translate: Callable[[str, Tensor], Tensor]) -> dict:
     """Columns of RGB images uint8 [n, 3, H, W] by title: real, translated, and back for the first `rows` of them.
 
-    translate(way, pixels) -> pixels.
+    translate(direction, pixels) -> pixels.
     """
     a, b = pictures
     fake_b, fake_a = translate("a_to_b", a), translate("b_to_a", b)

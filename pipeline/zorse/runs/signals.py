@@ -1,8 +1,4 @@
-"""Ending a run that is told to stop, or that hangs.
-
-A signal becomes a wish, on which all ranks act between the same two steps. A rank that makes no progress says where it
-hangs and ends itself; the launcher then ends the others.
-"""
+"""Stopping a run on a signal: it sets a stop flag, and all ranks agree on it and stop after the same step."""
 
 import os
 import signal
@@ -17,11 +13,11 @@ LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # set by accel
 
 
 class StopRequest:
-    """Takes the signals of this process from its making on.
+    """The stop flag of this process, set by a signal from the moment this is made.
 
-    On several ranks the wish travels by a reduction on the CPU that runs while the next step is computed, so that
-    nobody waits for it, and all ranks learn of it at the same step. A launcher that is gone counts as SIGTERM, so that
-    a killed one leaves no trainer behind.
+    On several ranks the flags are all-reduced on the CPU while the next step is computed, so that nobody waits for it,
+    and all ranks see the result at the same step. A launcher that is gone counts as SIGTERM, so that a killed launcher
+    leaves no trainer behind.
     """
 
     def __init__(self, world_size: int):
@@ -34,20 +30,20 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._received == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice: at once
+            raise KeyboardInterrupt  # a second Ctrl-C aborts at once
         self._received = number
 
     def agreed(self) -> int:
-        """The signal on which all ranks stop now, 0 for none. To be called once between steps, by every rank."""
+        """The signal on which all ranks stop now, 0 for none. Every rank must call this once between two steps."""
         if self._launcher not in (None, os.getppid()):
             self._received = self._received or signal.SIGTERM
         if self._group is None:
             return self._received
         agreed = 0
         if self._pending:
-            wish, work = self._pending
+            flag, work = self._pending
             work.wait()
-            agreed = int(wish)
-        wish = torch.tensor(self._received)
-        self._pending = wish, dist.all_reduce(wish, dist.ReduceOp.MAX, group=self._group, async_op=True)
+            agreed = int(flag)
+        flag = torch.tensor(self._received)
+        self._pending = flag, dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return agreed

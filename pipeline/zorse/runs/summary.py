@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from zorse.directions import Direction
 from zorse.runs.records import read_evaluation
 
 
@@ -17,7 +18,7 @@ def print_summary(console: Console, out: Path, pairs_seen: int) -> None:
         first, last = evaluations[0], evaluations[-1]
         columns = {"untranslated": last["untranslated"], "real images": last["real"]}
         columns |= {f"{each['pairs']} pairs": each for each in (first, last)}
-        images = " and ".join(str(last["protocol"]["images"][way]) for way in ("a_to_b", "b_to_a"))
+        images = " and ".join(str(last["protocol"]["images"][direction]) for direction in Direction)
         console.print(distance_table(f"{images} test images, compared with real ones", columns))
     console.print(f"{out} is finished at {pairs_seen} pairs; look at {out}/samples/{pairs_seen:09d}.png")
     console.print(f"translate with: python pipeline/translate.py {shlex.quote(str(out))} IN OUT --direction a2b")
@@ -29,11 +30,11 @@ def distance_table(title: str, columns: dict[str, dict]) -> Table:
     table.add_column("")
     for name in columns:
         table.add_column(name, justify="right")
-    for way in ("a_to_b", "b_to_a"):
+    for direction in Direction:
         table.add_section()
-        table.add_row(f"[bold]{way.replace('_', ' ')}")
-        for metric in next(reversed(columns.values()))[way]:
+        table.add_row(f"[bold]{direction.title}")
+        for metric in next(reversed(columns.values()))[direction]:
             if not metric.endswith("_std"):  # deviations are in the records
-                values = [each[way].get(metric) for each in columns.values()]
+                values = [each[direction].get(metric) for each in columns.values()]
                 table.add_row(metric, *["" if value is None else f"{value:.4g}" for value in values])
     return table

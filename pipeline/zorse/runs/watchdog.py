@@ -1,4 +1,4 @@
-"""Ending a process that hangs."""
+"""Ending a process that hangs, after it has printed where; the launcher then ends the other ranks."""
 
 import faulthandler
 import os
@@ -10,10 +10,10 @@ from zorse.runs.lock import LOCK_PATIENCE, SILENCE
 
 
 class Watchdog:
-    """Ends this process when no `progress` was made for some time, after writing what each of its threads was doing.
+    """Ends this process when `progress` was not called for too long, after printing the stacks of all threads.
 
-    seconds: the longest a step may take. What else happens, such as a save or the first step, may take four times that,
-    and the start as much more as an owner of the run directory is waited for.
+    seconds: the longest that a step may take. Anything else, such as a checkpoint or the first step, may take four
+    times that, and the start also the time to wait for another owner of the run directory.
     """
 
     HUNG = 3  # the exit code
@@ -24,7 +24,7 @@ class Watchdog:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def progress(self, section: str, pair: int, extra: float = 0.0) -> None:
-        """Say what begins now: "step", or anything else, which may take `extra` seconds more."""
+        """Report that a section begins: "step", or any other name, which may take `extra` seconds more."""
         allowed = self.seconds if section == "step" else 4 * self.seconds + extra
         self._now = section, pair, allowed, time.monotonic() + allowed
 
@@ -35,6 +35,6 @@ class Watchdog:
                 where = f"rank {self.rank} made no progress for {allowed:g} s, in the {section} at pair {pair}"
                 print(f"error: {where}; its stacks follow", file=sys.stderr, flush=True)
                 faulthandler.dump_traceback(all_threads=True)
-                time.sleep(2)  # until ranks that wait for this one have told the same of themselves
+                time.sleep(2)  # lets ranks that wait for this one print their stacks, too
                 os._exit(self.HUNG)
             time.sleep(min(1.0, self.seconds / 4))

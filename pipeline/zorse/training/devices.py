@@ -1,4 +1,4 @@
-"""What a run asks of the machine: a GPU for each process, compilers, layouts, precision, memory, how ranks add up."""
+"""What a run requires of the machine: a GPU per process, compilers, memory layout, precision, gradient all-reduce."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 
-from zorse.config.schema import Run
+from zorse.config.schema import Compute
 from zorse.cyclegan.step import CycleGANStep
 from zorse.errors import OneRankError, UserError
 
@@ -36,8 +36,8 @@ def check_precision(accelerator: Accelerator) -> None:
         raise UserError("mixed precision fp16 needs a GPU, and there is none here; use --mixed_precision bf16, or no")
 
 
-def check_graph(accelerator: Accelerator) -> None:
-    """Raise UserError where a step cannot be recorded as a CUDA graph."""
+def check_cuda_graph(accelerator: Accelerator) -> None:
+    """Raise UserError where a step cannot be captured as a CUDA graph."""
     if accelerator.device.type != "cuda":
         raise UserError("--cuda-graph needs an NVIDIA GPU, and there is none here; leave it out")
     if accelerator.num_processes > 1:
@@ -46,16 +46,16 @@ def check_graph(accelerator: Accelerator) -> None:
         raise UserError("--cuda-graph and mixed precision fp16 exclude each other; leave it out, or use bf16")
 
 
-def exchange_of_gradients(run: Run) -> DistributedDataParallelKwargs:
-    """Each gradient is summed over the ranks once a step, while the backward pass goes on; buffers are alike anyway."""
-    hook = DDPCommunicationHookType.BF16 if run.reduce_in == "bfloat16" else DDPCommunicationHookType.NO
+def ddp_kwargs(compute: Compute) -> DistributedDataParallelKwargs:
+    """How DDP all-reduces gradients: once a step, overlapping the backward pass; buffers are the same on all ranks."""
+    hook = DDPCommunicationHookType.BF16 if compute.grad_comm_dtype == "bfloat16" else DDPCommunicationHookType.NO
     # Not static_graph: it gains nothing here and breaks no_sync (https://github.com/pytorch/pytorch/pull/187732).
     return DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True, comm_hook=hook)
 
 
-def use_hardware(model: CycleGANStep, device: torch.device, run: Run) -> None:
-    """Compile, and choose layout and precision of products. Raises UserError for what this machine cannot do."""
-    if run.fused_norm:
+def configure_device(model: CycleGANStep, device: torch.device, compute: Compute) -> None:
+    """Compile the networks and choose layout and precision. Raises UserError for what this machine cannot do."""
+    if compute.fused_norm:
         if device.type != "cuda":
             raise UserError("--fused-norm needs an NVIDIA GPU, and there is none here; leave it out")
         try:
@@ -65,20 +65,20 @@ def use_hardware(model: CycleGANStep, device: torch.device, run: Run) -> None:
     if device.type == "cuda":
         # The fastest algorithm for each size is searched; on a GPU, bits may so differ from one start to the next.
         torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = run.tf32 == "on"
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = compute.tf32 == "on"
     if device.type == "cpu":
-        keep_memory()
-    if run.compile:
+        tune_glibc_malloc()
+    if compute.compile:
         check_compiler(device)
         model.compile_networks()
-    if device.type == "cuda" and (run.compile or run.fused_norm):
+    if device.type == "cuda" and (compute.compile or compute.fused_norm):
         model.to(memory_format=torch.channels_last)  # which torch's own InstanceNorm would undo
 
 
-def keep_memory() -> None:
-    """Have glibc keep the memory of large arrays for the next ones, as torch itself does on a GPU.
+def tune_glibc_malloc() -> None:
+    """Have glibc keep the memory of large arrays for reuse, as torch's allocator does on a GPU.
 
-    Given back after each use, it is taken anew page by page, up to an eighth of a compiled step's time.
+    Returned to the system after each use, it would be mapped again page by page, up to an eighth of a compiled step.
     """
     if platform.libc_ver()[0] == "glibc":
         libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4  # as malloc.h numbers them

@@ -1,4 +1,4 @@
-"""The weights that a new run begins with (--init-from): of a run, of an exported model, of junyanz's code."""
+"""The weights that a new run starts from (--init-from): a run's, an exported model's, or junyanz's code's."""
 
 import dataclasses
 from pathlib import Path
@@ -8,15 +8,14 @@ from torch import nn
 from zorse.checkpoints.load import load_discriminators, load_trained
 from zorse.config.schema import OF_DISCRIMINATORS, OF_GENERATORS, Networks, flag
 from zorse.cyclegan.step import CycleGANStep
+from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.interop import junyanz, saved_model
 from zorse_prep.format import CHANNELS
 
-WAYS = ("a_to_b", "b_to_a")
 
-
-def begin_with(source: Path, model: CycleGANStep, networks: Networks, modes: dict[str, str]) -> str:
-    """Put the weights of `source` into the networks that they fit, and say which were there and which begin anew.
+def load_initial_weights(source: Path, model: CycleGANStep, networks: Networks, modes: dict[str, str]) -> str:
+    """Load the weights of `source` into the networks that they fit. Returns a note of which networks are new.
 
     source: run directory, checkpoint, directory of an exported model, file or folder of junyanz's code. networks,
     modes: of the model. Raises UserError where there is no generator that fits the options.
@@ -24,13 +23,16 @@ def begin_with(source: Path, model: CycleGANStep, networks: Networks, modes: dic
     found = _found(source, networks, modes)
     for name, network in found.items():
         model.get_submodule(name).load_state_dict(network.state_dict())
-    every = [*(f"generators.{way}" for way in WAYS), *(f"discriminators.of_{domain}" for domain in "ab")]
-    anew = [name for name in every if name not in found]
-    return f"the weights are those of {source}" + (f"; new ones: {', '.join(anew)}" if anew else "")
+    every = [
+        *(f"generators.{direction}" for direction in Direction),
+        *(f"discriminators.of_{domain}" for domain in "ab"),
+    ]
+    new = [name for name in every if name not in found]
+    return f"the weights are those of {source}" + (f"; new ones: {', '.join(new)}" if new else "")
 
 
 def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str, nn.Module]:
-    """Networks of float32 by their names in CycleGANStep."""
+    """The networks found at a source, in float32, by their names in CycleGANStep."""
     if files := junyanz.files(source):
         found = {}
         for name, path in files.items():
@@ -43,7 +45,7 @@ def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str,
         return found
     if (source / saved_model.MODEL).exists():
         one = saved_model.load_one_way(source)
-        name = f"generators.{one.about['direction'].replace('2', '_to_')}"
+        name = f"generators.{Direction.of(one.about['direction'])}"
         theirs = {domain: one.about["modes"][end] for domain, end in zip(_ends(name), ("from", "to"), strict=True)}
         _check(source, networks, Networks(**one.about["networks"]), list(theirs.values()), [modes[d] for d in theirs])
         return {name: one.generator}
@@ -52,7 +54,7 @@ def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str,
     except UserError as error:
         raise UserError(f"--init-from {error}") from None
     _check(source, networks, trained.config.networks, trained.modes, modes)
-    found = {f"generators.{way}": trained.generators[way] for way in WAYS}
+    found = {f"generators.{direction}": trained.generators[direction] for direction in Direction}
     if all(getattr(trained.config.networks, name) == getattr(networks, name) for name in OF_DISCRIMINATORS):
         found |= {f"discriminators.{of}": network for of, network in load_discriminators(trained).items()}
     return found
@@ -60,8 +62,8 @@ def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str,
 
 def _ends(name: str) -> tuple[str, str]:
     """The domains of a generator."""
-    way = name.removeprefix("generators.")
-    return way[0], way[-1]
+    direction = Direction(name.removeprefix("generators."))
+    return direction.source, direction.target
 
 
 def _check(source: Path, ours: Networks, theirs: Networks, their_images, our_images) -> None:

@@ -1,62 +1,38 @@
 """The resolved plan of a run, for --dry-run."""
 
+from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
+from zorse.checkpoints import format as checkpoint
 from zorse.config.schema import Config
 from zorse.cyclegan.build import parameter_count
+from zorse.cyclegan.step import CycleGANStep
 from zorse.data.dataset import Shards
-from zorse.data.order import Share
+from zorse.data.order import RankSlice
+from zorse.training.init_from import load_initial_weights
 from zorse.training.schedule import peak_rates, total_pairs
+from zorse.training.state import build_model
 from zorse_prep.format import CHANNELS
 
 
-def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, mixed_precision: str) -> None:
-    """What a run would do, for --dry-run."""
-    optimization, size = config.optimization, config.images.crop
-    pairs, epoch = total_pairs(optimization, shards.epoch), shards.epoch
-    slots, item = len(share.slots), 8 if config.run.dtype == "float64" else 4
-    places = config.losses.history + 1 if config.losses.history else 0
-    channels = [CHANNELS[mode] for mode in shards.modes.values()]
-    generator, discriminator = model.generators["a_to_b"], model.discriminators["of_a"]
-    tests = " + ".join(str(len(split) if split else 0) for split in (shards.test_a, shards.test_b))
-    mirrored = [domain for domain in ("a", "b") if config.images.mirrored(domain)]
-    flipped = f"mirrored half of the time: {' and '.join(mirrored)}" if mirrored else "never mirrored"
-    steps = -(-pairs // optimization.batch)
-    of_g, of_d = peak_rates(optimization)
-    rates = f"{of_g:g}" if of_g == of_d else f"{of_g:g} (generators) and {of_d:g} (discriminators)"
-    falling = {"linear": "to 0", "cosine": "along a cosine to 0", "constant": "as high"}[optimization.lr_policy]
-    warmup = f", after a rise over {optimization.warmup_pairs} pairs," if optimization.warmup_pairs else ""
-    blocks = f", {config.networks.generator_blocks} residual blocks" if hasattr(generator, "blocks") else ""
-    dropped = ", dropout" if config.networks.dropout else ""
-    bounded = ", spectral norm" if config.networks.spectral_norm else ""
-    how = {
-        "compiled networks": config.run.compile, "fused norm": config.run.fused_norm,
-        "a CUDA graph": config.run.cuda_graph, "recomputed blocks": config.run.recompute,
-        "gradients added up in bfloat16": config.run.reduce_in != "float32",
-    }  # fmt: skip
+def print_plan(config: Config, shards: Shards, rank_slice: RankSlice, accelerator: Accelerator) -> int:
+    """Print what a run would do; nothing is written. Returns the exit code.
+
+    Raises UserError for data or initial weights that do not fit the options.
+    """
+    model = build_model(config, shards.modes, accelerator.device)
+    source = config.checkpointing.init_from
+    if source and not checkpoint.list_checkpoints(config.output.out):
+        load_initial_weights(source, model, config.networks, shards.modes)
+    if not accelerator.is_main_process:
+        return 0
     rows = {
-        "data": f"{shards.root}: {len(shards.train_a)} + {len(shards.train_b)} training images, {tests} test images",
-        "images": f"{shards.modes['a']} and {shards.modes['b']}, "
-        f"loaded at {by(config.images.load)}, cropped to {by(size)}, {flipped}",
-        "length": f"{pairs} pairs = {steps} steps = {pairs / epoch:g} epochs of {epoch} pairs",
-        "learning rate": f"{rates}{warmup} for {optimization.epochs:g} epochs, "
-        f"then {falling} over {optimization.decay_epochs:g}",
-        "batch": f"{optimization.batch} = {share.world_size} processes x {share.accumulate} micro-steps "
-        f"x {share.each} pairs",
-        "generators": f"2 x {parameter_count(generator):,} parameters: {config.networks.generator}"
-        f"{blocks}, {config.networks.norm} norm{dropped}",
-        "discriminators": f"2 x {parameter_count(discriminator):,} parameters: "
-        f"{config.networks.discriminator}{bounded}",
-        "image history": f"{config.losses.history} images a slot, {slots} slots a process: "
-        f"{slots * places * sum(channels) * size[0] * size[1] * item / 2**20:.0f} MiB a process",
-        "precision": config.run.dtype
-        if mixed_precision == "no"
-        else f"{mixed_precision} over {config.run.dtype} weights",
-        "besides": ", ".join(name for name, used in how.items() if used),
-        "weights": f"those of {config.run.init_from}" if config.run.init_from else "",
-        "run directory": str(config.run.out),
+        **_data_rows(config, shards, rank_slice),
+        **_network_rows(config, shards, rank_slice, model),
+        **_compute_rows(config, accelerator.mixed_precision),
+        "weights": f"those of {source}" if source else "",
+        "run directory": str(config.output.out),
     }
     table = Table.grid(padding=(0, 3))
     for name, value in rows.items():
@@ -64,11 +40,75 @@ def print_plan(config: Config, shards: Shards, share: Share, model: nn.Module, m
             table.add_row(name, value)
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 200  # of a log, whose lines should not be broken
+        console.width = 200  # lines of a log should not be broken
     console.print(f"The plan with preset {config.preset} (dry run: nothing is written)\n")
     console.print(table)
+    return 0
 
 
-def by(size: tuple[int, int]) -> str:
-    """Height and width for the eye."""
+def _data_rows(config: Config, shards: Shards, rank_slice: RankSlice) -> dict[str, str]:
+    """Images, length, learning rates and batch."""
+    optimization, images = config.optimization, config.images
+    tests = " + ".join(str(len(split) if split else 0) for split in (shards.test_a, shards.test_b))
+    flipped = [domain for domain in ("a", "b") if images.flips(domain)]
+    flips = f"mirrored half of the time: {' and '.join(flipped)}" if flipped else "never mirrored"
+    pairs, epoch = total_pairs(optimization, shards.epoch), shards.epoch
+    of_g, of_d = peak_rates(optimization)
+    rates = f"{of_g:g}" if of_g == of_d else f"{of_g:g} (generators) and {of_d:g} (discriminators)"
+    warmup = f", after a warm-up of {optimization.warmup_pairs} pairs," if optimization.warmup_pairs else ""
+    decay = {"linear": "decays to 0", "cosine": "decays along a cosine to 0", "constant": "stays"}
+    return {
+        "data": f"{shards.root}: {len(shards.train_a)} + {len(shards.train_b)} training images, {tests} test images",
+        "images": f"{shards.modes['a']} and {shards.modes['b']}, loaded at {size_text(images.load)}, "
+        f"cropped to {size_text(images.crop)}, {flips}",
+        "length": f"{pairs} pairs = {-(-pairs // optimization.batch)} steps = {pairs / epoch:g} epochs "
+        f"of {epoch} pairs",
+        "learning rate": f"{rates}{warmup} for {optimization.epochs:g} epochs, "
+        f"then {decay[optimization.lr_policy]} over {optimization.decay_epochs:g}",
+        "batch": f"{optimization.batch} = {rank_slice.world_size} processes x {rank_slice.accum_steps} accumulation "
+        f"steps x {rank_slice.micro_batch_size} pairs",
+    }
+
+
+def _network_rows(config: Config, shards: Shards, rank_slice: RankSlice, model: CycleGANStep) -> dict[str, str]:
+    """Sizes of the networks and of the image pools."""
+    networks, losses = config.networks, config.losses
+    generator, discriminator = model.generators["a_to_b"], model.discriminators["of_a"]
+    blocks = f", {networks.generator_blocks} residual blocks" if hasattr(generator, "blocks") else ""
+    dropout = ", dropout" if networks.dropout else ""
+    spectral = ", spectral norm" if networks.spectral_norm else ""
+    # Of the pools: a place more than images in each slot, see ImagePool.
+    slots, places = len(rank_slice.slots), losses.image_pool_size + 1 if losses.image_pool_size else 0
+    channels, item = (
+        sum(CHANNELS[mode] for mode in shards.modes.values()),
+        8 if config.compute.dtype == "float64" else 4,
+    )
+    mib = slots * places * channels * config.images.crop[0] * config.images.crop[1] * item / 2**20
+    return {
+        "generators": f"2 x {parameter_count(generator):,} parameters: {networks.generator}{blocks}, "
+        f"{networks.norm} norm{dropout}",
+        "discriminators": f"2 x {parameter_count(discriminator):,} parameters: {networks.discriminator}{spectral}",
+        "image pools": f"{losses.image_pool_size} images a slot, {slots} slots a process: {mib:.0f} MiB a process",
+    }
+
+
+def _compute_rows(config: Config, mixed_precision: str) -> dict[str, str]:
+    """Precision, and the options that are on."""
+    compute = config.compute
+    options = {
+        "compiled networks": compute.compile,
+        "fused norm": compute.fused_norm,
+        "CUDA graph": compute.cuda_graph,
+        "activation checkpointing": compute.activation_checkpointing,
+        "gradients all-reduced in bfloat16": compute.grad_comm_dtype != "float32",
+    }
+    narrow = f"{mixed_precision} over {compute.dtype} weights"
+    return {
+        "precision": compute.dtype if mixed_precision == "no" else narrow,
+        "options": ", ".join(name for name, used in options.items() if used),
+    }
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """A height and width as people write them: "256", or "320 x 256" with the width first."""
     return f"{size[0]}" if size[0] == size[1] else f"{size[1]} x {size[0]}"

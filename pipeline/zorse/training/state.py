@@ -1,38 +1,156 @@
-"""What training needs, made from a configuration: shards, networks, optimizer, image history."""
+"""Everything that a checkpoint keeps of a run: networks, optimizer, image pools, EMA, pending losses, position."""
 
-import sys
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
-from zorse.config.schema import Config, Run
-from zorse.cyclegan.image_pool import ImageHistory
+from zorse.checkpoints import format as checkpoint
+from zorse.config.schema import Config
+from zorse.cyclegan.ema import GeneratorEMA
+from zorse.cyclegan.image_pool import ImagePool
 from zorse.cyclegan.step import CycleGANStep
 from zorse.data.block_cache import BlockCache
 from zorse.data.dataset import Shards, open_shards
-from zorse.data.order import Share
-from zorse.errors import TransientError, UserError
+from zorse.data.order import RankSlice
+from zorse.errors import UserError
 from zorse.keyed_random import DOMAIN_A, DOMAIN_B
+from zorse.processes import from_rank0
+from zorse.runs.metrics import LOWEST_SCALE, LossWindow
+from zorse.training.devices import configure_device
+from zorse.training.init_from import load_initial_weights
+from zorse.training.schedule import total_pairs
 from zorse_prep.format import CHANNELS
 
 
-def open_together(run: Run, accelerator: Accelerator) -> Shards:
+@dataclass
+class TrainState:
+    """The state of a run between two steps.
+
+    optimizer: one Adam for all networks. pools: of the fakes of "a" and "b", for this rank's slots. ema: None for none.
+    losses: of the steps since the last status. lanes: of the data's order, which a run keeps from its first start on.
+    scaler: of fp16's losses, None in other precisions. total_pairs: where the run ends. resumed: state.json of the
+    checkpoint that it was restored from.
+    """
+
+    config: Config
+    dataset: Shards
+    rank_slice: RankSlice
+    model: CycleGANStep
+    optimizer: torch.optim.Adam
+    pools: dict[str, ImagePool]
+    ema: GeneratorEMA | None
+    losses: LossWindow
+    lanes: int
+    scaler: torch.amp.GradScaler | None
+    total_pairs: int
+    pairs_seen: int = 0
+    resumed: dict | None = None
+
+    @classmethod
+    def build(cls, config: Config, dataset: Shards, rank_slice: RankSlice, accelerator: Accelerator) -> "TrainState":
+        """A run at pair 0, on the device. Raises UserError for options that data or machine do not fit."""
+        device, optimization = accelerator.device, config.optimization
+        model = build_model(config, dataset.modes, device)
+        configure_device(model, device, config.compute)
+        return cls(
+            config=config,
+            dataset=dataset,
+            rank_slice=rank_slice,
+            model=model,
+            optimizer=build_adam(config, model),
+            pools=build_image_pools(config, dataset.modes, rank_slice, device),
+            ema=GeneratorEMA(model.generators, optimization.ema_pairs) if optimization.ema_pairs else None,
+            losses=LossWindow(optimization.batch, rank_slice.accum_steps),
+            lanes=optimization.batch,
+            scaler=accelerator.scaler,
+            total_pairs=total_pairs(optimization, dataset.epoch),
+        )
+
+    @property
+    def generators(self) -> torch.nn.ModuleDict:
+        """Those that translate outside of training: the EMA's, if there is one."""
+        return self.ema.generators if self.ema else self.model.generators
+
+    @property
+    def finished(self) -> bool:
+        return self.pairs_seen >= self.total_pairs
+
+    def restore(self, path: Path) -> list[str]:
+        """Load a checkpoint, in place, and return notes of what has changed since it was written.
+
+        Raises UserError where the configuration or the data has changed in a way that is not allowed.
+        """
+        stored, changed, harmless = checkpoint.read_state(path, self.config, checkpoint.data_identity(self.dataset))
+        checkpoint.restore(path, self)
+        self.resumed = stored
+        self.pairs_seen, self.lanes = stored["pairs_seen"], stored["lanes"]
+        if self.scaler and (scale := stored.get("loss_scale")):  # a run that was not in fp16 has none
+            self.scaler.load_state_dict(scale | {"scale": max(scale["scale"], LOWEST_SCALE)})
+        # Losses of before and after a change of what is learned are not averaged.
+        if changed:
+            self.losses.start = self.pairs_seen
+        else:
+            self.losses.load(stored["window"])
+
+        notes, layout = [], self._layout()
+        if stored["how"] != layout:
+            differ = [
+                f"{name} {stored['how'][name]} -> {layout[name]}"
+                for name in layout
+                if stored["how"][name] != layout[name]
+            ]
+            notes.append(f"parallel layout changed (same samples): {', '.join(differ)}")
+        if harmless:
+            notes.append(f"changed; does not affect training but for rounding: {', '.join(harmless)}")
+        if changed:
+            notes.append(f"changed from pair {self.pairs_seen} on: {', '.join(changed)}")
+        if self.config.checkpointing.init_from:
+            notes.append(
+                f"--init-from {self.config.checkpointing.init_from} is not used: this run resumes its own checkpoint"
+            )
+        return notes
+
+    def init_from(self, source: Path) -> str:
+        """Load the weights that a new run starts from. Returns a note of which networks they are."""
+        note = load_initial_weights(source, self.model, self.config.networks, self.dataset.modes)
+        if self.ema:
+            self.ema.generators.load_state_dict(self.model.generators.state_dict())
+        return note
+
+    def record(self) -> dict:
+        """What a checkpoint's state.json holds: all that are not tensors."""
+        return {
+            "pairs_seen": self.pairs_seen,
+            "lanes": self.lanes,
+            "constants": checkpoint.data_identity(self.dataset),
+            "how": self._layout(),
+            "window": self.losses.state(),
+            "config": dataclasses.asdict(self.config),
+            "loss_scale": self.scaler and self.scaler.state_dict(),
+        }
+
+    def _layout(self) -> dict[str, int]:
+        return {
+            "processes": self.rank_slice.world_size,
+            "accumulate": self.rank_slice.accum_steps,
+            "workers": self.config.data.workers,
+        }
+
+
+def open_dataset(config: Config, accelerator: Accelerator) -> Shards:
     """The shards as rank 0 finds them: of thousands of ranks, it alone reads the manifest and looks for every file."""
-    found = None
-    if accelerator.is_main_process:
-        cache = BlockCache(run.cache_dir, int(run.cache_gb * 1e9))
-        try:
-            found = open_shards(run.data, verify=run.verify_samples, cache=cache, timeout=run.read_timeout)
-            found.check()
-        except UserError as error:
-            found = error
-    found = broadcast_object_list([found])[0]
-    if not isinstance(found, UserError):
+    data = config.data
+
+    def open_and_check() -> Shards:
+        cache = BlockCache(data.cache_dir, int(data.cache_gb * 1e9))
+        found = open_shards(data.path, verify=data.verify_samples, cache=cache, timeout=data.read_timeout)
+        found.check()
         return found
-    if accelerator.is_main_process:
-        raise found
-    sys.exit(1 if isinstance(found, TransientError) else 2)  # rank 0 tells it
+
+    return from_rank0(open_and_check, accelerator)
 
 
 def build_model(config: Config, modes: dict[str, str], device: torch.device) -> CycleGANStep:
@@ -40,31 +158,34 @@ def build_model(config: Config, modes: dict[str, str], device: torch.device) -> 
     a, b = CHANNELS[modes["a"]], CHANNELS[modes["b"]]
     if a != b and config.losses.identity_weight:
         raise UserError(
-            f"{config.run.data}: images of a are {modes['a']} and of b {modes['b']}, "
+            f"{config.data.path}: images of a are {modes['a']} and of b {modes['b']}, "
             "which a generator cannot leave as they are; add --identity-weight 0"
         )
     model = CycleGANStep(
         config.networks, config.losses, config.optimization.seed, (a, b),
-        recompute=config.run.recompute, fused=config.run.fused_norm,
+        recompute=config.compute.activation_checkpointing, fused=config.compute.fused_norm,
     )  # fmt: skip
-    return model.to(device, getattr(torch, config.run.dtype))
+    return model.to(device, getattr(torch, config.compute.dtype))
 
 
 def build_adam(config: Config, model: CycleGANStep) -> torch.optim.Adam:
     """One for all networks, with the generators and the discriminators as its two groups."""
     groups = [{"params": list(part.parameters())} for part in (model.generators, model.discriminators)]
-    if config.run.cuda_graph:  # a recorded step reads its learning rates from the device
+    if config.compute.cuda_graph:  # a captured step reads its learning rates from the device
         groups = [{**group, "lr": torch.zeros((), device=group["params"][0].device)} for group in groups]
     betas = (config.optimization.beta1, config.optimization.beta2)
-    return torch.optim.Adam(groups, betas=betas, fused=True, capturable=config.run.cuda_graph)
+    return torch.optim.Adam(groups, betas=betas, fused=True, capturable=config.compute.cuda_graph)
 
 
-def build_history(config: Config, modes: dict[str, str], share: Share, device: torch.device) -> dict[str, ImageHistory]:
-    """Of the fakes of both domains, for the slots of this rank."""
+def build_image_pools(
+    config: Config, modes: dict[str, str], rank_slice: RankSlice, device: torch.device
+) -> dict[str, ImagePool]:
+    """The image pools of both domains' fakes, for this rank's slots of the batch."""
     return {
-        name: ImageHistory(
-            share.slots, config.losses.history, config.images.crop, domain=number, channels=CHANNELS[modes[name]],
-            seed=config.optimization.seed, device=device, dtype=getattr(torch, config.run.dtype),
+        name: ImagePool(
+            rank_slice.slots, config.losses.image_pool_size, config.images.crop, domain=number,
+            channels=CHANNELS[modes[name]], seed=config.optimization.seed, device=device,
+            dtype=getattr(torch, config.compute.dtype),
         )
         for name, number in (("a", DOMAIN_A), ("b", DOMAIN_B))
     }  # fmt: skip

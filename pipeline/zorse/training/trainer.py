@@ -1,7 +1,5 @@
-"""The training loop: one run, from its newest checkpoint to its last pair."""
+"""The training loop: one run, from its latest checkpoint to its last pair."""
 
-import dataclasses
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,276 +8,241 @@ from functools import partial
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list
 
-from zorse.checkpoints import format as checkpoint
-from zorse.checkpoints.writer import Saver
 from zorse.config.resolve import resolve, run_directory
 from zorse.config.schema import Config
-from zorse.cyclegan.ema import Average
-from zorse.data import order
 from zorse.data.loader import pair_batches
+from zorse.data.order import RankSlice
 from zorse.data.quarantine import Quarantine
-from zorse.errors import UserError
 from zorse.evaluation.evaluator import Evaluation, too_few, translation
-from zorse.evaluation.features import feature_network_together
-from zorse.processes import ignore_signals
-from zorse.runs import metrics, progress, records, sample_grid
-from zorse.runs.directory import journal, start_run_directory
-from zorse.runs.health import LOOKED_AT, Health, Sign, looks
-from zorse.runs.lock import Ownership
-from zorse.runs.report_page import write_report
-from zorse.runs.signals import StopRequest
-from zorse.runs.summary import print_summary
-from zorse.runs.watchdog import Watchdog
-from zorse.training.devices import check_graph, check_launch, check_precision, exchange_of_gradients, use_hardware
-from zorse.training.init_from import begin_with
+from zorse.evaluation.features import feature_network
+from zorse.processes import rank0_first
+from zorse.runs import metrics, sample_grid
+from zorse.runs.health import MIN_SAMPLE_IMAGES, Alert, sample_statistics
+from zorse.training.devices import check_cuda_graph, check_launch, check_precision, ddp_kwargs
 from zorse.training.plan import print_plan
+from zorse.training.run import Run
 from zorse.training.schedule import learning_rates, total_pairs
-from zorse.training.state import build_adam, build_history, build_model, open_together
+from zorse.training.state import TrainState, open_dataset
 from zorse.training.update import Update
+
+POLL_EVERY = 16  # steps between looks at a checkpoint that is being written
 
 
 def train(config: Config) -> int:
-    """One run from its newest checkpoint, or from nothing, to its last pair or a signal. Returns the exit code."""
+    """Train a run from its latest checkpoint, or from scratch, to its last pair or a signal. Returns the exit code."""
     check_launch()
+    directory = run_directory(config)
     accelerator = Accelerator(
-        log_with=[name for name in config.run.tracker if name != "none"] or None,
-        project_config=ProjectConfiguration(run_directory(config), logging_dir=run_directory(config) / "tensorboard"),
-        kwargs_handlers=[exchange_of_gradients(config.run)],
+        log_with=[name for name in config.output.tracker if name != "none"] or None,
+        project_config=ProjectConfiguration(directory, logging_dir=directory / "tensorboard"),
+        kwargs_handlers=[ddp_kwargs(config.compute)],
     )
     check_precision(accelerator)
     code = _train(config, accelerator)
-    # First what holds the gradients' exchange: were that the last to hold the process group, it would end it with
-    # Python's lock in hand, which a thread of the group may be waiting for: both for ever (pytorch#56297; torch 2.11).
+    # DDP goes first: were it the last to hold the process group, it would destroy it with Python's lock in hand, for
+    # which a thread of the group may be waiting, so that both wait forever (pytorch#56297; torch 2.11).
     accelerator.free_memory()
-    with suppress(OSError):  # of TensorBoard's last lines, on a disk that was full
+    with suppress(OSError):  # TensorBoard's last lines, on a disk that was full
         accelerator.end_training()
     return code
 
 
 def _train(config: Config, accelerator: Accelerator) -> int:
-    """The run itself. All that it holds, DDP included, is gone when it returns."""
-    device, main, scaler = accelerator.device, accelerator.is_main_process, accelerator.scaler
-    shards = open_together(config.run, accelerator)
+    """Owns everything that holds DDP, so that it is freed on return."""
+    dataset = open_dataset(config, accelerator)
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
-    run, optimization, out = config.run, config.optimization, config.run.out
-    batch, seed = optimization.batch, optimization.seed
-    share = order.Share(accelerator.process_index, accelerator.num_processes, run.accumulate, batch)
-    end = total_pairs(optimization, shards.epoch)
+    rank_slice = RankSlice(
+        accelerator.process_index, accelerator.num_processes, config.compute.grad_accum_steps, config.optimization.batch
+    )
+    if config.output.dry_run:
+        return print_plan(config, dataset, rank_slice, accelerator)
+    if config.compute.cuda_graph:
+        check_cuda_graph(accelerator)
 
-    watchdog = Watchdog(share.rank, run.hang_after)
-    model = build_model(config, shards.modes, device)
-    if run.dry_run:
-        if run.init_from and not checkpoint.all_of(out):
-            begin_with(run.init_from, model, config.networks, shards.modes)
-        if main:
-            print_plan(config, shards, share, model, accelerator.mixed_precision)
-        return 0
-    if run.cuda_graph:
-        check_graph(accelerator)
-    use_hardware(model, device, run)
-    screen = progress.Display(end, enabled=main)
-    owner = Ownership(out, screen.note) if main else None
-    adam = build_adam(config, model)
-    size = config.tested
-    history = build_history(config, shards.modes, share, device)
-    average = Average(model.generators, optimization.ema_pairs) if optimization.ema_pairs else None
-    window = metrics.LossWindow(batch, run.accumulate)
+    run = Run(config, accelerator, total_pairs(config.optimization, dataset.epoch))
+    state = TrainState.build(config, dataset, rank_slice, accelerator)
+    latest = run.latest_checkpoint()
+    if latest:
+        for note in state.restore(latest):
+            run.note(note)
+    elif config.checkpointing.init_from:
+        run.note(state.init_from(config.checkpointing.init_from))
+    if state.finished:
+        return run.close_finished(state)
+    run.start(state, latest)
+    with run.screen:
+        finished, stop_signal = Trainer(state, run, accelerator).fit()
+    return run.close(finished, stop_signal)
 
-    constants, lanes = checkpoint.constants(shards), batch
-    how = {"processes": share.world_size, "accumulate": run.accumulate, "workers": run.workers}
-    told: list[str] = []  # before there is a record of what happens
 
-    def early(line: str) -> None:
-        screen.note(line)
-        told.append(line)
+class Trainer:
+    """Trains a state, and has its run log, sample, evaluate and save it. Every method is called by all ranks alike."""
 
-    pairs_seen, state, resumed = 0, None, checkpoint.newest_for_all(out, accelerator, early)
-    if resumed:
-        state, changed, safe = checkpoint.read_state(resumed, config, constants)
-        checkpoint.restore(resumed, model, average, adam, history)
-        if scaler and (stored := state.get("loss_scale")):  # which a run that was not in fp16 has none of
-            scaler.load_state_dict(stored | {"scale": max(stored["scale"], metrics.LOWEST_SCALE)})
-        pairs_seen, lanes = state["pairs_seen"], state["lanes"]
-        if state["how"] != how:
-            other = [f"{name} {state['how'][name]} -> {how[name]}" for name in how if state["how"][name] != how[name]]
-            early(f"computed in another way than before, on the same samples: {', '.join(other)}")
-        if safe:
-            early(f"changed, with no effect but rounding on what is learned: {', '.join(safe)}")
-        if changed:
-            early(f"changed from pair {pairs_seen} on: {', '.join(changed)}")
-            window.start = pairs_seen
-        else:
-            window.load(state["window"])
-        if run.init_from:
-            early(f"--init-from {run.init_from} is not used: this run goes on from its own checkpoint")
-    elif run.init_from:
-        early(begin_with(run.init_from, model, config.networks, shards.modes))
-        if average:
-            average.generators.load_state_dict(model.generators.state_dict())
-    if pairs_seen >= end:
-        if main:
-            journal(f"finished {pairs_seen}")
-            print_summary(screen.console, out, pairs_seen)
-        return 0
-    if main:
-        start_run_directory(config, resumed)
+    def __init__(self, state: TrainState, run: Run, accelerator: Accelerator):
+        self.state, self.run, self.accelerator = state, run, accelerator
+        self.config, self.dataset = state.config, state.dataset
+        self.update = Update(accelerator, state)
+        self.translate = translation(state.generators, accelerator, self.dataset.modes)
+        self.evaluator = self._evaluator()
+        self.batches = self._batches()
+        self.real_samples = None
+        if run.main:
+            count = max(self.config.output.sample_images, MIN_SAMPLE_IMAGES)
+            self.real_samples = sample_grid.test_pictures(self.dataset, count, self.config.eval_size)
+        # Where the step before began; before the first step of a new run, so that everything is due at pair 0.
+        self.previous = state.pairs_seen if state.resumed else -1
 
-    update = Update(accelerator, model, *accelerator.prepare(model, adam), average, history, share, run.cuda_graph)
-    records.start_trackers(accelerator, config, pairs_seen)
-    record = records.Recorder(out, pairs_seen, accelerator.trackers, screen.note, enabled=main)
+    def fit(self) -> tuple[bool, int]:
+        """Step to the last pair or a stop signal. Returns whether the run is finished, and the signal, 0 for none."""
+        state, run, first = self.state, self.run, True
+        output, evaluate_every = self.config.output, self.config.evaluation.evaluate_every
+        intervals = output.log_every, output.sample_every, evaluate_every, self.config.checkpointing.checkpoint_every
+        log_every, sample_every, _, checkpoint_every = intervals
+        while True:
+            # All ranks agree on this, and so do the same between the same two steps.
+            done, stop_signal = state.finished, run.stop_request.agreed()
+            last = done or bool(stop_signal)
 
-    def note(line: str) -> None:
-        screen.note(line)
-        record.event(pairs_seen, line)
+            # What is due at this pair. A stop saves, but logs nothing early, so that a resumed run's log is the same.
+            if last or any(map(self._crossed, intervals)):
+                run.watchdog.progress("status", state.pairs_seen)
+                state.losses.collect(lambda losses: self.accelerator.reduce(losses, "mean"))
+                with run.clock.paused():
+                    if run.main:
+                        run.lock.check()
+                    alerts = self.log() if done or self._crossed(log_every) else []
+                    alerts += self.sample() if done or self._crossed(sample_every) else []
+                    run.alert(alerts)
+                    best = self.evaluate(done) if done or self._crossed(evaluate_every) else None
+                    # Last, so that a checkpoint stands for everything up to this pair.
+                    self.save(last, due=last or bool(best) or self._crossed(checkpoint_every), best=best)
+            elif run.checkpoints.writing and state.pairs_seen // self.config.optimization.batch % POLL_EVERY == 0:
+                run.checkpoints.poll()  # so that one that is written is soon in place
+            if last:
+                return done, stop_signal
 
-    for line in told:
-        record.event(pairs_seen, line)
-    note(f"{f'resuming {resumed}' if resumed else f'starting {out}'}, at {pairs_seen} of {end} pairs")
-    health = Health(record.past)
-    if run.on_collapse == "stop":
-        health.active.clear()  # a sign that was warned of before stops now
-    reals = sample_grid.test_pictures(shards, max(run.sample_images, LOOKED_AT), size) if main else None
-    evaluation, metric = None, "sliced_wasserstein"
-    if metric != run.best_by and run.features != "none":
-        metric = f"{run.best_by}_{run.features}"
-    if reason := too_few(shards):
-        note(f"no evaluation: {reason}")
-    else:
-        network = feature_network_together(run.features, run.feature_weights, accelerator)
-        evaluation = Evaluation(
-            shards, size, share, lambda x: accelerator.gather(x.to(device)).cpu(),
-            network=network, most=run.evaluate_images,
-        )  # fmt: skip
-    if "://" in run.data and shards.needs_cached > run.cache_gb * 1e9:
-        note(
-            f"warning: --cache-gb {run.cache_gb:g} does not hold this data set, so most of it is fetched again in "
-            f"each epoch; with --cache-gb {shards.needs_cached / 1e9:.3g}, or a copy on a disk, it is fetched once"
-        )
-    batches = pair_batches(
-        shards, config.images, share, seed=seed, lanes=lanes, start=pairs_seen, workers=run.workers,
-        pin=device.type == "cuda",
-    )  # fmt: skip
+            # One step of all four networks on the next batch of pairs (section 4).
+            run.watchdog.progress("first step" if first else "step", state.pairs_seen)
+            rates = learning_rates(state.pairs_seen, self.config.optimization, self.dataset.epoch)
+            for losses in self.update(self._micro_batches(), rates):
+                state.losses.add(losses)
+            self._advance(self.config.optimization.batch)
+            first = False
 
-    samples = {"a": len(shards.train_a), "b": len(shards.train_b)}
-    quarantine = Quarantine(out, share.rank, samples, note if main else partial(print, file=sys.stderr))
+    def log(self) -> list[Alert]:
+        """Losses and speed since the last line. Returns what they warn of."""
+        state, run = self.state, self.run
+        if not state.losses.rows:
+            return []
+        rates = learning_rates(self.previous, self.config.optimization, self.dataset.epoch)
+        status = metrics.status(state.pairs_seen, self.dataset.epoch, rates, state.losses, run.clock)
+        status |= metrics.loss_scale(state.scaler)
+        run.recorder.status(status)
+        alerts = run.health.update(status)
+        run.screen.status(status)
+        return alerts
 
-    translate = translation(average.generators if average else model.generators, accelerator, shards.modes)
-    what = {"run_seed": seed, "weights": "ema" if average else "raw"}
-    what["precision"] = accelerator.mixed_precision.replace("no", run.dtype)
+    def sample(self) -> list[Alert]:
+        """The grid of test images, translated and back. Returns what their statistics warn of. On rank 0 alone."""
+        if not self.run.main:
+            return []
+        recorder, pairs_seen = self.run.recorder, self.state.pairs_seen
+        columns = sample_grid.translated(self.real_samples, self.config.output.sample_images, self.translate)
+        with recorder.attempt("the sample grid"):
+            recorder.grid(pairs_seen, sample_grid.save_grid(self.run.out, pairs_seen, columns))
+        a, fake_b, _, b, fake_a, _ = columns.values()
+        if len(a) < 2:
+            return []
+        statistics = {"a_to_b": sample_statistics(a, fake_b, b), "b_to_a": sample_statistics(b, fake_a, a)}
+        line = {"pairs": pairs_seen, "samples": statistics}
+        recorder.sample_statistics(line)
+        return self.run.health.update(line)
 
-    def taken() -> Iterator[dict]:
-        """The micro-batches of a step."""
-        for _ in range(run.accumulate):
-            with watch.waiting_for_data():
-                pairs = next(batches)
-            quarantine.take(pairs)
+    def evaluate(self, done: bool) -> dict | None:
+        """Distances to real images, and the report page. Returns the distance if it is the lowest so far."""
+        run, pairs_seen, best = self.run, self.state.pairs_seen, None
+        if self.evaluator:
+            run.watchdog.progress("evaluation", pairs_seen)
+            result = broadcast_object_list([self.evaluator(self.translate)])[0]  # one decision on all ranks
+            about = {
+                "run_seed": self.config.optimization.seed,
+                "weights": "ema" if self.state.ema else "raw",
+                "precision": self.accelerator.mixed_precision.replace("no", self.config.compute.dtype),
+            }
+            run.recorder.evaluation({"pairs": pairs_seen, **about, **result})
+            metric, features = self.config.evaluation.best_metric, self.config.evaluation.features
+            if features == "none":
+                metric = "sliced_wasserstein"
+            elif metric != "sliced_wasserstein":
+                metric = f"{metric}_{features}"
+            distance = {
+                "pairs": pairs_seen,
+                "metric": metric,
+                "value": (result["a_to_b"][metric] + result["b_to_a"][metric]) / 2,
+                "protocol": {**about, **result["protocol"]},
+            }
+            best = distance if run.checkpoints.improves(distance) else None
+        if not done:  # the end of the run renews the page
+            run.renew_page()
+        return best
+
+    def save(self, last: bool, *, due: bool, best: dict | None) -> None:
+        """Write a checkpoint if one is due; else look whether the one before is written."""
+        run = self.run
+        run.watchdog.progress("save", self.state.pairs_seen)
+        with run.clock.saving_state():
+            if due:
+                # The first one, before any step, shows that a checkpoint can be written.
+                run.checkpoints.save(self.state, best=best, wait=last or run.checkpoints.newest < 0)
+            else:
+                run.checkpoints.poll()
+
+    def _crossed(self, every: int) -> bool:
+        """Whether a multiple of `every` pairs was reached or passed by the last step."""
+        return self.state.pairs_seen // every > self.previous // every
+
+    def _advance(self, batch: int) -> None:
+        self.previous, self.state.pairs_seen = self.state.pairs_seen, self.state.pairs_seen + batch
+        self.run.clock.pairs += batch
+        self.run.screen.advance(self.state.pairs_seen)
+
+    def _micro_batches(self) -> Iterator[dict]:
+        """The micro-batches of one step."""
+        for _ in range(self.config.compute.grad_accum_steps):
+            with self.run.clock.waiting_for_data():
+                pairs = next(self.batches)
+            self.quarantine.take(pairs)
             yield pairs
 
-    start = pairs_seen
-    request, watch = StopRequest(accelerator.num_processes), metrics.Stopwatch()
-    before = pairs_seen if resumed else -1
-    saver = Saver(out, accelerator, owner, note, keep=run.keep, keep_every=run.keep_every, resumed=state)
-    if main:
-        journal(f"started {pairs_seen}")
+    def _batches(self) -> Iterator[dict]:
+        """The stream of micro-batches from this pair on. Unreadable samples are counted, and too many stop the run."""
+        run, dataset, data = self.run, self.dataset, self.config.data
+        if "://" in data.path and dataset.needs_cached > data.cache_gb * 1e9:
+            run.note(
+                f"warning: --cache-gb {data.cache_gb:g} does not hold this data set, so most of it is fetched again in "
+                f"each epoch; with --cache-gb {dataset.needs_cached / 1e9:.3g}, or a copy on a disk, it is fetched once"
+            )
+        samples = {"a": len(dataset.train_a), "b": len(dataset.train_b)}
+        warn = run.note if run.main else partial(print, file=sys.stderr)
+        self.quarantine = Quarantine(run.out, self.accelerator.process_index, samples, warn)
+        return pair_batches(
+            dataset, self.config.images, self.state.rank_slice, seed=self.config.optimization.seed,
+            lanes=self.state.lanes, start=self.state.pairs_seen, workers=data.workers,
+            pin=self.accelerator.device.type == "cuda",
+        )  # fmt: skip
 
-    def page() -> None:
-        if main:
-            with record.attempt("strip.png", Exception):
-                sample_grid.save_strip(out, size)
-            with record.attempt("report.html", Exception):
-                write_report(out)
-
-    def heed(signs: list[Sign]) -> None:
-        """Tell them; with --on-collapse stop, raise UserError on all ranks."""
-        for sign in signs:
-            note(f"warning: {sign}")
-        if run.on_collapse == "stop" and (worst := broadcast_object_list([next(map(str, signs), None)])[0]):
-            record.event(pairs_seen, "stopped")
-            page()
-            raise UserError(f"stopped before saving any more: {worst}; --on-collapse warn goes on in spite of it")
-
-    with screen:
-        while True:
-            done, stop = pairs_seen >= end, request.agreed()
-            due = {
-                task: done or pairs_seen // every > before // every
-                for task, every in (
-                    ("status", run.status_every),
-                    ("sample", run.sample_every),
-                    ("evaluate", run.evaluate_every),
-                    ("checkpoint", run.checkpoint_every),
-                )
-            }
-            if any(due.values()) or stop:
-                watchdog.progress("status", pairs_seen)
-                window.collect(lambda x: accelerator.reduce(x, "mean"))
-                watch.pause()
-                if main:
-                    owner.check()
-                signs = []
-                if due["status"] and window.rows:
-                    rates = learning_rates(before, optimization, shards.epoch)
-                    status = metrics.status(pairs_seen, shards.epoch, rates, window, watch) | metrics.loss_scale(scaler)
-                    record.status(status)
-                    signs += health.take(status)
-                    screen.status(status)
-                if due["sample"] and main:
-                    columns = sample_grid.translated(reals, run.sample_images, translate)
-                    with record.attempt("the sample grid"):
-                        record.grid(pairs_seen, sample_grid.save_grid(out, pairs_seen, columns))
-                    a, fake_b, _, b, fake_a, _ = columns.values()
-                    if len(a) > 1:
-                        line = {
-                            "pairs": pairs_seen,
-                            "looks": {"a_to_b": looks(a, fake_b, b), "b_to_a": looks(b, fake_a, a)},
-                        }
-                        record.looks(line)
-                        signs += health.take(line)
-                heed(signs)
-                best = None
-                if due["evaluate"] and evaluation:
-                    watchdog.progress("evaluation", pairs_seen)
-                    result = broadcast_object_list([evaluation(translate)])[0]  # and one decision below
-                    record.evaluation({"pairs": pairs_seen, **what, **result})
-                    value = (result["a_to_b"][metric] + result["b_to_a"][metric]) / 2
-                    distance = {"pairs": pairs_seen, "metric": metric, "value": value}
-                    distance["protocol"] = {**what, **result["protocol"]}
-                    best = distance if saver.improves(distance) else None
-                if due["evaluate"] and not done:
-                    page()
-
-                # Last, so that a checkpoint stands for everything up to this pair.
-                watchdog.progress("save", pairs_seen)
-                with watch.saving_state():
-                    if due["checkpoint"] or stop or best:
-                        state = {"pairs_seen": pairs_seen, "lanes": lanes, "constants": constants, "how": how}
-                        state |= {"window": window.state(), "config": dataclasses.asdict(config)}
-                        state["loss_scale"] = scaler and scaler.state_dict()
-                        # The first one, before any step, shows that one can be written.
-                        must = done or stop or saver.newest < 0
-                        saver.save(state, model, average, adam, history, best=best, wait=must)
-                    else:
-                        saver.poll()
-                watch.resume()
-            elif saver.writing and pairs_seen // batch % 16 == 0:  # so that a written one is soon there
-                saver.poll()
-            if done or stop:
-                break
-
-            watchdog.progress("first step" if pairs_seen == start else "step", pairs_seen)
-            rates = learning_rates(pairs_seen, optimization, shards.epoch)
-            for named in update(taken(), pairs_seen, rates):
-                window.add(named)
-            before, pairs_seen = pairs_seen, pairs_seen + batch
-            watch.pairs += batch
-            screen.advance(pairs_seen)
-    ignore_signals()  # one that comes again would kill this process while Python ends
-    if main:
-        journal(f"{'finished' if done else 'stopped'} {pairs_seen}")
-    if main and stop and not done:
-        note(f"stopped by {signal.Signals(stop).name} at {pairs_seen} pairs; the same command goes on")
-    elif main:
-        record.event(pairs_seen, "finished")
-        print_summary(screen.console, out, pairs_seen)
-    page()
-    return 0 if done else 128 + stop
+    def _evaluator(self) -> Evaluation | None:
+        """What measures translations of the test images; None where there are too few."""
+        if reason := too_few(self.dataset):
+            self.run.note(f"no evaluation: {reason}")
+            return None
+        options, accelerator = self.config.evaluation, self.accelerator
+        network = None
+        if options.features != "none":
+            load = partial(feature_network, options.features, options.feature_weights, accelerator.device)
+            network = rank0_first(load, accelerator)
+        return Evaluation(
+            self.dataset, self.config.eval_size, self.state.rank_slice,
+            lambda values: accelerator.gather(values.to(accelerator.device)).cpu(),
+            network=network, most=options.evaluate_images,
+        )  # fmt: skip

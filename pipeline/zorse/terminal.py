@@ -1,0 +1,158 @@
+"""What a person sees of a command in the terminal: how far it is, tables, and at the end its last line and exit code.
+
+A bar on a terminal, plain lines elsewhere, as in a batch job's log. Training shows its progress by runs/progress.py.
+"""
+
+import errno
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from zorse.errors import OneRankError, UserError
+
+LINE_SECONDS = 10  # between lines without a terminal
+REPORT_WIDTH = 200  # characters of a line in a log, where tables should not be broken
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+STOPPED = "stopped; run the same command again to finish"
+CTRL_C, READER_GONE = 130, 141  # exit codes, 128 + the signal, as shells have them
+
+Show = Callable[[dict[str, int], int], None]
+
+
+def run_command(command: Callable[[], int | None]) -> NoReturn:
+    """Run a command and end the process: a mistake becomes one line on stderr and an exit code, never a traceback.
+
+    command: returns its exit code, None for 0. Its UserError has its own exit code; what the system refuses exits 2;
+    Ctrl-C 130, with the words of the KeyboardInterrupt, if any; a reader of stdout that went away 141. Of several ranks
+    the first one tells, but for a OneRankError, which the rank that met it tells.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no UTF-8
+    try:
+        code = command() or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `| head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = READER_GONE
+    except (UserError, OSError) as error:
+        code = _told(error)
+        if isinstance(error, OneRankError) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            sys.stdout.flush()
+            os._exit(code)  # at once: leaving in an orderly way may wait for the other ranks
+    except KeyboardInterrupt as stop:
+        if _is_first_rank():
+            print(str(stop) or STOPPED, file=sys.stderr, flush=True)
+        code = CTRL_C
+    sys.exit(code)
+
+
+def _told(error: UserError | OSError) -> int:
+    """The exit code of a mistake, after its line."""
+    line, code = str(error), 2
+    if isinstance(error, UserError):
+        code = error.exit_code
+    else:
+        fix = "make room or give access" if error.errno in OF_THE_DISK else "mend this"
+        line = f"{line}; {fix}, and run the same command again"
+    if _is_first_rank() or isinstance(error, OneRankError):
+        print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def report_console() -> Console:
+    """A console for tables: as wide as the terminal, and in a log wide enough to break no line."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = REPORT_WIDTH
+    return console
+
+
+@contextmanager
+def progress(what: str, totals: dict[str, int], before: dict[str, int] | None = None) -> Iterator[Show]:
+    """Yields show(done, n_bytes), to be called as often as one likes.
+
+    totals: images by split, or {} where nobody knows. before: those done by an earlier run. done, n_bytes: what this
+    run has done, images by split and bytes.
+    """
+    before = before or dict.fromkeys(totals, 0)
+    with (_bars if sys.stdout.isatty() else _lines)(what, totals, before) as show:
+        yield show
+
+
+@contextmanager
+def parts_shown(parts: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields show(done, total) for the parts of one long piece of work, such as the bands of one large image."""
+    with Progress(TextColumn(parts), *_columns(), transient=True, disable=not sys.stdout.isatty()) as bars:
+        row, started = bars.add_task("", total=None, visible=False), time.monotonic()
+        shown = started
+
+        def show(done: int, total: int) -> None:
+            nonlocal shown
+            bars.update(row, completed=done, total=total, visible=True)
+            if bars.disable and time.monotonic() - shown > LINE_SECONDS:
+                shown = time.monotonic()
+                left = timedelta(seconds=round((shown - started) * (total - done) / done))
+                print(f"{done} of {total} {parts}, {left} left", flush=True)
+
+        yield show
+
+
+def _columns() -> tuple:
+    return BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+
+
+@contextmanager
+def _bars(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterator[Show]:
+    columns = TextColumn("{task.description}"), *_columns(), TextColumn("{task.fields[rates]}")
+    with Progress(*columns, console=Console(), transient=True) as bars:
+        several = totals if len(totals) > 1 else {}
+        rows = {split: bars.add_task(split, total=total or None, rates="") for split, total in several.items()}
+        everything = bars.add_task(what, total=sum(totals.values()) or None, rates="")
+        started = time.monotonic()
+
+        def show(done: dict[str, int], n_bytes: int) -> None:
+            for split, row in rows.items():
+                bars.update(row, completed=before[split] + done.get(split, 0))
+            now = sum(done.values())
+            rates = _rates(now, n_bytes, time.monotonic() - started)
+            bars.update(everything, completed=sum(before.values()) + now, rates=rates)
+
+        yield show
+
+
+@contextmanager
+def _lines(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterator[Show]:
+    total, left = sum(totals.values()), sum(totals.values()) - sum(before.values())
+    if total:
+        print(f"{what}: {left} of {total} images to do" if left != total else f"{what}: {total} images", flush=True)
+    started = shown = time.monotonic()
+
+    def show(done: dict[str, int], n_bytes: int) -> None:
+        nonlocal shown
+        now, seconds = sum(done.values()), time.monotonic() - started
+        if time.monotonic() - shown < LINE_SECONDS:
+            return
+        shown = time.monotonic()
+        rest = f", {timedelta(seconds=round((left - now) / now * seconds))} left" if now and total else ""
+        print(f"{what}: {now}{f'/{left}' if total else ''} images, {_rates(now, n_bytes, seconds)}{rest}", flush=True)
+
+    yield show
+
+
+def _rates(images: int, n_bytes: int, seconds: float) -> str:
+    seconds = max(seconds, 1e-3)
+    megabytes = f" {n_bytes / seconds / 1e6:.1f} MB/s" if n_bytes else ""
+    rate = images / seconds
+    return f"{rate:.{0 if rate >= 10 else 2}f} img/s{megabytes}"

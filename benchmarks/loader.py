@@ -33,7 +33,7 @@ from zorse.data.dataset import open_shards
 from zorse.data.loader import AHEAD
 from zorse.data.order import BLOCK, DomainOrder
 from zorse.data.pixels import augment, decode
-from zorse.data.prefetch import Ahead
+from zorse.data.prefetch import Prefetcher
 from zorse.keyed_random import key
 from zorse_prep.folders import folder_source
 from zorse_prep.plan import Policy
@@ -125,10 +125,10 @@ def compare_reading(options: argparse.Namespace) -> None:
     def ours(distance: int = 0) -> None:
         """distance: how many samples before it is read one is asked for."""
         samples = [order(i)[1] for i in range(len(split))]
-        ahead = Ahead()
+        ahead = Prefetcher()
         for i, sample in enumerate(samples):
             if distance and i + distance < len(samples):
-                ahead(i, partial(split.expect, samples[i + distance], False))
+                ahead(i, partial(split.prefetch, samples[i + distance], False))
             split.read(sample)
         ahead.close()
 

@@ -40,7 +40,7 @@ def copied(shards, tmp_path):
 def damage(path, split, samples, at=0, length=64):
     """Overwrite bytes of the images of some samples."""
     for sample in samples:
-        shard, number = split.place(sample)
+        shard, number = split.locate(sample)
         start, end, _ = split._ranges(shard, number)
         with (path / split.tars[shard].name).open("r+b") as tar:
             tar.seek(start + 512 + (at if at >= 0 else (end - start - 512) // 2))
@@ -167,8 +167,8 @@ def test_what_comes_is_asked_for_before_it_is_read(make_shards, monkeypatch):
     """128 pairs ahead: sample by sample, and where the order is by blocks, each block once and as a whole."""
     opened = open_shards(make_shards(40, 40, shard_size=20))
     told, jobs = advised(monkeypatch), []
-    monkeypatch.setattr(loader.Ahead, "_work", lambda self: jobs.append(self))
-    monkeypatch.setattr(loader.Ahead, "close", lambda self: [tell() for tell in self.jobs.queue if tell])
+    monkeypatch.setattr(loader.Prefetcher, "_work", lambda self: jobs.append(self))
+    monkeypatch.setattr(loader.Prefetcher, "close", lambda self: [tell() for tell in self.jobs.queue if tell])
     first_batch(opened)
     assert len(told) == 80 and len(set(told)) == 80  # each sample once, though 129 pairs were looked at
     assert all((start, end) != block for _, start, end, block in told)
@@ -184,8 +184,8 @@ def test_advice_is_for_the_bytes_of_the_sample(shards, monkeypatch):
     monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: calls.append(arguments))
     split = open_shards(shards).train_a
     start, end, block = split._ranges(0, 2)
-    split.expect(2, whole_block=False)
-    split.expect(2, whole_block=True)
+    split.prefetch(2, whole_block=False)
+    split.prefetch(2, whole_block=True)
     assert [call[1:] for call in calls] == [
         (start, end - start, os.POSIX_FADV_WILLNEED), (block[0], block[1] - block[0], os.POSIX_FADV_WILLNEED),
     ]  # fmt: skip

@@ -161,7 +161,7 @@ def test_a_server_that_refuses_is_asked_once(http, blocks):
 def test_what_comes_is_fetched_before_it_is_read(http, blocks):
     split = opened(http, blocks).train_a
     for sample in (0, 1, 5):
-        split.expect(sample, whole_block=False)
+        split.prefetch(sample, whole_block=False)
     http.asked.clear()
     assert all(split.read(sample) for sample in range(7))
     assert http.asked == []

@@ -14,7 +14,7 @@ from torch import nn
 from zorse.config.schema import Networks
 from zorse.cyclegan.build import build_discriminator, build_generator, init_weights
 from zorse.errors import UserError
-from zorse.interop.junyanz import files, read_discriminator, read_generator, written
+from zorse.interop.junyanz import files, read_discriminator, read_generator, to_their_weights
 
 CHECKOUT = os.environ.get("JUNYANZ")
 NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
@@ -88,7 +88,7 @@ def test_generators_compute_the_same(tmp_path, name, norm, dropout):
         assert (ours.eval()(image) - expected).abs().max() < 1e-5
         # And back: that code loads what we write, and it computes the same.
         again = theirs(name, norm, dropout, 3, 1).eval()
-        again.load_state_dict(written(ours, networks))
+        again.load_state_dict(to_their_weights(ours, networks))
         assert (again(image) - expected).abs().max() < 1e-5
 
 
@@ -96,7 +96,7 @@ def test_generators_compute_the_same(tmp_path, name, norm, dropout):
 def test_without_a_norm_there_are_no_biases_to_tell_it_by(tmp_path, kind):
     """Nor may such a network be taken for one with InstanceNorm, which would compute something else."""
     networks = Networks(generator=kind, generator_channels=2, generator_blocks=None if kind != "resnet" else 1)
-    weights = written(build_generator(networks, 3, 3), networks)  # with an InstanceNorm, and so with biases
+    weights = to_their_weights(build_generator(networks, 3, 3), networks)  # with an InstanceNorm, and so with biases
     last = max(name for name in weights if name.endswith(".bias") and weights[name].any())
     torch.save({n: w for n, w in weights.items() if n.endswith("weight") or n == last}, tmp_path / "x.pth")
     assert read_generator(tmp_path / "x.pth")[0].norm == "none"
@@ -143,7 +143,7 @@ def test_discriminators_compute_the_same(tmp_path, kind, norm):
     image = torch.rand(2, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         assert (ours(image) - network(image)).abs().max() < 1e-4
-    back = {name.removeprefix(f"{prefix}."): tensor for name, tensor in written(ours, networks).items()}
+    back = {name.removeprefix(f"{prefix}."): tensor for name, tensor in to_their_weights(ours, networks).items()}
     network.load_state_dict(back)
 
 
@@ -185,11 +185,11 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 def test_what_that_code_does_not_have_is_not_written(option):
     networks = Networks(generator_channels=2, generator_blocks=1, **option)
     with pytest.raises(UserError, match="cannot load"):
-        written(build_generator(networks, 3, 3), networks)
+        to_their_weights(build_generator(networks, 3, 3), networks)
     network = build_discriminator(Networks(discriminator_channels=2, spectral_norm=True), 3)
     init_weights(network, torch.Generator())
     with pytest.raises(UserError, match="spectral"):
-        written(network, Networks(spectral_norm=True))
+        to_their_weights(network, Networks(spectral_norm=True))
 
 
 def test_which_files_of_a_folder_are_taken(tmp_path):

@@ -122,6 +122,7 @@ def integrity_error(path: Path, first: int = 0, stride: int = 1) -> str | None:
 
 
 def read_manifest(path: Path) -> dict[str, dict]:
+    """Read {file: {"bytes", "sha256", ...}}."""
     return json.loads((path / MANIFEST).read_text())
 
 
@@ -155,7 +156,7 @@ def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[
 
 
 def read_tensors(file: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Those whose names start with `prefix`, named without it."""
+    """Read the tensors whose names start with `prefix`, named without it."""
     with safe_open(file, framework="pt") as stored:
         return {name.removeprefix(prefix): stored.get_tensor(name) for name in stored.keys() if name.startswith(prefix)}  # noqa: SIM118
 

@@ -40,11 +40,11 @@ TAKEN = "a run directory of pipeline/train.py, or a checkpoint"
 
 
 def load_trained(model: Path, weights: Weights = "auto", taken: str = TAKEN) -> Trained:
-    """A checkpoint, or the newest one of a run directory.
+    """Load a checkpoint, or the latest one of a run directory.
 
-    weights: "ema" for the average, "raw" for the weights themselves, "auto" for the average where there is one. taken:
-    what the caller takes, to be told where there is none. Raises UserError where the checkpoint is damaged, or there is
-    none, or no average.
+    weights: "ema" for the average, "raw" for the weights themselves, "auto" for the average if there is one. taken:
+    what the caller accepts, for the message if there is none. Raises UserError if the checkpoint is damaged, or there
+    is none, or it has no average.
     """
     path = whole_checkpoint(model, taken)
     try:
@@ -68,7 +68,7 @@ def load_trained(model: Path, weights: Weights = "auto", taken: str = TAKEN) -> 
 
 
 def load_discriminators(trained: Trained) -> nn.ModuleDict:
-    """Those of the same checkpoint: of_a and of_b, float32 on the CPU."""
+    """Load the discriminators of the same checkpoint: of_a and of_b, float32 on the CPU."""
     networks, discriminators = trained.config.networks, nn.ModuleDict()
     for of, domain in (("of_a", "a"), ("of_b", "b")):
         discriminators[of] = build_discriminator(networks, CHANNELS[trained.modes[domain]])
@@ -78,7 +78,7 @@ def load_discriminators(trained: Trained) -> nn.ModuleDict:
 
 
 def whole_checkpoint(model: Path, taken: str = TAKEN) -> Path:
-    """A checkpoint, or the newest one of a run directory. Raises UserError where it is damaged, or there is none."""
+    """Find a checkpoint, or the latest one of a run directory. Raises UserError if it is damaged or there is none."""
     if (model / checkpoint.STATE).exists():
         if problem := checkpoint.integrity_error(model):
             raise UserError(f"{model}: this checkpoint is damaged ({problem}); give another")

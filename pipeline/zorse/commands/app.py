@@ -14,12 +14,11 @@ from PIL import Image
 
 from zorse.checkpoints.load import Weights
 from zorse.config.command_line import options_of
+from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.inference.translator import Translator
 from zorse.terminal import run_command
 from zorse_prep.images import BadImage, read_as
-
-WAYS = {"a2b": "a to b", "b2a": "b to a"}
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,11 @@ class Options:
 
 
 def load(options: Options) -> dict[str, Translator]:
-    """Those that the model has, by what the page calls them. Raises UserError where it has none."""
+    """The translators of a model, by the names that the page shows. Raises UserError if it has none."""
     if options.class_a == options.class_b:
         raise UserError(f"--class-a and --class-b are both {options.class_a}; give two names")
     found, problem = {}, None
-    for direction in WAYS:
+    for direction in (each.option for each in Direction):
         try:
             translator = Translator(options.model, direction, options.device, options.weights)
         except UserError as error:
@@ -98,7 +97,7 @@ def viewable(image: Image.Image) -> Image.Image:
 
 
 def serve(blocks, options: Options) -> None:
-    """Until Ctrl-C. Raises UserError where it cannot listen."""
+    """Serve the page until Ctrl-C. Raises UserError if it cannot listen there."""
     import gradio as gr
 
     try:

@@ -16,6 +16,7 @@ from zorse.config.command_line import options_of
 from zorse.config.schema import flag, optional
 from zorse.data.dataset import open_shards
 from zorse.data.order import RankSlice
+from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.evaluation.evaluator import Evaluation, too_few, translation
 from zorse.evaluation.features import feature_network
@@ -74,10 +75,11 @@ def where(options: Options, trained: Trained, fingerprint: str) -> Path:
 
 
 def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, Path]:
-    """The record of an evaluation, None on all ranks but the first, and the file it belongs into."""
+    """Evaluate a model. Returns the record, None on all ranks but the first, and the file to write it to."""
+    # Options against each other and against the model.
     if options.images is not None and options.images < 2:
         raise UserError(f"--images {options.images}: must be at least 2")
-    classes = {"a_to_b": options.class_b, "b_to_a": options.class_a}
+    classes = {Direction.A_TO_B: options.class_b, Direction.B_TO_A: options.class_a}
     if options.features != "efficientnet_lite0" and (options.class_a, options.class_b) != (None, None):
         raise UserError("--class-a and --class-b need --features efficientnet_lite0")
     for name in ("class_a", "class_b"):
@@ -88,6 +90,7 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     if options.size is not None and (options.size % of.multiple or not of.smallest <= options.size <= LARGEST):
         bounds = f"{of.smallest} to {LARGEST}"
         raise UserError(f"--size {options.size}: must be a multiple of {of.multiple}, from {bounds}")
+    # The data: that of the run, unless another is given.
     data = options.data or trained.config.data.path
     if not options.data and "://" not in data and not Path(data).exists():
         raise UserError(f"{data}: the run's shards are not here; start where the training was started, or give --data")
@@ -97,7 +100,8 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     if reason := too_few(shards):
         raise UserError(f"no evaluation: {reason}")
     if shards.modes != trained.modes:
-        raise UserError(f"{shards.root}: its images are {shards.modes}, and the networks' {trained.modes}; give others")
+        raise UserError(f"{shards.root}: its images are {shards.modes}, the networks take {trained.modes}; give others")
+    # Measure, all ranks together.
     device = accelerator.device
     translate = translation(trained.generators.to(device), accelerator, shards.modes)
     load = partial(feature_network, options.features, options.feature_weights, device)
@@ -112,22 +116,24 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
         most=options.images,
     )
     result = evaluation(translate)
-    shares = {
-        way: evaluation.class_hit_rate(number, way, translate) for way, number in classes.items() if number is not None
+    hit_rates = {
+        direction: evaluation.class_hit_rate(number, direction, translate)
+        for direction, number in classes.items()
+        if number is not None
     }
     if result is None:
         return None, out
-    for way, found in shares.items():
-        name = f"share_of_class_{classes[way]}"
-        result[way][name] = found["translated"]
-        result["untranslated"][way][name], result["real"][way][name] = found["untranslated"], found["real"]
-    made = {
+    for direction, rates in hit_rates.items():
+        name = f"share_of_class_{classes[direction]}"
+        result[direction][name] = rates["translated"]
+        result["untranslated"][direction][name], result["real"][direction][name] = rates["untranslated"], rates["real"]
+    about = {
         "pairs": trained.pairs_seen,
         "run_seed": trained.config.optimization.seed,
         "weights": trained.weights,
         "precision": accelerator.mixed_precision.replace("no", "float32"),
     }
-    return made | result, out
+    return about | result, out
 
 
 def run() -> None:

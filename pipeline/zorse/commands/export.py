@@ -20,8 +20,8 @@ from zorse.errors import UserError
 from zorse.files import fsync, temporary_for
 from zorse.inference.translator import PRECISIONS, Precision, Translator, newest
 from zorse.interop.graphs import NEEDED, ONNX, TORCH, Graph, save_onnx, save_torch, smallest_of, traced
-from zorse.interop.junyanz import FILES, read_discriminator, read_generator, written
-from zorse.interop.parity import Check, sizes_to_check
+from zorse.interop.junyanz import FILES, read_discriminator, read_generator, to_their_weights
+from zorse.interop.parity import ParityCheck, sizes_to_check
 from zorse.interop.saved_model import MODEL
 from zorse.terminal import run_command
 from zorse_prep.format import CHANNELS
@@ -62,8 +62,8 @@ class Options:
     """the model's licence for its card, as the hub names it, such as mit"""
 
 
-def save_safetensors(translator: Translator, out: Path, license: str | None, check: Check) -> dict:
-    """As save_pretrained does; what was measured is of the weights, computed with in float32."""
+def save_safetensors(translator: Translator, out: Path, license: str | None, check: ParityCheck) -> dict:
+    """Write as save_pretrained does; the difference is that of the stored weights, computed in float32."""
     card = {"license": license}
     translator.save_pretrained(out, model_card_kwargs=card)
     measured = check("safetensors", lambda: Translator(out).generator)
@@ -73,17 +73,17 @@ def save_safetensors(translator: Translator, out: Path, license: str | None, che
 
 
 def save_pth(translator: Translator, options: Options, out: Path, sizes: list, tolerance: float) -> dict[str, dict]:
-    """As junyanz's code names them. {file: what was measured}."""
+    """Write the networks under the names of junyanz's code: {file: measured difference}."""
     networks, measured = Networks(**translator.about["networks"]), {}
     modes = dict(zip(translator.about["direction"].split("2"), translator.modes, strict=True))
     for ours, network in every_network(translator, options).items():
         kind, which = ours.split(".")
         channels, file = CHANNELS[modes[INPUT[which]]], out / f"latest_{FILES[ours]}.pth"
-        weights = written(network, networks)
+        weights = to_their_weights(network, networks)
         torch.save({name: tensor.to(PRECISIONS[options.precision]) for name, tensor in weights.items()}, file)
         fsync(file)
         those = sizes if kind == "generators" else sizes[:1]  # discriminators do not take any size
-        check = Check(network, [(count, channels, *sides) for count, _, *sides in those], tolerance)
+        check = ParityCheck(network, [(count, channels, *sides) for count, _, *sides in those], tolerance)
         measured[file.name] = check("pth", partial(read_again, file, kind, networks, channels))
     return measured
 
@@ -107,7 +107,8 @@ def every_network(translator: Translator, options: Options) -> dict[str, nn.Modu
 
 
 def export(options: Options) -> dict[str, dict]:
-    """{file: what was measured}. All files appear at once, in a new folder, or none does."""
+    """Export a model: {file: its measured difference}. All files appear at once, in a new folder, or none does."""
+    # Options, before torch is busy.
     out, dtype = options.out.resolve(), PRECISIONS[options.precision]
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{options.out}: is there already; give another folder, or remove it")
@@ -118,6 +119,7 @@ def export(options: Options) -> dict[str, dict]:
         raise UserError(f"--formats onnx: needs {' and '.join(missing)}; run: pip install 'zorse[export]'")
     if options.tolerance is not None and not options.tolerance > 0:
         raise UserError(f"--tolerance {options.tolerance:g}: must be greater than 0")
+    # The model, and the images that each exported file is compared on.
     options = dataclasses.replace(options, model=newest(options.model))
     translator = Translator(options.model, options.direction, weights=options.weights)
     translator.about = translator.about | {"dtype": options.precision}
@@ -127,9 +129,10 @@ def export(options: Options) -> dict[str, dict]:
     multiple = translator.generator.multiple
     smallest = smallest_of(translator.generator)
     sizes = sizes_to_check(channels, min(crop, SLOW) if options.precision == "float16" else crop, multiple, smallest)
-    check = Check(translator.generator, sizes, tolerance)
+    check = ParityCheck(translator.generator, sizes, tolerance)
     shape = f"float32 [N, C, H, W] in [-1, 1]; H and W multiples of {multiple}, at least {smallest}"
     about = translator.about | {"image": shape}  # in and out
+    # Write and check every format beside the folder, which is then renamed.
     staging, measured = temporary_for(out), {}
     try:
         staging.mkdir(parents=True)

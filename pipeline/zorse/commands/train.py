@@ -20,9 +20,8 @@ def main() -> None:
         out = run_directory(config)
         if rank == 0:
             failure.start(out)
-        from zorse.training.trainer import (
-            train,  # only now: mistakes are told before the seconds that torch takes to load
-        )
+        # Only now, so that mistakes are reported without waiting for torch to load.
+        from zorse.training.trainer import train
 
         sys.exit(train(config))
     except SystemExit as end:
@@ -30,21 +29,21 @@ def main() -> None:
             journal("mistake")
         raise
     except UserError as error:
-        told = f"error: {error}\n"
-        if failure.claim_failure_report(out, told) if isinstance(error, OneRankError) else rank == 0:
-            print(told, end="", file=sys.stderr)
+        line = f"error: {error}\n"
+        if failure.claim_failure_report(out, line) if isinstance(error, OneRankError) else rank == 0:
+            print(line, end="", file=sys.stderr)
         if isinstance(error, TransientError):
             sys.exit(1)
         journal("mistake")
         sys.exit(2)
     except (OSError, SafetensorError) as error:  # a full disk, a file of another kind in the run directory, ...
-        told = f"error: {error}; mend this, and the same command goes on from the newest checkpoint\n"
-        if failure.claim_failure_report(out, told):
-            print(told, end="", file=sys.stderr)
+        line = f"error: {error}; fix this and rerun the same command to resume from the latest checkpoint\n"
+        if failure.claim_failure_report(out, line):
+            print(line, end="", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if rank == 0:
-            print("ended at once; the same command goes on from the newest checkpoint", file=sys.stderr)
+            print("aborted; rerun the same command to resume from the latest checkpoint", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         print(failure.report(error, out, rank), end="", file=sys.stderr, flush=True)

@@ -20,9 +20,8 @@ def run(options: Options) -> None:
     found = find(sources, out)
     claim_all(found.pairs, options.also)
     check_writable(found.pairs[0][1].parent if len(found.pairs) == 1 else Path(out))
-    from zorse.inference.translate_files import (
-        translate_files,  # only now: mistakes are told before torch takes seconds to load
-    )
+    # Only now, so that mistakes are reported without waiting for torch to load.
+    from zorse.inference.translate_files import translate_files
 
     return translate_files(options, found)
 

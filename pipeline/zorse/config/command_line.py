@@ -1,4 +1,4 @@
-"""From the command line to a configuration."""
+"""Parse the command line into a configuration."""
 
 import argparse
 import os

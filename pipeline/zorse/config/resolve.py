@@ -1,4 +1,4 @@
-"""From options to the configuration of one run: what depends on the ranks and on the run directory."""
+"""Complete the options to the configuration of one run, which depends on the ranks and on the run directory."""
 
 import dataclasses
 import json

@@ -1,7 +1,7 @@
-"""The history of generated images that discriminators are trained on (section 4, after Shrivastava et al. 2017).
+"""The pool of generated images that discriminators are trained on (section 4, after Shrivastava et al. 2017).
 
 Each slot of the global batch has its own buffer of `size` images, so an image's age in steps is the same at any batch
-size, and any split of the slots over ranks and micro-steps gives the same images. With batch 1 this is the paper's
+size, and any split of the slots over ranks and micro-batches gives the same images. With batch 1 this is the paper's
 buffer: until it is full, each new image is stored and used; from then on a fair coin decides between using the new
 image, and using a random stored one whose place the new image takes.
 """
@@ -15,7 +15,7 @@ from zorse.keyed_random import HISTORY, key
 class ImagePool:
     """The buffers of one domain's fakes for the slots that this rank owns.
 
-    slots: the global slots owned, in the order in which the rank meets them. size: images per slot, 0 for no history.
+    slots: the global slots owned, in the order in which the rank meets them. size: images per slot, 0 for no pool.
     image_size: height and width.
     Memory: len(slots) x (size + 1) images. The last place of each slot takes the images that are not kept, so that
     every exchange is one gather and one scatter of fixed shape, with nothing read back from the device.

@@ -1,6 +1,6 @@
 """One training step of CycleGAN as one module, one forward, one backward.
 
-Shapes: a, b, fake_*, cycle_*, same_* are [n, C, H, W]; n pairs per micro-step on this rank.
+Shapes: a, b, fake_*, cycle_*, same_* are [n, C, H, W], with the n pairs of a micro-batch on this rank.
 
 Both optimizers of the paper step from the same old weights, and the generators' and discriminators' losses share no
 live path: the generators are judged with the discriminators' parameters detached, and the discriminators see detached
@@ -61,17 +61,16 @@ class CycleGANStep(nn.Module):
             init_weights(network, torch.Generator().manual_seed(key(seed, INIT, number) >> 1))
 
     def compile_networks(self) -> None:
-        """Compile what the networks do in training.
+        """Compile the calls of the networks in training.
 
-        That is a graph for each kind of network, size of its batch, and whether its input or its parameters get
-        gradients; DDP splits them at its buckets. Whoever calls a network besides, to translate or to evaluate, calls
-        it as it is, so nothing else is compiled.
+        That is a graph per kind of network, batch size, and whether its input or its parameters need gradients; DDP
+        splits them at its buckets. Translation and evaluation call the networks uncompiled.
         """
         torch._dynamo.config.recompile_limit = 64  # 8 graphs, and so the default, are reached with unlike domains
         self._call = torch.compile(call, dynamic=False, fullgraph=True)
 
     def draws(self, positions: list[int], device: torch.device) -> Tensor | None:
-        """For the dropout of the pairs at some positions, the same on any rank. int64 [n]; None for no dropout."""
+        """Keys of the dropout of the pairs at `positions`, the same on any rank: int64 [n]; None for no dropout."""
         if not self.dropout:
             return None
         return torch.tensor([key(self.seed, DROPOUT, position) >> 1 for position in positions]).to(device)
@@ -80,23 +79,25 @@ class CycleGANStep(nn.Module):
         self,
         a: Tensor,
         b: Tensor,
-        history: dict[str, ImagePool],
+        pools: dict[str, ImagePool],
         plans: dict[str, Tensor],
         draws: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to differentiate, and the named losses, detached.
+        """Compute the loss to differentiate, and the named losses, detached.
 
-        history: of the fakes of domain "a" and "b"; plans: what to do with them, from ImagePool.plan; draws: of
+        pools: of the fakes of domain "a" and "b". plans: what to do with them, from ImagePool.plan. draws: keys of
         dropout.
         """
         weights, with_identity = self.weights, self.weights.identity_weight > 0
-        # Of dropout, each use of a generator its own.
+        # Each use of a generator has its own dropout.
         first, same, again = (draws, draws + 1000, draws + 2000) if self.dropout else (None, None, None)
 
+        # Translate, reconstruct, and translate images that are in the target domain already (identity).
         fake_b, *same_b = self._each("a_to_b", (a, first), *([(b, same)] if with_identity else []))
         fake_a, *same_a = self._each("b_to_a", (b, first), *([(a, same)] if with_identity else []))
         (cycle_a,), (cycle_b,) = self._each("b_to_a", (fake_b, again)), self._each("a_to_b", (fake_a, again))
 
+        # Generators: judged with the discriminators' parameters detached, so only images get a gradient.
         named = {
             "adversarial_a_to_b": losses.adversarial(self._frozen("of_b", fake_b), weights.adversarial),
             "adversarial_b_to_a": losses.adversarial(self._frozen("of_a", fake_a), weights.adversarial),
@@ -106,8 +107,9 @@ class CycleGANStep(nn.Module):
         if with_identity:
             named["identity_a"] = losses.identity(a, *same_a)
             named["identity_b"] = losses.identity(b, *same_b)
+        # Discriminators: on real images, and on fakes from the image pool.
         for domain, real, fake in (("a", a, fake_a), ("b", b, fake_b)):
-            judged = history[domain].exchange(fake.detach(), plans[domain]).to(real.dtype)
+            judged = pools[domain].exchange(fake.detach(), plans[domain]).to(real.dtype)
             if weights.r1_weight:
                 real = real.detach().requires_grad_()
             real_logits, fake_logits = self._judge(f"of_{domain}", real, judged)

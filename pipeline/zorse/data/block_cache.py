@@ -63,6 +63,7 @@ class BlockCache:
 
         None when these are over. Raises OneRankError where the cache cannot be written, and what `fetch` raises.
         """
+        # Whoever locks the temporary file fetches the block; the others look again until it is there.
         part, deadline = f"{key}.part", time.monotonic() + patience
         while True:
             try:

@@ -88,7 +88,7 @@ def first_readable(split: Split, samples: Iterable[int], size: tuple[int, int]) 
         try:
             return _decoded(split.read(sample), size, split.mode), failed
         except CorruptSample as error:
-            shard, at = split.place(sample)
+            shard, at = split.locate(sample)
             failed.append({"shard": split.tars[shard].name, "sample": at, "reason": str(error)})
     raise OneRankError(
         f"{split.name}: none of {len(failed)} samples can be read, the first of them sample {failed[0]['sample']} of "

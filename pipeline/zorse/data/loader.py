@@ -1,4 +1,4 @@
-"""From shards to batches: opening a data set, reading its images, and the stream of a rank.
+"""The endless stream of a rank's batches, read and decoded by worker processes.
 
 Batches are integers [n, C, H, W] on the host (pixels.py); the trainer moves them to its device and scales them there.
 """
@@ -18,40 +18,40 @@ from zorse.config.schema import Images
 from zorse.data.dataset import SUBSTITUTES, Shards, first_readable
 from zorse.data.order import BLOCK, DomainOrder, RankSlice
 from zorse.data.pixels import augment
-from zorse.data.prefetch import Ahead
+from zorse.data.prefetch import Prefetcher
 from zorse.data.samples import Split
 from zorse.errors import OneRankError, TransientError
 from zorse.keyed_random import AUGMENT, DOMAIN_A, DOMAIN_B, SUBSTITUTE, key
 from zorse.processes import ignore_signals
 
-AHEAD = 128  # pairs that a worker asks for before it reads them
-MESSAGE = 8  # pairs that a worker sends at once, or a micro-step if that has more
+AHEAD = 128  # pairs that a worker requests before it reads them
+MESSAGE = 8  # pairs that a worker sends at once, or a micro-batch if that has more
 
 
 class PairPositions(IterableDataset):
-    """First stage of the stream: the positions of micro-steps 0, 1, 2, ... without end, dealt to the loader's workers.
+    """First stage: the positions of micro-batches 0, 1, 2, ... without end, dealt to the loader's workers.
 
-    `steps` micro-steps go in one message; worker i of n yields messages i, i + n, ...; the loader takes from its
+    `steps` micro-batches go in one message; worker i of n yields messages i, i + n, ...; the loader takes from its
     workers in turn, which restores the order.
     """
 
-    def __init__(self, share: RankSlice, start: int, steps: int):
-        self.share, self.start, self.steps = share, start, steps
+    def __init__(self, rank_slice: RankSlice, start: int, steps: int):
+        self.rank_slice, self.start, self.steps = rank_slice, start, steps
 
     def __iter__(self) -> Iterator[list[int]]:
         worker = get_worker_info()
         message, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         while True:
             first = message * self.steps
-            yield [at for step in range(self.steps) for at in self.share.positions(self.start, first + step)]
+            yield [at for step in range(self.steps) for at in self.rank_slice.positions(self.start, first + step)]
             message += stride
 
 
 class ReadPairs:
-    """Second stage: a message's positions to {"positions": [n], "a": [n, C, H, W], "b": the same, "failed": [...]}.
+    """Second stage: read a message as {"positions": [n], "a": [n, C, H, W], "b": the same, "failed": [...]}.
 
-    failed: of each sample that could not be read, {"pair", "domain", "shard", "sample" (of the shard), "reason"}. What
-    stands in for it depends on the position alone.
+    failed: for each unreadable sample, {"pair", "domain", "shard", "sample" (of the shard), "reason"}. What
+    replaces it depends on the position alone.
     """
 
     def __init__(self, shards: Shards, images: Images, seed: int, lanes: int):
@@ -61,9 +61,9 @@ class ReadPairs:
     def __call__(self, stream: Iterator[list[int]]) -> Iterator[dict]:
         # Made here, in the worker: its caches and threads cannot be sent to a process that is spawned.
         orders = {name: DomainOrder(split.counts, self.seed, number, self.lanes) for name, number, split in self.splits}
-        ahead = Ahead()
+        ahead = Prefetcher()
         try:
-            for positions, samples in self._expected(stream, orders, ahead):
+            for positions, samples in self._prefetched(stream, orders, ahead):
                 batch = {"positions": positions, "failed": []}
                 for name, number, split in self.splits:
                     images = []
@@ -77,16 +77,18 @@ class ReadPairs:
         finally:
             ahead.close()
 
-    def _expected(self, stream: Iterator[list[int]], orders: dict[str, DomainOrder], ahead: Ahead) -> Iterator[tuple]:
-        """Positions and their samples by domain, with those of the next AHEAD pairs already asked for."""
+    def _prefetched(
+        self, stream: Iterator[list[int]], orders: dict[str, DomainOrder], ahead: Prefetcher
+    ) -> Iterator[tuple]:
+        """Yield positions and their samples by domain, with those of the next AHEAD pairs already requested."""
         coming = deque()
         for positions in stream:
             samples = {name: [order(position)[1] for position in positions] for name, order in orders.items()}
             for name, _, split in self.splits:
                 blocked = orders[name].blocked
                 for sample in samples[name]:
-                    shard, at = split.place(sample)
-                    ahead((name, shard, at // BLOCK if blocked else at), partial(split.expect, sample, blocked))
+                    shard, at = split.locate(sample)
+                    ahead((name, shard, at // BLOCK if blocked else at), partial(split.prefetch, sample, blocked))
             coming.append((positions, samples))
             if (len(coming) - 1) * len(positions) >= AHEAD:
                 yield coming.popleft()
@@ -98,16 +100,16 @@ class ReadPairs:
 
 
 def pair_batches(
-    shards: Shards, images: Images, share: RankSlice, *, seed: int, lanes: int, start: int, workers: int, pin: bool
+    shards: Shards, images: Images, rank_slice: RankSlice, *, seed: int, lanes: int, start: int, workers: int, pin: bool
 ) -> Iterator[dict]:
     """The endless micro-batches of one rank from position `start` on, read ahead by `workers` processes."""
     # Taking a message over keeps the training process busy for milliseconds, however little is in it.
-    steps = max(1, MESSAGE // share.micro_batch_size) if workers else 1
-    pipeline = wds.DataPipeline(PairPositions(share, start, steps), ReadPairs(shards, images, seed, lanes))
+    steps = max(1, MESSAGE // rank_slice.micro_batch_size) if workers else 1
+    pipeline = wds.DataPipeline(PairPositions(rank_slice, start, steps), ReadPairs(shards, images, seed, lanes))
     ahead = {"prefetch_factor": 3, "persistent_workers": True, "worker_init_fn": ignore_signals} if workers else {}
     try:
         for message in wds.WebLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pin, **ahead):
-            yield from micro_batches(message, share.micro_batch_size)
+            yield from micro_batches(message, rank_slice.micro_batch_size)
     except OneRankError as error:
         # From a worker process the message comes wrapped in its traceback; the last line is ours.
         kind = TransientError if isinstance(error, TransientError) else OneRankError
@@ -119,7 +121,7 @@ def pair_batches(
 
 
 def micro_batches(message: dict, each: int) -> Iterator[dict]:
-    """What ReadPairs made of several micro-steps, one by one."""
+    """Split a message of ReadPairs into its micro-batches."""
     for first in range(0, len(message["positions"]), each):
         part = slice(first, first + each)
         positions = message["positions"][part]

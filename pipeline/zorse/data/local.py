@@ -23,7 +23,7 @@ from zorse.errors import OneRankError, TransientError
 T = TypeVar("T")
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds, give or take half of it, after the first attempts that fail
 MAY_PASS = (errno.EIO, errno.ESTALE)  # of network file systems: a server that was away, a file replaced there
-MEND = "copy it again, or make the shards again"
+FIX = "copy it again, or make the shards again"
 
 
 class Temporary(Exception):
@@ -63,7 +63,7 @@ class Folder:
     def where(self, name: str) -> str:
         return str(self.root / name)
 
-    def whole(self, name: str) -> bytes:
+    def read_all(self, name: str) -> bytes:
         """A small file. Raises Missing."""
 
         def attempt() -> bytes:
@@ -83,7 +83,7 @@ class Folder:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                raise OneRankError(f"{self.where(name)}: cannot be read ({error.strerror}); {MEND}") from None
+                raise OneRankError(f"{self.where(name)}: cannot be read ({error.strerror}); {FIX}") from None
 
         with ThreadPoolExecutor(16) as pool:
             found = zip(names, pool.map(size, names), strict=True)
@@ -103,7 +103,7 @@ class Folder:
 
         return retried(lambda: self.where(file.name), attempt)
 
-    def expect(self, file: File, start: int, end: int, block: tuple[int, int]) -> None:
+    def prefetch(self, file: File, start: int, end: int, block: tuple[int, int]) -> None:
         """Have the system read a range ahead. Any range will do that may be cached as one."""
         if hasattr(os, "posix_fadvise"):  # not on macOS
             with suppress(OSError, Temporary):
@@ -118,7 +118,7 @@ class Folder:
         except OSError as error:
             raise _judged(str(path), error) from None
         if found != file.size:
-            raise OneRankError(f"{path}: has {found} bytes, the manifest says {file.size}; {MEND}")
+            raise OneRankError(f"{path}: has {found} bytes, the manifest says {file.size}; {FIX}")
         return opened
 
 
@@ -134,5 +134,5 @@ def _judged(where: str, error: OSError) -> Exception:
         _open.cache_clear()  # a handle that went stale stays so
         return Temporary(error.strerror)
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return Missing(f"{where}: is missing; {MEND}")
-    return OneRankError(f"{where}: cannot be read ({error.strerror}); {MEND}")
+        return Missing(f"{where}: is missing; {FIX}")
+    return OneRankError(f"{where}: cannot be read ({error.strerror}); {FIX}")

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from zorse.data.local import MEND, File, Folder, Missing
+from zorse.data.local import FIX, File, Folder, Missing
 from zorse.data.remote import Remote
 from zorse.errors import UserError
 from zorse_prep.format import (
@@ -48,7 +48,7 @@ def read_manifest(store: Folder | Remote) -> Manifest:
     """Raises UserError where there is none, or it is not one that can be true."""
     where = store.where(MANIFEST)
     try:
-        manifest = json.loads(store.whole(MANIFEST))
+        manifest = json.loads(store.read_all(MANIFEST))
     except Missing:
         raise UserError(f"{where}: {_absent(store)}") from None
     except (ValueError, RecursionError) as error:
@@ -110,4 +110,4 @@ def check_files(store: Folder | Remote, files: list[File]) -> None:
         if found is None:
             raise UserError(f"{store.where(file.name)}: is missing; copy it again, or run data_prep/shard.py again")
         if found != file.size:
-            raise UserError(f"{store.where(file.name)}: has {found} bytes, the manifest says {file.size}; {MEND}")
+            raise UserError(f"{store.where(file.name)}: has {found} bytes, the manifest says {file.size}; {FIX}")

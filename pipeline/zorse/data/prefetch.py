@@ -9,7 +9,7 @@ from queue import Full, Queue
 from zorse.errors import OneRankError
 
 
-class Ahead:
+class Prefetcher:
     """Threads that tell a store what is read soon, so that the reader need not wait for it.
 
     Each `key` is told once, until 1024 others were. What does not fit into the queue is left out: the reader has

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from zorse.data.block_cache import BlockCache
-from zorse.data.local import MEND, File, Missing, Temporary, retried
+from zorse.data.local import FIX, File, Missing, Temporary, retried
 from zorse.errors import OneRankError
 
 REFUSED = (401, 403)  # of HTTP
@@ -35,7 +35,7 @@ class Remote:
     def where(self, name: str) -> str:
         return f"{self.url.rstrip('/')}/{name}"
 
-    def whole(self, name: str) -> bytes:
+    def read_all(self, name: str) -> bytes:
         """A small file. Raises Missing."""
         return self._ask(name, lambda fs, path: fs.cat_file(path))
 
@@ -57,7 +57,7 @@ class Remote:
         """Raise OneRankError unless the file is there at its size, as far as the store tells sizes."""
         found = self._ask(file.name, lambda fs, path: fs.info(path)["size"])
         if found not in (None, file.size):
-            raise OneRankError(f"{self.where(file.name)}: has {found} bytes, the manifest says {file.size}; {MEND}")
+            raise OneRankError(f"{self.where(file.name)}: has {found} bytes, the manifest says {file.size}; {FIX}")
 
     def read(self, file: File, start: int, end: int, block: tuple[int, int]) -> bytes:
         first, last = block
@@ -72,7 +72,7 @@ class Remote:
             data = whole[start - first : end - first]
         return data
 
-    def expect(self, file: File, start: int, end: int, block: tuple[int, int]) -> None:
+    def prefetch(self, file: File, start: int, end: int, block: tuple[int, int]) -> None:
         """Fetch a block into the cache. Tried once: who reads it will try again, and say what failed."""
         key = self._key(file, block)
         if not self.cache.has(key):
@@ -110,7 +110,7 @@ class Remote:
         except OneRankError:
             raise
         except FileNotFoundError:
-            raise Missing(f"{self.where(name)}: is missing; {MEND}") from None
+            raise Missing(f"{self.where(name)}: is missing; {FIX}") from None
         except Exception as error:  # drivers have classes of their own
             without = "Credentials" in type(error).__name__  # of botocore and google.auth: none, or not all of them
             if isinstance(error, PermissionError) or without or getattr(error, "status", None) in REFUSED:

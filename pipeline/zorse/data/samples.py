@@ -35,7 +35,7 @@ class Split:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def place(self, sample: int) -> tuple[int, int]:
+    def locate(self, sample: int) -> tuple[int, int]:
         """The number of the shard that holds a sample, and the sample's number there."""
         shard = int(np.searchsorted(self.starts, sample, side="right")) - 1
         return shard, int(sample - self.starts[shard])
@@ -44,7 +44,7 @@ class Split:
         """The encoded image of a sample. Raises as `_member`."""
         return self._member(sample)[1]
 
-    def named(self, sample: int) -> tuple[str, bytes]:
+    def read_with_name(self, sample: int) -> tuple[str, bytes]:
         """The name of a sample's image in its tar, key and ending, and the encoded image. Raises as `_member`."""
         header, data = self._member(sample)
         try:
@@ -57,7 +57,7 @@ class Split:
 
         Raises CorruptSample where its checksum is another, and OneRankError where tar and index disagree.
         """
-        shard, at = self.place(sample)
+        shard, at = self.locate(sample)
         tar = self.tars[shard]
         member = self.store.read(tar, *self._ranges(shard, at))
         try:
@@ -73,11 +73,11 @@ class Split:
             raise CorruptSample("its checksum is not that of the image which was written")
         return member[:TAR_BLOCK], data
 
-    def expect(self, sample: int, whole_block: bool) -> None:
+    def prefetch(self, sample: int, whole_block: bool) -> None:
         """Say that a sample, or all of its block, is read soon."""
-        shard, at = self.place(sample)
+        shard, at = self.locate(sample)
         start, end, block = self._ranges(shard, at)
-        self.store.expect(self.tars[shard], *(block if whole_block else (start, end)), block)
+        self.store.prefetch(self.tars[shard], *(block if whole_block else (start, end)), block)
 
     def _ranges(self, shard: int, at: int) -> tuple[int, int, tuple[int, int]]:
         """Start and end of a sample in its tar, and those of its block, the one that order.py reads together."""

@@ -1,4 +1,4 @@
-"""How good translations are: distances of translated test images to real ones, and what comes back of them.
+"""How good translations are: distances of translated test images to real ones, and reconstruction errors.
 
 kid_NETWORK, fid_NETWORK: between features of a network trained on ImageNet (features.py); lower is better.
 sliced_wasserstein: between patches. cycle_l1, cycle_psnr: between images and what comes back when they are translated
@@ -33,7 +33,7 @@ Translate = Callable[[str, Tensor], Tensor]
 
 
 def translation(generators: nn.ModuleDict, accelerator: Accelerator, modes: dict[str, str]) -> Translate:
-    """By generators on accelerator's device as they are outside of training: (direction, pixels [n, ...]) -> pixels."""
+    """A function (direction, pixels [n, ...]) -> pixels by generators on the accelerator's device, in eval mode."""
     weight = next(generators.parameters())
 
     def translate(direction: Direction, pixels: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def translation(generators: nn.ModuleDict, accelerator: Accelerator, modes: dict
 
 
 def too_few(shards: Shards) -> str | None:
-    """Why no evaluation is possible; None where it is."""
+    """Why no evaluation is possible; None if it is."""
     if not (shards.test_a and shards.test_b):
         return f"{shards.root} lacks test images of one domain or both"
     counts = [len(split) for split in (shards.test_a, shards.test_b, shards.train_a, shards.train_b)]
@@ -56,7 +56,7 @@ def too_few(shards: Shards) -> str | None:
 
 
 class Evaluation:
-    """Distances of translations to real images, the work shared out over the ranks.
+    """Distances of translations to real images, with the work spread over the ranks.
 
     size: height and width that images are translated and compared at. gather: concatenates a tensor of one shape over
     the ranks, in their order. network: None for the distance of patches alone. real: the split that translations are
@@ -67,14 +67,14 @@ class Evaluation:
         self,
         shards: Shards,
         size: tuple[int, int],
-        share: RankSlice,
+        rank_slice: RankSlice,
         gather: Callable[[Tensor], Tensor],
         *,
         network: FeatureNetwork | None,
         real: str = "test",
         most: int | None = None,
     ):
-        self.shards, self.size, self.share, self.gather = shards, size, share, gather
+        self.shards, self.size, self.rank_slice, self.gather = shards, size, rank_slice, gather
         self.network, self.real = network, real
         self.tests, trains = {"a": shards.test_a, "b": shards.test_b}, {"a": shards.train_a, "b": shards.train_b}
         self.targets, others = (self.tests, trains) if real == "test" else (trains, self.tests)
@@ -85,7 +85,7 @@ class Evaluation:
                 self.counts[split.name] = min(self.counts[split.name], self.counts[self.tests[domain].name])
         self.described = {split.name: self._describe(split) for split in every}
         self.references = {"untranslated": {}, "real": {}}
-        for direction in Direction if share.rank == 0 else ():
+        for direction in Direction if rank_slice.rank == 0 else ():
             self.references["untranslated"][direction] = self._distances(
                 self.described[self.tests[direction.source].name], direction
             )
@@ -102,12 +102,12 @@ class Evaluation:
         values = {}
         for direction in Direction:
             made = self._describe_translations(direction, translate)
-            if self.share.rank == 0:
+            if self.rank_slice.rank == 0:
                 values[direction] = self._distances(made, direction) | cycle_errors(made["errors"])
         return {"protocol": self.protocol(), **values, **self.references} if values else None
 
     def protocol(self) -> dict:
-        """What the numbers must be read with."""
+        """How the numbers were computed, without which they cannot be compared."""
         counts = {
             direction: (
                 self.counts[self.tests[direction.source].name],
@@ -137,7 +137,7 @@ class Evaluation:
         }
 
     def class_hit_rate(self, number: int, direction: Direction, translate: Translate) -> dict[str, float]:
-        """Of an ImageNet class, among test images of a domain, their translations, and test images of the other."""
+        """The fraction of images classified as an ImageNet class: test images, their translations, and real targets."""
         sets = {
             "untranslated": (self.tests[direction.source], lambda pixels: pixels),
             "translated": (self.tests[direction.source], partial(translate, direction)),
@@ -154,7 +154,7 @@ class Evaluation:
         return shares
 
     def _distances(self, described: dict[str, Tensor], direction: Direction) -> dict[str, float]:
-        """Between images and the real ones of the domain that `direction` leads to."""
+        """Distances between described images and real ones of the target domain."""
         real, values = self.described[self.targets[direction.target].name], {}
         if self.network:
             name = self.network.name
@@ -163,21 +163,21 @@ class Evaluation:
         return values | {"sliced_wasserstein": sliced_wasserstein(real["patches"], described["patches"])}
 
     def _describe(self, split: Split) -> dict[str, Tensor]:
-        """Of a split's images: "patches" of the first ones, "features" [n, D], which are kept beside the shards."""
+        """Describe a split's images: "patches" of the first ones, "features" [n, D], which are cached by the shards."""
         count = self.counts[split.name]
         found = self._over(split, range(min(count, AT_MOST)), self._patches)
         if self.network:
             file = self._kept(split)
-            features = load_features(file) if self.share.rank == 0 else None
+            features = load_features(file) if self.rank_slice.rank == 0 else None
             if not self.gather(torch.tensor([features is not None], dtype=torch.int32))[0]:
                 features = self._over(split, range(count), self._features)["features"]
-                if self.share.rank == 0:
+                if self.rank_slice.rank == 0:
                     save_features(file, features)
             found["features"] = features  # which only rank 0 needs
         return found
 
     def _describe_translations(self, direction: Direction, translate: Translate) -> dict[str, Tensor]:
-        """The same of a test split's translations, and "errors" [n, 2]: L1 and squared error of what comes back."""
+        """Describe a test split's translations; "errors" [n, 2] are L1 and squared errors of the reconstructions."""
         split = self.tests[direction.source]
         count = self.counts[split.name]
 
@@ -200,8 +200,8 @@ class Evaluation:
 
     def _over(self, split: Split, numbers: range, function: Callable[[Tensor, range], dict]) -> dict[str, Tensor]:
         """What `function` makes of a split's images by their numbers, AT_ONCE at a time, in their order."""
-        ranks, chunks = self.share.world_size, [numbers[i : i + AT_ONCE] for i in range(0, len(numbers), AT_ONCE)]
-        mine = chunks[self.share.rank :: ranks]
+        ranks, chunks = self.rank_slice.world_size, [numbers[i : i + AT_ONCE] for i in range(0, len(numbers), AT_ONCE)]
+        mine = chunks[self.rank_slice.rank :: ranks]
         each = -(-len(chunks) // ranks)
         mine += chunks[-1:] * (each - len(mine))  # all ranks make equally many; what is too much is cut off below
         made = [function(whole_images(split, chunk, self.size), chunk) for chunk in mine]
@@ -228,7 +228,10 @@ def fill(rows: Tensor) -> Tensor:
 
 
 def cycle_errors(errors: Tensor) -> dict[str, float]:
-    """Of L1 and squared errors [n, 2], of the full range. An error too small for 8 bits counts as their rounding's."""
+    """Mean L1 and PSNR of errors [n, 2]: L1 and squared, as fractions of the full range.
+
+    An error that is too small for 8 bits counts as their rounding error.
+    """
     l1, squared = errors.mean(0).tolist()
     return {"cycle_l1": l1, "cycle_psnr": -10 * math.log10(max(squared, 1 / 255**2 / 12))}
 

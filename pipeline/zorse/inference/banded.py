@@ -20,16 +20,16 @@ from zorse.data.pixels import to_pixels
 from zorse.inference.row_layers import (  # fmt: skip
     Affine,
     Rows,
-    above_kept,
+    add,
+    cached,
+    cached_with_halo,
+    concat,
     convolved,
-    enlarged,
     image_rows,
-    joined,
-    kept,
     merged,
     moments_of,
     normed,
-    summed,
+    upsample_nearest,
     upsampled,
 )
 from zorse.inference.row_stores import LEFT, Place, Store, free_on, open_stores, place_for
@@ -79,21 +79,21 @@ def bands_of(
 
 
 def forward(generator: Generator, image: Rows, rows: int, stores: list[Store], progress: Progress) -> Iterator[Tensor]:
-    """Generator.forward, from band to band. rows: a multiple of 4."""
+    """Compute Generator.forward band by band. rows: a multiple of 4."""
     layers, blocks = generator.model, generator.blocks
-    stream, inner = stores  # what passes through the residual blocks, and what is inside one
-    of_image = layers["2"].kind == "instance"  # statistics
+    stream, inner = stores  # the residual stream, and the inside of one block
+    of_image = layers["2"].kind == "instance"  # whether statistics are taken from the image
     done, total = itertools.count(1), -(-image.height // rows) * (2 + 2 * blocks + (4 if of_image else 0))
 
     def bands(x: Rows) -> Iterator[tuple[int, int]]:
-        """One pass. As many bands whatever x's size."""
+        """The bands of one pass over x, as many at any size of x."""
         size = rows * x.height // image.height
         for a in range(0, x.height, size):
             yield a, min(a + size, x.height)
             progress(next(done), total)
 
     def statistics(x: Rows, norm: Norm, store: Store | None = None) -> Affine | None:
-        """What normed takes; one pass over x where it is needed, or to keep x in a store."""
+        """The affine of a norm; takes a pass over x if statistics are needed, or x is to be stored."""
         found = None
         for a, b in bands(x) if store or of_image else ():
             band = x.read(a, b)
@@ -107,25 +107,28 @@ def forward(generator: Generator, image: Rows, rows: int, stores: list[Store], p
         return (found.mean, found.squares / found.count, None, None) if found else None
 
     def at(place: int, x: Rows, slope: float) -> Rows:
-        """Normed.at."""
+        """Normed.at: convolution, norm and activation."""
         conv, norm = layers[str(place)], layers[str(place + 1)]
         if isinstance(conv, ResizeConv):
-            x = convolved(enlarged(x), conv)
+            x = convolved(upsample_nearest(x), conv)
         else:
             x = (upsampled if isinstance(conv, nn.ConvTranspose2d) else convolved)(x, conv)
         return normed(x, statistics(x, norm), slope)
 
+    # Downsampling, as in Generator.forward. Nothing is computed here: each layer is a description of rows to come.
     whole = at(1, image, RELU)
     half = at(4, whole, RELU)
     x = convolved(half, layers["7"])
-    x = kept(normed(stream, statistics(x, layers["8"], stream), RELU), stream)
+    x = cached(normed(stream, statistics(x, layers["8"], stream), RELU), stream)
+    # Residual blocks: what they pass on is stored between passes, since each norm needs statistics of all rows.
     for block in (layers[str(10 + i)].conv_block for i in range(blocks)):
-        y = normed(above_kept(inner), statistics(convolved(x, block["1"]), block["2"], inner), RELU)
+        y = normed(cached_with_halo(inner), statistics(convolved(x, block["1"]), block["2"], inner), RELU)
         y = normed(inner, statistics(convolved(y, block["5"]), block["6"], inner), LINEAR)
-        x = kept(summed(stream, y), stream)
+        x = cached(add(stream, y), stream)
+    # Upsampling, and the last pass, which computes the bands of the result.
     x = at(10 + blocks, x, RELU)
-    x = at(13 + blocks, joined(x, half) if generator.skips else x, RELU)
-    x = convolved(joined(x, whole) if generator.skips else x, layers[str(17 + blocks)], image_conv)
+    x = at(13 + blocks, concat(x, half) if generator.skips else x, RELU)
+    x = convolved(concat(x, whole) if generator.skips else x, layers[str(17 + blocks)], image_conv)
     for a, b in bands(x):
         yield torch.tanh(x.read(a, b))
 

@@ -58,6 +58,7 @@ class Options:
 
 def check(options: Options) -> None:
     """Raise UserError for what is wrong whatever the images are."""
+    # Options by themselves.
     if len(options.paths) < 2:
         raise UserError("something is missing; give a model, images to translate, and where to write")
     if options.tile not in ("auto", "off") and not (options.tile.isdecimal() and int(options.tile) > 0):
@@ -66,6 +67,7 @@ def check(options: Options) -> None:
         raise UserError(f"--also cycle: {options.model} holds one direction alone; give a model with both, or drop it")
     if options.batch < 1:
         raise UserError(f"--batch {options.batch}: must be at least 1")
+    # The model, as far as file names show.
     if options.model.suffix == ".safetensors":
         raise UserError(f"{options.model}: give the folder that it lies in")
     holds = ("state.json", "model.safetensors", "checkpoints/pairs-*", "*_net_G*.pth")
@@ -74,6 +76,7 @@ def check(options: Options) -> None:
             f"{options.model}: no checkpoint here; give a run directory of pipeline/train.py, a checkpoint, an "
             "exported model, or a file or folder of .pth weights"
         )
+    # Images and shards: which options belong to which.
     *sources, out = options.paths
     shards = [source for source in sources if of_shards(source)]
     if shards and len(sources) > 1:

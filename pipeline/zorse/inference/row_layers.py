@@ -78,7 +78,7 @@ def upsampled(x: Rows | Store, conv: nn.ConvTranspose2d) -> Rows:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of each channel: how many values, their mean, and the sum of squared deviations from it, float64 [C]."""
+    """Statistics of each channel: number of values, their mean, and sum of squared deviations from it, float64 [C]."""
 
     count: int
     mean: Tensor
@@ -98,7 +98,7 @@ def moments_of(rows: Tensor) -> Moments:
 
 
 def merged(parts: list[Moments]) -> Moments:
-    """Those of all values together (Chan et al. 1983)."""
+    """The moments of all parts together (Chan et al. 1983)."""
     count = sum(part.count for part in parts)
     mean = sum(part.mean * (part.count / count) for part in parts)
     return Moments(count, mean, sum(part.squares + part.count * (part.mean - mean).square() for part in parts))
@@ -122,7 +122,7 @@ def normed(x: Rows | Store, affine: Affine | None, slope: float) -> Rows:
     return Rows(x.height, read)
 
 
-def enlarged(x: Rows) -> Rows:
+def upsample_nearest(x: Rows) -> Rows:
     """Each value four times."""
 
     def read(a: int, b: int) -> Tensor:
@@ -133,16 +133,16 @@ def enlarged(x: Rows) -> Rows:
     return Rows(2 * x.height, read)
 
 
-def joined(x: Rows, y: Rows) -> Rows:
+def concat(x: Rows, y: Rows) -> Rows:
     """The channels of both."""
     return Rows(x.height, lambda a, b: torch.cat([x.read(a, b), y.read(a, b)], 1))
 
 
-def summed(x: Rows | Store, y: Rows) -> Rows:
+def add(x: Rows | Store, y: Rows) -> Rows:
     return Rows(x.height, lambda a, b: y.read(a, b).add_(x.read(a, b)))
 
 
-def kept(x: Rows, store: Store) -> Rows:
+def cached(x: Rows, store: Store) -> Rows:
     """x, whose rows go into a store when they are first asked for, from top to bottom, and then come from there.
 
     x may itself read the store, for what its rows were before. What this reads is not to be changed.
@@ -159,7 +159,7 @@ def kept(x: Rows, store: Store) -> Rows:
     return Rows(x.height, read)
 
 
-def above_kept(store: Store) -> Rows:
+def cached_with_halo(store: Store) -> Rows:
     """A store, for a 3x3 convolution whose results are written over it, band by band from top to bottom.
 
     Of each band's halo the upper row has been overwritten by then. So it is kept aside: the last but one that the band

@@ -26,7 +26,7 @@ LEFT = 0.2  # of what is free, for what else the machine does
 
 
 class MemoryStore:
-    """In the memory of `where`: the device that computes, or the host."""
+    """Rows in memory: that of the device `where`, which computes, or of the host."""
 
     def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, where: torch.device):
         self.height, self.device = shape[0], device
@@ -40,7 +40,7 @@ class MemoryStore:
 
 
 class FileStore:
-    """In an open file, from `start` on. It is not mapped, since its pages would then count as this process's memory."""
+    """Rows in an open file, from `start` on. It is not mapped, or its pages would count as this process's memory."""
 
     def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, file: FileIO, start: int):
         self.height, self.row, self.dtype, self.device = shape[0], shape[1:], dtype, device

@@ -92,7 +92,7 @@ def items_of(options: Options, splits: dict[str, Split]) -> Iterator[Item]:
     """The samples of splits by direction, named as they are stored."""
 
     def read(split: Split, sample: int, folder: Path) -> tuple[bytes, Path]:
-        name, data = split.named(sample)
+        name, data = split.read_with_name(sample)
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise CorruptSample(f"its name, {name}, leads out of the folder")
@@ -101,12 +101,12 @@ def items_of(options: Options, splits: dict[str, Split]) -> Iterator[Item]:
     for direction, split in splits.items():
         folder = Path(options.paths[-1], direction if options.direction == "both" else "")
         for sample in range(len(split)):
-            shard, at = split.place(sample)
+            shard, at = split.locate(sample)
             yield Item(direction, f"{split.tars[shard].name} sample {at}", partial(read, split, sample, folder))
 
 
 def build(options: Options) -> dict[str, Translator]:
-    """Those that are needed, by direction, all of one checkpoint."""
+    """The translators that are needed, by direction, all of one checkpoint."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     usable(device)
     directions = DIRECTIONS if options.direction == "both" or "cycle" in options.also else (options.direction,)
@@ -121,9 +121,9 @@ def build(options: Options) -> dict[str, Translator]:
 def translate_all(
     options: Options, translators: dict[str, Translator], items: Iterable[Item], places: Places, tally: Tally
 ) -> None:
-    """Translate and write, counting in `tally`. Raises UserError where the disk is full.
+    """Translate and write all items, counting in `tally`. Raises UserError if the disk is full.
 
-    KeyboardInterrupt is raised again with what was done until then.
+    KeyboardInterrupt is raised again with a line on what was done.
     """
     pool, writing, before, out = ThreadPoolExecutor(THREADS), deque(), tally.done.copy(), Path(options.paths[-1])
     bars = progress("translating", tally.totals, before) if tally.total > 1 else parts_shown("bands")
@@ -134,26 +134,29 @@ def translate_all(
                     translator.progress = show
             warnings.simplefilter("ignore")  # PIL warns of odd metadata
 
-            def tell(done: Done) -> None:
+            def report(done: Done) -> None:
                 tally.add(done)
                 if tally.total > 1:
                     show(tally.done - before, 0)
 
+            # Decoding, computing and encoding overlap: images come from threads in batches of one size, and are
+            # written by threads, a bounded number at a time.
             load = partial(load_item, options, translators, places)
             for group in by_size(
-                claim_outputs(in_threads(pool, load, items, options.batch), places, tell), options.batch
+                claim_outputs(in_threads(pool, load, items, options.batch), places, report), options.batch
             ):
                 made = translate_group(group, translators, options.also)
                 for loaded, results in zip(group, made, strict=True):
                     if isinstance(results, Done):
-                        tell(results)
+                        report(results)
                     else:
                         writing.append(pool.submit(write, loaded, results, translators[loaded.item.direction].modes))
                 while writing and (writing[0].done() or len(writing) > THREADS + options.batch):
-                    tell(writing.popleft().result())
+                    report(writing.popleft().result())
             while writing:
-                tell(writing.popleft().result())
+                report(writing.popleft().result())
     except (KeyboardInterrupt, OSError) as error:
+        # Count what was written before the interruption, and say how to continue.
         pool.shutdown(cancel_futures=True)
         for future in writing:
             if not future.cancelled() and not future.exception():
@@ -190,7 +193,7 @@ def load_item(options: Options, translators: dict[str, Translator], places: Plac
         return item.result(failed=getattr(error, "strerror", None) or str(error) or "not enough memory")
 
 
-def claim_outputs(loaded: Iterable[Loaded | Done], places: Places, tell: Callable[[Done], None]) -> Iterator[Loaded]:
+def claim_outputs(loaded: Iterable[Loaded | Done], places: Places, report: Callable[[Done], None]) -> Iterator[Loaded]:
     """Claim the output files of each image, and yield those to translate; the others are reported."""
     for one in loaded:
         try:
@@ -199,7 +202,7 @@ def claim_outputs(loaded: Iterable[Loaded | Done], places: Places, tell: Callabl
         except UserError as error:
             one = one.item.result(failed=str(error))
         if isinstance(one, Done):
-            tell(one)
+            report(one)
         else:
             yield one
 
@@ -219,7 +222,7 @@ def by_size(images: Iterable[Loaded], batch: int) -> Iterator[list[Loaded]]:
 
 
 def translate_group(group: list[Loaded], translators: dict[str, Translator], also: tuple[str, ...]) -> list:
-    """Of each image its pixels [C, H, W] by the name of the output, {"": ..., "cycle": ...}, or a Done that failed."""
+    """Translate images of one size: each becomes {"": pixels [C, H, W], "cycle": ...}, or a failed Done."""
     direction = group[0].item.direction
     try:
         made = {"": translators[direction].translate_pixels(torch.stack([one.pixels for one in group]))}

@@ -94,7 +94,7 @@ class Translator(ModelHubMixin):
         return made[None]
 
     def _rows(self, height: int, width: int) -> int | None:
-        """Of a band; None for the whole image."""
+        """Rows of a band; None to translate the image whole."""
         if self.tile == "off" or not isinstance(self.generator, Generator):
             return None
         return rows_that_fit(self.generator, height, width) if self.tile == "auto" else self.tile
@@ -184,7 +184,7 @@ def usable(device: torch.device | str) -> torch.device:
 
 
 def newest(model: Path) -> Path:
-    """The newest checkpoint of a run directory, so that both directions are of one; what is something else as it is."""
+    """The latest checkpoint of a run directory, so that both directions are of one; any other path as it is."""
     return whole_checkpoint(model) if (model / "checkpoints").is_dir() else model
 
 

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from zorse.errors import UserError, first_sentence
 from zorse.files import write_durably
-from zorse.interop.parity import Check
+from zorse.interop.parity import ParityCheck
 from zorse.interop.saved_model import CONFIG
 
 ONNX, TORCH = "model.onnx", "model.pt2"
@@ -66,7 +66,7 @@ def forget_source_files(program: ExportedProgram) -> None:
             node.meta.pop("stack_trace", None)
 
 
-def save_onnx(program: ExportedProgram, out: Path, about: dict, check: Check) -> dict:
+def save_onnx(program: ExportedProgram, out: Path, about: dict, check: ParityCheck) -> dict:
     import onnx
     import onnxruntime
 
@@ -90,7 +90,7 @@ def save_onnx(program: ExportedProgram, out: Path, about: dict, check: Check) ->
     return measured
 
 
-def save_torch(program: ExportedProgram, out: Path, about: dict, check: Check) -> dict:
+def save_torch(program: ExportedProgram, out: Path, about: dict, check: ParityCheck) -> dict:
     def packed(**extra) -> io.BytesIO:
         torch.export.save(program, file := io.BytesIO(), **extra)
         file.seek(0)

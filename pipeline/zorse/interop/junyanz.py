@@ -71,7 +71,7 @@ def read_generator(path: Path) -> tuple[Networks, Generator | UNet, int, int]:
 
 
 def read_discriminator(path: Path, networks: Networks, c_in: int) -> Discriminator | None:
-    """None where it is not the discriminator that `networks` defines. Raises UserError for what is no such file."""
+    """Read a discriminator; None if it is not the one that `networks` defines. Raises UserError for any other file."""
     weights, network = read(path), build_discriminator(networks, c_in)
     try:
         _fill(network, weights, networks)
@@ -97,7 +97,7 @@ def read(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not a file of weights ({reason}); give another") from None
 
 
-def written(network: Network, networks: Networks) -> dict[str, Tensor]:
+def to_their_weights(network: Network, networks: Networks) -> dict[str, Tensor]:
     """The weights under that code's names, for torch.save. Raises UserError for networks that it does not have."""
     unlike = (
         ("--generator unet_residual", networks.generator == "unet_residual"),
@@ -163,7 +163,7 @@ def _fill(network: Network, weights: dict[str, Tensor], networks: Networks) -> N
 
 
 def _their_names(network: Network, networks: Networks) -> dict[str, str]:
-    """Of every convolution and norm: {ours: theirs}."""
+    """The names of all convolutions and norms: {ours: theirs}."""
     kinds = nn.Conv2d | nn.ConvTranspose2d | Norm
     names = [name for name, module in network.named_modules() if isinstance(module, kinds)]
     if isinstance(network, Discriminator):

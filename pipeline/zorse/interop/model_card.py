@@ -63,6 +63,7 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
         tags=["cyclegan", "unpaired-image-translation", "pytorch"],
         license=license,
     )
+    # What the template shows: the training, and the evaluation nearest to these weights.
     evaluation = trained["evaluation"]
     generator = {name: getattr(networks, name) for name in OF_GENERATORS}
     training = {
@@ -93,13 +94,13 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
 
 
 def crops(trained: dict) -> str:
-    """Of training, for the eye."""
+    """The size of the training crops, for people."""
     height, width = trained["crop_size"], trained.get("crop_width")
     return "unknown" if height is None else f"{width} x {height} pixels" if width else f"{height} pixels a side"
 
 
 def _distances(evaluation: dict, direction: Direction) -> dict[str, list[str]]:
-    """Of each metric: translated, untranslated and real images."""
+    """The values of each metric for translated, untranslated and real images."""
     columns = [evaluation[direction], evaluation["untranslated"][direction], evaluation["real"][direction]]
     metrics = [metric for metric in evaluation[direction] if not metric.endswith("_std")]
     values = {metric: [column.get(metric) for column in columns] for metric in metrics}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zorse.errors import UserError, first_sentence
 
 
-class Check:
+class ParityCheck:
     """Whether an exported network still computes what the original does in float32, on images of several sizes."""
 
     def __init__(self, network: nn.Module, sizes: list[tuple[int, int, int, int]], tolerance: float):

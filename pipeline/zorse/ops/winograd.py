@@ -76,7 +76,7 @@ def _(x: Tensor, weight: Tensor) -> Tensor:
 
 @torch.library.custom_op("zorse::conv3x3_gradients", mutates_args=(), tags=(torch.Tag.flexible_layout,))
 def conv3x3_gradients(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Those to x, in channels_last, and to weight. gradient [N, K, H, W]."""
+    """Gradients with respect to x, in channels_last, and to weight, from gradient [N, K, H, W]."""
     inputs, weights = _compiled(_spread)(_channels_last(x), _by_taps(weight))
     outputs = _compiled(_spread_gradient)(_channels_last(gradient))
     of_input = _products(outputs, weights.transpose(1, 2))
@@ -103,7 +103,7 @@ conv3x3.register_autograd(_backward, setup_context=_save)
 
 @lru_cache
 def _compiled(function: Callable) -> Callable:
-    """For each shape anew; how many there may be, CycleGANStep.compile_networks says."""
+    """Compile for each shape; CycleGANStep.compile_networks says how many there may be."""
     return torch.compile(function, dynamic=False, fullgraph=True)
 
 

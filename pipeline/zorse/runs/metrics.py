@@ -1,4 +1,4 @@
-"""What a run measures of itself: losses, rates, the time that steps, data and saves take."""
+"""What a run measures of itself: losses, rates, and the time that steps, data loading and checkpoints take."""
 
 import math
 import time
@@ -68,7 +68,7 @@ class LossWindow:
 
 
 class Stopwatch:
-    """Since `reset`: pairs and seconds of training steps, of these waiting for data, and besides them of saves."""
+    """Since `reset`: pairs, seconds in training steps, seconds of these waiting for data, and seconds saving."""
 
     def __init__(self):
         self.reset()
@@ -99,10 +99,10 @@ class Stopwatch:
 
 
 def loss_scale(scaler: torch.amp.GradScaler | None) -> dict[str, float]:
-    """For the status line of a run in fp16: what losses are multiplied by, so that gradients do not vanish.
+    """The loss scale of a run in fp16, which keeps gradients from underflowing, for the status line.
 
-    (Micikevicius et al. 2018, section 3.2) Raises UserError where gradients overflow all the same, so that no step is
-    taken any more.
+    (Micikevicius et al. 2018, section 3.2) Raises UserError where gradients overflow at any scale, so
+    that no step is taken any more.
     """
     if scaler is None:
         return {}

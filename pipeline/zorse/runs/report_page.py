@@ -19,11 +19,12 @@ FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last a
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
-    """RUN/report.html. Raises UserError where there is no run, OSError where it cannot be written."""
+    """Write RUN/report.html, or `out`. Raises UserError if there is no run, OSError if it cannot be written."""
     try:
         config = from_dict(json.loads((run / "config.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{run}: no run of this version here; give a run directory of pipeline/train.py") from None
+    # All records, the run's own evaluations apart from those of evaluate.py.
     stats, samples = read_lines(run / STATS), read_samples(run)
     evaluations, others = [], []
     for path in sorted((run / "eval").glob("*.json")):
@@ -34,6 +35,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     if stats:
         epoch = stats[-1]["pairs"] / stats[-1]["epoch"]
         total = round((config.optimization.epochs + config.optimization.decay_epochs) * epoch)
+    # The page.
     height, width = config.eval_size
     environment = Environment(loader=PackageLoader("zorse.runs", "."), autoescape=select_autoescape())
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}

@@ -69,7 +69,7 @@ def save_strip(out: Path, size: tuple[int, int], times: int = 8, rows: int = 3) 
 
 
 def opened(grid: Path) -> Image.Image | None:
-    """None for one that cannot be read."""
+    """Open a sample grid; None if it cannot be read."""
     try:
         image = Image.open(grid)
         image.load()

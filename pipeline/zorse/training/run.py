@@ -99,7 +99,7 @@ class Run:
                 write_report(self.out)
 
     def close_finished(self, state: TrainState) -> int:
-        """For a run that had ended before. Returns the exit code."""
+        """Show the summary of a run that had finished before. Returns the exit code."""
         if self.main:
             journal(f"finished {state.pairs_seen}")
             print_summary(self.screen.console, self.out, state.pairs_seen)

@@ -71,7 +71,7 @@ class TrainState:
 
     @property
     def generators(self) -> torch.nn.ModuleDict:
-        """Those that translate outside of training: the EMA's, if there is one."""
+        """The generators to translate with: the EMA's, if there is one."""
         return self.ema.generators if self.ema else self.model.generators
 
     @property

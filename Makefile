@@ -8,10 +8,10 @@ DEMO   ?= runs/demo
 LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow faults lint format lock clean
+.PHONY: help install demo test test-slow faults gpu-pack gpu-check gpu-rehearse lint format lock clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY)  ## make .venv with everything pinned in requirements.lock
 
@@ -38,6 +38,16 @@ test-slow: $(READY)  ## the longer tests
 
 faults: $(READY)  ## kill, starve and damage runs in every way we know, and print what they survived
 	$(BIN)/python -m pytest -m fault --fault-table
+
+gpu-pack:  ## lay what a GPU machine may lack into .gpu/ (REFERENCE=DIR, SHARDS=DIR: other code, a data set)
+	$(PYTHON) benchmarks/gpu/pack.py $(if $(REFERENCE),--reference "$(REFERENCE)") $(if $(SHARDS),--shards "$(SHARDS)")
+
+# With the Python that has PyTorch there: on a borrowed machine nothing is installed, and often nothing can be.
+gpu-check:  ## on a machine with a GPU: tests, speeds, a real run, in nine minutes; results in runs/gpu-check
+	$(PYTHON) benchmarks/gpu/check.py
+
+gpu-rehearse: $(READY)  ## the course of gpu-check on a CPU, with tiny networks
+	$(BIN)/python benchmarks/gpu/check.py --rehearse
 
 lint: $(READY)  ## ruff, check and format; import-linter, the layers of docs/design.md
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
-from zorse_prep import PrepError
+from zorse.errors import UserError
 from zorse_prep.format import SPLITS, TAR_BLOCK
 from zorse_prep.items import LARGEST, Item, Source, Unreadable, looks_like_image, none_dropped
 
@@ -25,18 +25,18 @@ COMPRESSED = {
 
 
 def archive_source(path: Path) -> Source:
-    """The images of an archive. Raises PrepError where it is none, or a compressed tar."""
+    """The images of an archive. Raises UserError where it is none, or a compressed tar."""
     with path.open("rb") as file:
         head = file.read(TAR_BLOCK)
     for magic, program in COMPRESSED.items():
         if head.startswith(magic):
-            raise PrepError(f"--source {path} is compressed, so that nothing in it can be found; {program} it first")
+            raise UserError(f"--source {path} is compressed, so that nothing in it can be found; {program} it first")
     if head.startswith(b"PK"):
         kind, members = "zip", _zip_members
     elif head[257:262] == b"ustar":
         kind, members = "tar", _tar_members
     else:
-        raise PrepError(f"--source {path} is neither a folder nor a .zip or .tar; give {INSIDE}")
+        raise UserError(f"--source {path} is neither a folder nor a .zip or .tar; give {INSIDE}")
     dropped = {split: none_dropped() for split in SPLITS}
     uri = str(path.resolve())
     return Source(path.stem, kind, uri, None, uri, _items(path, members, dropped), dropped)
@@ -58,13 +58,13 @@ def _items(path: Path, members: Callable, dropped: dict[str, dict[str, int]]) ->
         else:
             if leading not in (None, parts[:at]):
                 both = " and ".join(f"'{'/'.join([*folders, split])}'" for folders in (leading, parts[:at]))
-                raise PrepError(f"{path} holds two data sets, in {both}; give {INSIDE} once")
+                raise UserError(f"{path} holds two data sets, in {both}; give {INSIDE} once")
             leading = parts[:at]
             yield Item(split, "/".join(parts[at + 1 :]), size, "", place, mtime_ns)
 
 
 def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
-    """The members of an uncompressed tar, without a list of them. Raises PrepError where it is none, or damaged."""
+    """The members of an uncompressed tar, without a list of them. Raises UserError where it is none, or damaged."""
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
@@ -74,7 +74,7 @@ def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
             if any(tar.fileobj.read(TAR_BLOCK)):  # tarfile takes a damaged header for the end
                 raise tarfile.ReadError(f"no header at byte {tar.offset}")
     except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two of headers full of nonsense
-        raise PrepError(
+        raise UserError(
             f"{path} is no uncompressed tar, or is damaged ({error}); unpack it, or copy it again"
         ) from None
 
@@ -137,4 +137,4 @@ def _zip(path: str) -> zipfile.ZipFile:
     except OSError:
         raise
     except Exception as error:  # a damaged directory makes zipfile raise nearly anything
-        raise PrepError(f"{path} is damaged ({error}); copy it again") from None
+        raise UserError(f"{path} is damaged ({error}); copy it again") from None

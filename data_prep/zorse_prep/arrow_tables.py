@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from zorse_prep import PrepError
+from zorse.errors import UserError
 from zorse_prep.folders import read_file
 from zorse_prep.format import SPLITS
 from zorse_prep.items import LAYOUT, Item, Source, none_dropped
@@ -34,7 +34,7 @@ def table_source(where: str, revision: str | None, columns: dict[str, str], conf
     Layouts: columns imageA and imageB in splits train and test, or those that `columns` names for A and B; an image
     column and a label column whose classes are trainA, trainB, testA, testB; an image column in splits of these names;
     or a configuration or a split for each of A and B, named by `configs`. In the first, the shorter domain is filled up
-    with nulls or repeats. Raises PrepError.
+    with nulls or repeats. Raises UserError.
     """
     views = _views_of_configs(where, revision, configs) if configs else []
     if not configs:
@@ -44,7 +44,7 @@ def table_source(where: str, revision: str | None, columns: dict[str, str], conf
         if not views:
             found = {split: list(table.features) for split, table in tables.items()}
             wanted = " and ".join(columns.values()) if columns else "imageA and imageB"
-            raise PrepError(f"{where} has no {wanted} columns but {found}; name them with --columns, or give {LAYOUT}")
+            raise UserError(f"{where} has no {wanted} columns but {found}; name them with --columns, or give {LAYOUT}")
     local = Path(where).is_dir()
     uri = str(Path(where).resolve()) if local else f"hf://datasets/{where}"
     commit = None if local else _commit(views) or revision
@@ -54,7 +54,7 @@ def table_source(where: str, revision: str | None, columns: dict[str, str], conf
 
 
 def _load(where: str, revision: str | None, config: str | None = None) -> dict:
-    """{split: datasets.Dataset}, from the disk, the hub, or the hub's cache. Raises PrepError."""
+    """{split: datasets.Dataset}, from the disk, the hub, or the hub's cache. Raises UserError."""
     if not Path(where).is_dir() and not _hub_answers():
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when `datasets` is imported; saves half a minute of retries
     import datasets
@@ -67,7 +67,7 @@ def _load(where: str, revision: str | None, config: str | None = None) -> dict:
     except Exception as error:  # `datasets` raises many kinds, of the network and of the table
         reason = (str(error) or type(error).__name__).splitlines()[0]
         hint = "name two of them with --configs A=... B=..., or " if "Config name is missing" in reason else ""
-        raise PrepError(f"cannot load {where} ({reason}); {hint}give the images yourself: {LAYOUT}") from None
+        raise UserError(f"cannot load {where} ({reason}); {hint}give the images yourself: {LAYOUT}") from None
 
 
 @lru_cache(1)
@@ -106,13 +106,13 @@ def _views_of_configs(where: str, revision: str | None, configs: dict[str, str])
         missing = [name for name in configs.values() if name not in found]
         if missing:
             names = ", ".join(sorted(found))
-            raise PrepError(f"{where} has no configuration or split {missing[0]}, for --configs; it has {names}")
+            raise UserError(f"{where} has no configuration or split {missing[0]}, for --configs; it has {names}")
         tables = [(name, f"train{domain}", found[name]) for domain, name in configs.items()]
     views = []
     for name, split, table in tables:
         images = _image_names(table)
         if len(images) != 1:
-            raise PrepError(f"{name} of {where} has {len(images)} image columns, not one; give {LAYOUT}")
+            raise UserError(f"{name} of {where} has {len(images)} image columns, not one; give {LAYOUT}")
         views.append(View(name, table, images[0], {None: split}))
     return views
 

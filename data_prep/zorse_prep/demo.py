@@ -7,9 +7,7 @@ coat tells them apart, which is what a CycleGAN is to learn.
 """
 
 import math
-import os
 import random
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +15,9 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 
+from zorse.errors import UserError
 from zorse.files import load_json, write_json
-from zorse_prep import PrepError
+from zorse.terminal import run_command
 from zorse_prep.images import JPEG_OPTIONS
 
 COUNTS = {"trainA": 300, "trainB": 360, "testA": 64, "testB": 64}
@@ -210,12 +209,12 @@ def draw_all(out: Path, /, seed: int = 0, size: int = 64) -> None:
     """
     wanted = {"drawing": DRAWING, "seed": seed, "size": size, "counts": COUNTS}
     if not 16 <= size <= 2048:
-        raise PrepError(f"--size {size}: give 16 to 2048 pixels")
+        raise UserError(f"--size {size}: give 16 to 2048 pixels")
     if load_json(out / "demo.json") == wanted:
         print(f"{out} is complete")
         return
     if out.exists() and any(out.iterdir()) and not (out / "demo.json").exists():
-        raise PrepError(f"{out} holds other files; give another folder")
+        raise UserError(f"{out} holds other files; give another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "demo.json", {"complete": False})  # claims the folder, and is none of the wanted
     for split, count in COUNTS.items():
@@ -227,13 +226,5 @@ def draw_all(out: Path, /, seed: int = 0, size: int = 64) -> None:
 
 
 def main() -> None:
-    """Exit codes: 0 done, 2 a mistake in the options or a folder that cannot be written."""
-    try:
-        tyro.cli(draw_all, description=__doc__)
-    except BrokenPipeError:  # of `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except (PrepError, OSError) as error:
-        fix = "" if isinstance(error, PrepError) else "; give a folder that can be written"
-        print(f"error: {error}{fix}", file=sys.stderr)
-        sys.exit(2)
+    """Exit codes: 0 done, 2 a mistake in the options or a folder that cannot be written, 130 Ctrl-C."""
+    run_command(lambda: tyro.cli(draw_all, description=__doc__))

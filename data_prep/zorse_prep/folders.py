@@ -5,19 +5,19 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from zorse_prep import PrepError
+from zorse.errors import UserError
 from zorse_prep.format import SPLITS
 from zorse_prep.items import LAYOUT, Item, Source, looks_like_image, none_dropped
 
 
 def folder_source(directory: Path) -> Source:
-    """Images in the four folders; what is no image is counted. Raises PrepError where a training folder is missing."""
+    """Images in the four folders; what is no image is counted. Raises UserError where a training folder is missing."""
     splits = [split for split in SPLITS if (directory / split).is_dir()]
     for split in ("trainA", "trainB"):
         if split not in splits:
             near = [path.name for path in directory.iterdir() if path.name.lower() == split.lower()]
             fix = f"rename {near[0]} to {split}" if near else f"give {LAYOUT}"
-            raise PrepError(f"{directory} has no folder {split}; {fix}")
+            raise UserError(f"{directory} has no folder {split}; {fix}")
     root = directory.resolve()
     dropped = {split: none_dropped() for split in splits}
     return Source(root.name, "folder", str(root), None, str(root), _items(root, dropped), dropped)
@@ -28,7 +28,7 @@ def _items(root: Path, dropped: dict[str, dict[str, int]]) -> Iterator[Item]:
         start = len(str(root / split)) + 1
         for entry in files_below(root / split):
             if entry.is_symlink() and not entry.is_file():
-                raise PrepError(f"{entry.path} is a link to nothing; restore what it names, or remove it")
+                raise UserError(f"{entry.path} is a link to nothing; restore what it names, or remove it")
             if not entry.is_file():  # a fifo would be waited on for ever, a device read without end
                 counts["unsafe"] += 1
             elif not looks_like_image(entry.name, partial(read_file, entry.path, 12)):

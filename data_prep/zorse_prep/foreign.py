@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from zorse.errors import UserError
 from zorse.files import load_json, sha256_of
-from zorse_prep import PrepError
 from zorse_prep.archives import is_plain, tar_members
 from zorse_prep.format import FOREIGN, FORMAT, MANIFEST, PLAN, TAR_BLOCK, TAR_NAME, member_size, padded
 from zorse_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
@@ -29,7 +29,7 @@ WHITE = 255
 def index_tars(
     folder: Path, globs: dict[str, tuple[str, ...]], min_side: int, max_corrupt: float, workers: int
 ) -> dict:
-    """Index the tars of each split; returns the manifest. Raises PrepError, TooManyCorrupt."""
+    """Index the tars of each split; returns the manifest. Raises UserError, TooManyCorrupt."""
     tars = _find(folder, globs)
     policy = ImagePolicy(max_side=ANY_SIDE, min_side=min_side)
     tasks = [Task(split, 0, index_tar, (folder, name, policy)) for split, names in tars.items() for name in names]
@@ -64,31 +64,31 @@ def index_tars(
 def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
     """{split: names of its tars in the folder, in order}; each tar is in one split."""
     if not folder.is_dir():
-        raise PrepError(f"{folder} is not a folder; give the one that holds the tars")
+        raise UserError(f"{folder} is not a folder; give the one that holds the tars")
     path = folder / MANIFEST
     manifest = (load_json(path) or {}) if path.exists() else {"format": FORMAT, "source": {"kind": FOREIGN}}
     if manifest.get("format") != FORMAT:
-        raise PrepError(f"{path} is of something else; move it away, or link the tars into a folder of their own")
+        raise UserError(f"{path} is of something else; move it away, or link the tars into a folder of their own")
     if (folder / PLAN).exists() or manifest["source"]["kind"] != FOREIGN:
-        raise PrepError(f"{folder} holds shards made here, which have their index; give a folder of other tars")
+        raise UserError(f"{folder} holds shards made here, which have their index; give a folder of other tars")
     found, owner = {}, {}
     for split, patterns in globs.items():
         flag = f"--{split[:-1]}-{split[-1].lower()}"
         if split.startswith("train") and not patterns:
-            raise PrepError(f"{flag} is missing; say which tars are its, e.g. {flag} 'horse-*.tar'")
+            raise UserError(f"{flag} is missing; say which tars are its, e.g. {flag} 'horse-*.tar'")
         names = set()
         for pattern in patterns:
             if "/" in pattern:
-                raise PrepError(f"{flag} {pattern}: tars must lie in {folder} itself; give the folder that holds them")
+                raise UserError(f"{flag} {pattern}: tars must lie in {folder} itself; give the folder that holds them")
             matched = {path.name for path in folder.glob(pattern) if path.is_file()}
             if not matched:
-                raise PrepError(f"{flag} {pattern} matches no file in {folder}; give another pattern")
+                raise UserError(f"{flag} {pattern} matches no file in {folder}; give another pattern")
             if odd := sorted(name for name in matched if not TAR_NAME.fullmatch(name)):
-                raise PrepError(f"{odd[0]!r}: rename it to letters, digits, '.', '_', '-' and .tar at the end")
+                raise UserError(f"{odd[0]!r}: rename it to letters, digits, '.', '_', '-' and .tar at the end")
             names |= matched
         for name in sorted(names):
             if name in owner:
-                raise PrepError(f"{name} is in {owner[name]} and in {split}; give patterns that tell them apart")
+                raise UserError(f"{name} is in {owner[name]} and in {split}; give patterns that tell them apart")
             owner[name] = split
         if names:
             found[split] = sorted(names)

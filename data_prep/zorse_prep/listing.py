@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from zorse.files import write_quickly
-from zorse_prep.display import progress
+from zorse.terminal import progress
 from zorse_prep.items import Item, Source, Unreadable
 from zorse_prep.sources import read
 

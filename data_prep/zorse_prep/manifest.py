@@ -9,8 +9,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from zorse.errors import TooManyCorrupt, UserError
 from zorse.files import load_json, remove_stale, replacing, write_json
-from zorse_prep import PrepError, TooManyCorrupt
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, SPLITS, VERSION, full_level
 from zorse_prep.images import POLICY
 from zorse_prep.plan import Plan
@@ -20,10 +20,10 @@ FIRST = 100  # unusable images which the manifest itself lists, per split
 
 
 def finalize(out: Path, plan: Plan) -> dict:
-    """Write and return manifest.json from the committed shards. Raises PrepError, TooManyCorrupt."""
+    """Write and return manifest.json from the committed shards. Raises UserError, TooManyCorrupt."""
     missing = [shard.name for shard in plan.shards if committed(out, shard) is None]
     if missing:
-        raise PrepError(
+        raise UserError(
             f"{len(missing)} of {len(plan.shards)} shards are missing or broken, first {missing[0]}; "
             f"make them with: python data_prep/shard.py write {shlex.quote(str(out))}"
         )
@@ -123,7 +123,7 @@ def _statistics(records: list[dict], white: int) -> dict:
 
 
 def check_usable(splits: dict, inputs: int, max_corrupt: float, fix: str) -> None:
-    """Raises TooManyCorrupt, which names the fix, or PrepError where a training domain has no image."""
+    """Raises TooManyCorrupt, which names the fix, or UserError where a training domain has no image."""
     first = "it holds none"
     count = sum(entry["quarantined"]["count"] for entry in splits.values())
     if count:
@@ -134,4 +134,4 @@ def check_usable(splits: dict, inputs: int, max_corrupt: float, fix: str) -> Non
         raise TooManyCorrupt(f"{first}; {fix}, or go on without them: --max-corrupt {share:g}")
     for split, entry in splits.items():
         if split.startswith("train") and not entry["samples"]:
-            raise PrepError(f"no usable image in {split}: {first}")
+            raise UserError(f"no usable image in {split}: {first}")

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from zorse.errors import UserError
 from zorse.files import load_json, write_json
-from zorse_prep import PrepError
 from zorse_prep.format import FORMAT, MANIFEST, OURS, PLAN, PLAN_DIGITS, SPLITS, VERSION, Mode
 from zorse_prep.images import ImagePolicy
 from zorse_prep.items import Item
@@ -76,21 +76,21 @@ class Plan:
 
 
 def load_plan(out: Path) -> Plan:
-    """The plan in `out`. Raises PrepError where there is none."""
+    """The plan in `out`. Raises UserError where there is none."""
     path = out / PLAN
     if not path.exists():
         make = f"python data_prep/shard.py plan --source DIR --out {shlex.quote(str(out))}"
-        raise PrepError(f"{out} holds no plan; make it with: {make}")
+        raise UserError(f"{out} holds no plan; make it with: {make}")
     record = load_json(path)
     if record is None or record.get("format") != FORMAT:
-        raise PrepError(f"{path} is no plan that was made here; remove it, or give another --out")
+        raise UserError(f"{path} is no plan that was made here; remove it, or give another --out")
     try:
         if (record.pop("format"), record.pop("version")) != (FORMAT, VERSION):
             raise TypeError
         shards = [Shard(**shard) for shard in record.pop("shards")]
         return Plan(policy=Policy(**record.pop("policy")), shards=shards, **record)
     except (KeyError, TypeError):
-        raise PrepError(
+        raise UserError(
             f"{path} is of another version; add --restart to make all anew, or give another --out"
         ) from None
 
@@ -104,7 +104,7 @@ def planned_items(out: Path, shard: Shard) -> Iterator[Item]:
             for _ in range(shard.count):
                 yield Item(split=shard.split, **json.loads(file.readline()))
     except (ValueError, TypeError):
-        raise PrepError(f"{path} is not what plan.json says; plan again and add --restart") from None
+        raise UserError(f"{path} is not what plan.json says; plan again and add --restart") from None
 
 
 def commit(out: Path, plan: Plan, lines: Path | None, restart: bool) -> None:

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from zorse.errors import UserError
 from zorse.files import fsync, load_json, remove_stale, take_lock, temporary_for
-from zorse_prep import PrepError
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, VERSION, shard_name
 from zorse_prep.images import POLICY
 from zorse_prep.items import LAYOUT, Source
@@ -36,15 +36,15 @@ class Choices:
 
 
 def make_plan(source: Source, policy: Policy, out: Path, choices: Choices) -> Plan:
-    """Plan a source and commit the plan in `out`, unless it is there and the source unchanged. Raises PrepError."""
+    """Plan a source and commit the plan in `out`, unless it is there and the source unchanged. Raises UserError."""
     before = load_plan(out) if (out / PLAN).exists() and not choices.restart else None
     if before and before.policy != policy:
-        raise PrepError(f"{out} {OTHER}")
+        raise UserError(f"{out} {OTHER}")
     with _work_folder(out, choices.dry_run) as work:
         listing = list_source(source, work)
         for split in ("trainA", "trainB"):
             if not listing.found.get(split):
-                raise PrepError(f"{split} of {source.uri} holds no images; give {LAYOUT}")
+                raise UserError(f"{split} of {source.uri} holds no images; give {LAYOUT}")
         sha256 = hashlib.sha256(json.dumps([_policy(policy), listing.sha256]).encode()).hexdigest()
         unchanged = before is not None and before.listing_sha256 == sha256
         if unchanged:
@@ -56,7 +56,7 @@ def make_plan(source: Source, policy: Policy, out: Path, choices: Choices) -> Pl
             _refuse_other(out, plan, choices.restart)
         leaks = {pair: plan.overlaps[pair] for pair in LEAKS if pair in plan.overlaps}
         if leaks and choices.refuse_leaks:
-            raise PrepError(f"{'; '.join(shared_images(leaks))}; take them out of one, or go on with --leak warn")
+            raise UserError(f"{'; '.join(shared_images(leaks))}; take them out of one, or go on with --leak warn")
         if plan != before and not choices.dry_run:
             commit(out, plan, None if unchanged else work, choices.restart)
     return plan
@@ -99,14 +99,14 @@ def _work_folder(out: Path, dry_run: bool) -> Iterator[Path]:
 
 @contextmanager
 def _only_one(out: Path) -> Iterator[None]:
-    """PrepError where another process plans for `out` now, as far as the file system can tell."""
+    """UserError where another process plans for `out` now, as far as the file system can tell."""
     folder = os.open(out / "plan", os.O_RDONLY)
     try:
         free = True
         with suppress(OSError):  # no locks there
             free = take_lock(folder)
         if not free:
-            raise PrepError(f"{out} is being planned by another process; wait for it, or give another --out")
+            raise UserError(f"{out} is being planned by another process; wait for it, or give another --out")
         yield
     finally:
         os.close(folder)
@@ -203,11 +203,11 @@ def _origin(source: Source) -> dict:
 
 
 def _refuse_other(out: Path, plan: Plan, restart: bool) -> None:
-    """PrepError where `out` holds another plan that is not to be replaced, or what was not made here."""
+    """UserError where `out` holds another plan that is not to be replaced, or what was not made here."""
     for name in (PLAN, MANIFEST):
         path = out / name
         found = (load_json(path) or {}) if path.exists() else None
         if found is not None and found.get("format") != FORMAT:
-            raise PrepError(f"{path} is of something else; move it away, or give another --out")
+            raise UserError(f"{path} is of something else; move it away, or give another --out")
         if found is not None and not restart and found.get("plan_sha256") != plan.plan_sha256:
-            raise PrepError(f"{out} {OTHER}")
+            raise UserError(f"{out} {OTHER}")

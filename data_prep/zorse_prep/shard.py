@@ -17,10 +17,9 @@ and on finished shards:
   index DIR --train-a GLOB --train-b GLOB         make another program's WebDataset tars usable where they lie
 
 Each has its own --help. Exit codes: 0 done; 1 verify found faults; 2 a mistake in the input or the options; 3 too many
-unusable images; 130 interrupted.
+unusable images; 130 stopped by Ctrl-C.
 """
 
-import errno
 import os
 import shlex
 import sys
@@ -32,7 +31,8 @@ from pathlib import Path
 
 import tyro
 
-from zorse_prep import PrepError
+from zorse.errors import UserError
+from zorse.terminal import run_command
 from zorse_prep.foreign import index_tars
 from zorse_prep.format import PLAN
 from zorse_prep.manifest import finalize
@@ -47,7 +47,7 @@ from zorse_prep.workers import Task, run_all
 
 
 def shard(options: Options) -> None:
-    """All stages, one after the other. Raises PrepError, OSError, KeyboardInterrupt."""
+    """All stages, one after the other. Raises UserError, OSError, KeyboardInterrupt."""
     started = time.monotonic()
     out, made = _plan(options)
     if options.dry_run:
@@ -160,29 +160,28 @@ def _write(out: Path, made: Plan, missing: list[Shard], mine: list[Shard], worke
 def _share(options: WriteOptions) -> tuple[int, int]:
     """(task, tasks), as given or else from a Slurm array."""
     if (options.task is None) != (options.tasks is None):
-        raise PrepError("--task and --tasks go together; give both or neither")
+        raise UserError("--task and --tasks go together; give both or neither")
     task, tasks = options.task, options.tasks
     if task is None and "SLURM_ARRAY_TASK_COUNT" in os.environ:
         task = int(os.environ["SLURM_ARRAY_TASK_ID"]) - int(os.environ["SLURM_ARRAY_TASK_MIN"])
         tasks = int(os.environ["SLURM_ARRAY_TASK_COUNT"])
     task, tasks = task or 0, 1 if tasks is None else tasks
     if not 0 <= task < tasks:
-        raise PrepError(f"--task {task} of --tasks {tasks}: give 0 to {tasks - 1}, e.g. sbatch --array=0-{tasks - 1}")
+        raise UserError(f"--task {task} of --tasks {tasks}: give 0 to {tasks - 1}, e.g. sbatch --array=0-{tasks - 1}")
     return task, tasks
 
 
 def _at_least(*limits: tuple[str, int, int]) -> None:
     for flag, value, least in limits:
         if value < least:
-            raise PrepError(f"{flag} {value} is too small; give {least} or more")
+            raise UserError(f"{flag} {value} is too small; give {least} or more")
 
 
 def _check_share(max_corrupt: float) -> None:
     if not 0 <= max_corrupt <= 1:
-        raise PrepError(f"--max-corrupt {max_corrupt} is no share; give a number from 0 to 1")
+        raise UserError(f"--max-corrupt {max_corrupt} is no share; give a number from 0 to 1")
 
 
-OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 STAGES: dict[str, tuple[Callable, type]] = {
     "plan": (plan, Options),
     "write": (write, WriteOptions),
@@ -193,35 +192,23 @@ STAGES: dict[str, tuple[Callable, type]] = {
 }
 
 
-def main() -> int:
-    """The command: errors as one line on stderr, exit codes as in the help."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no UTF-8
+def run() -> int | None:
+    """The stage that the command line names, or all of them; returns the exit code."""
     arguments, prog, description = sys.argv[1:], "shard.py", __doc__
     function, options = shard, Options
     if arguments and arguments[0] in STAGES:
         function, options = STAGES[arguments[0]]
         prog, description, arguments = f"shard.py {arguments[0]}", options.__doc__, arguments[1:]
+    parsed = tyro.cli(options, prog=prog, description=description, args=arguments)
     try:
-        parsed = tyro.cli(options, prog=prog, description=description, args=arguments)
-        return function(parsed) or 0
-    except PrepError as error:
-        return _fail(str(error), error.exit_code)
-    except BrokenPipeError:  # of `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        fix = "make room or give access" if error.errno in OF_THE_DISK else "mend this"
-        return _fail(f"{error}; {fix}, or change --out or --source, and run again", 2)
+        return function(parsed)
     except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         if function not in (finish, check, statistics):
             raise
         what = f"the .json files in {parsed.out} are not what was written here ({type(error).__name__}: {error})"
-        return _fail(f"{what}; put them back, or plan again and add --restart", 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted; run the same command again to go on", 130)
+        raise UserError(f"{what}; put them back, or plan again and add --restart") from None
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    return code
+def main() -> None:
+    """The command; the help says its exit codes."""
+    run_command(run)

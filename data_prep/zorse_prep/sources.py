@@ -4,7 +4,7 @@ import difflib
 import hashlib
 from pathlib import Path
 
-from zorse_prep import PrepError
+from zorse.errors import UserError
 from zorse_prep.archives import archive_source, read_tar, read_zip
 from zorse_prep.arrow_tables import read_cell, table_source
 from zorse_prep.folders import folder_source, read_file
@@ -20,20 +20,20 @@ READERS = {"file": read_file, "tar": read_tar, "zip": read_zip, "cell": read_cel
 def open_source(
     name: str | None, path: Path | None, columns: tuple[str, ...] = (), configs: tuple[str, ...] = ()
 ) -> Source:
-    """The source that the user named: a data set by `name`, or else `path`. Raises PrepError.
+    """The source that the user named: a data set by `name`, or else `path`. Raises UserError.
 
     columns, configs: of a table, as ("A=photo", "B=painting").
     """
     if (name is None) == (path is None):
-        raise PrepError(f"give a data set's name ({', '.join(KNOWN[:3])}, ...) or {LAYOUT}, one of the two")
+        raise UserError(f"give a data set's name ({', '.join(KNOWN[:3])}, ...) or {LAYOUT}, one of the two")
     names = _by_domain("--columns", columns), _by_domain("--configs", configs)
     if path is None:
         return table_source(*_hub_name(name), *names)
     if not path.exists():
-        raise PrepError(f"--source {path} does not exist; give {LAYOUT}")
+        raise UserError(f"--source {path} does not exist; give {LAYOUT}")
     is_table = path.is_dir() and _holds_table(path)
     if any(names) and not is_table:
-        raise PrepError(f"--columns and --configs are for tables, and --source {path} is none; leave them out")
+        raise UserError(f"--columns and --configs are for tables, and --source {path} is none; leave them out")
     if is_table:
         return table_source(str(path), None, *names)
     return folder_source(path) if path.is_dir() else archive_source(path)
@@ -48,11 +48,11 @@ def _holds_table(path: Path) -> bool:
 def _hub_name(name: str) -> tuple[str, str | None]:
     """(OWNER/NAME, revision) of a name that the user gave."""
     if Path(name).exists() and name not in KNOWN:
-        raise PrepError(f"'{name}' is a {'folder' if Path(name).is_dir() else 'file'}: say --source {name}")
+        raise UserError(f"'{name}' is a {'folder' if Path(name).is_dir() else 'file'}: say --source {name}")
     name, _, revision = name.partition("@")
     if "/" not in name and name not in KNOWN:
         near = difflib.get_close_matches(name, KNOWN, 1, cutoff=0)
-        raise PrepError(f"no data set is called '{name}'; the nearest is '{near[0]}'. For your own images: {LAYOUT}")
+        raise UserError(f"no data set is called '{name}'; the nearest is '{near[0]}'. For your own images: {LAYOUT}")
     return name if "/" in name else f"huggan/{name}", revision or None
 
 
@@ -60,12 +60,12 @@ def _by_domain(flag: str, pairs: tuple[str, ...]) -> dict[str, str]:
     """{"A": ..., "B": ...} from A=..., B=...; {} from nothing."""
     found = dict(pair.partition("=")[::2] for pair in pairs)
     if pairs and (set(found) != {"A", "B"} or len(pairs) != 2 or not all(found.values())):
-        raise PrepError(f"{flag} {' '.join(pairs)}: give {flag} A=... B=...")
+        raise UserError(f"{flag} {' '.join(pairs)}: give {flag} A=... B=...")
     return found
 
 
 def read(root: str, item: Item) -> bytes:
-    """The original bytes of an item. Raises Unreadable, and PrepError where they changed since they were listed."""
+    """The original bytes of an item. Raises Unreadable, and UserError where they changed since they were listed."""
     if item.size > LARGEST:
         raise Unreadable(f"larger than {LARGEST >> 20} MiB")
     path = str(Path(root, item.path))
@@ -87,8 +87,8 @@ def read_planned(root: str, item: Item) -> bytes:
     return data
 
 
-def _changed(root: str, item: Item) -> PrepError:
-    return PrepError(
+def _changed(root: str, item: Item) -> UserError:
+    return UserError(
         f"{item.split}/{item.name} of {Path(root, item.path)} is no longer what the plan saw; put it back, "
         "or, when the source is complete, plan again and add --restart"
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from zorse.errors import UserError
 from zorse.files import load_json, sha256_of
-from zorse_prep import PrepError
 from zorse_prep.format import (
     CHECKSUM_TYPE,
     CHECKSUMS,
@@ -41,20 +41,20 @@ SHARD_FIELDS = {
 
 
 def load_manifest(out: Path) -> dict:
-    """manifest.json. Raises PrepError where there is none, or one of another version or with fields missing."""
+    """manifest.json. Raises UserError where there is none, or one of another version or with fields missing."""
     path = out / MANIFEST
     manifest = load_json(path)
     if manifest is None:
-        raise PrepError(f"{path} is missing or no manifest; make it with: python data_prep/shard.py finalize {out}")
+        raise UserError(f"{path} is missing or no manifest; make it with: python data_prep/shard.py finalize {out}")
     if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
-        raise PrepError(f"{path} is of another version; make the shards again")
+        raise UserError(f"{path} is of another version; make the shards again")
     wrong = _wrong_fields(manifest, {"name": str, "source": dict, "overlaps": dict, "fingerprint": str, "splits": dict})
     for split, entry in (manifest["splits"] if not wrong else {}).items():
         wrong += [f"splits.{split}.{name}" for name in _wrong_fields(entry, SPLIT_FIELDS)]
         for number, shard in enumerate(entry["shards"] if not wrong else []):
             wrong += [f"splits.{split}.shards.{number}.{name}" for name in _wrong_fields(shard, SHARD_FIELDS)]
     if wrong:
-        raise PrepError(
+        raise UserError(
             f"{path}: {wrong[0]} is missing or of a wrong kind; write it again with shard.py finalize {out}"
         )
     return manifest
@@ -67,7 +67,7 @@ def _wrong_fields(record, fields: dict[str, type]) -> list[str]:
 
 
 def verify(out: Path, deep: bool, workers: int) -> list[str]:
-    """Every fault, in a line. Raises PrepError where there is no manifest to check against."""
+    """Every fault, in a line. Raises UserError where there is no manifest to check against."""
     manifest = load_manifest(out)
     is_ours = manifest["source"].get("kind") != FOREIGN
     faults, tasks = _faults_of_sums(manifest), []

@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, as_
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from zorse_prep import PrepError
-from zorse_prep.display import progress
+from zorse.errors import UserError
+from zorse.terminal import progress
 
 _counters = None  # in a worker: images and bytes done by all workers, two numbers per split, and last: stop
 
@@ -33,7 +33,7 @@ def cpu_count() -> int:
 def run_all(what: str, tasks: list[Task], workers: int, before: dict[str, int] | None = None) -> list:
     """What the tasks' functions return, in order. before: images by split that need no task.
 
-    Raises PrepError where a worker dies, and what the functions raise.
+    Raises UserError where a worker dies, and what the functions raise.
     """
     if not tasks:
         return []
@@ -61,7 +61,7 @@ def run_all(what: str, tasks: list[Task], workers: int, before: dict[str, int] |
             future.result()
         return [future.result() for future in futures]
     except (BrokenProcessPool, MemoryError):
-        raise PrepError(
+        raise UserError(
             "a worker process was killed or ran out of memory; run the same command again, with fewer --workers"
         ) from None
     finally:

@@ -1,0 +1,76 @@
+"""How commands end: one line for a mistake, an exit code, and of several ranks the one that has something to tell."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from zorse.errors import OneRankError, TooManyCorrupt, TransientError, UserError
+from zorse.terminal import STOPPED, run_command
+
+
+def ended(command, capsys):
+    """(exit code, stderr)"""
+    with pytest.raises(SystemExit) as end:
+        run_command(command)
+    return end.value.code, capsys.readouterr().err
+
+
+def failing(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (UserError("no image\n  there; give one"), 2, "error: no image there; give one\n"),
+        (TooManyCorrupt("too many"), 3, "error: too many\n"),
+        (TransientError("a server is away"), 1, "error: a server is away\n"),
+        (OneRankError("a damaged shard"), 2, "error: a damaged shard\n"),
+        (KeyboardInterrupt(), 130, f"{STOPPED}\n"),
+        (KeyboardInterrupt("stopped: 3 of 4"), 130, "stopped: 3 of 4\n"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(error, code, told, capsys):
+    assert ended(failing(error), capsys) == (code, told)
+
+
+@pytest.mark.parametrize(("number", "fix"), [(errno.ENOSPC, "make room"), (errno.EACCES, "give access"), (5, "mend")])
+def test_what_the_system_refuses_names_the_file_and_a_fix(number, fix, capsys):
+    code, told = ended(failing(OSError(number, os.strerror(number), "some/file")), capsys)
+    assert code == 2 and told.startswith("error: ") and told.count("\n") == 1 and "some/file" in told and fix in told
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_what_a_command_returns_is_its_exit_code(returned, code, capsys):
+    assert ended(lambda: returned, capsys) == (code, "")
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 // 0)
+
+
+def test_of_several_ranks_one_tells(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ended(failing(UserError("every rank sees this")), capsys) == (2, "")
+    assert ended(failing(KeyboardInterrupt()), capsys) == (130, "")
+    left = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    assert ended(failing(TransientError("this rank alone")), capsys) == (1, "error: this rank alone\n") and left == [1]
+
+
+def test_a_reader_that_went_away_is_no_mistake(tmp_path, capfd):
+    script = tmp_path / "script.py"
+    script.write_text("from zorse.terminal import run_command\nrun_command(lambda: print('x' * 1_000_000))\n")
+    source = Path(__file__).parents[1] / "pipeline"
+    code = os.system(f"(PYTHONPATH={source} {sys.executable} {script}; echo $? > {tmp_path}/code) | head -c 1 >/dev/null")
+        f"(PYTHONPATH={source} {sys.executable} {script}; echo $? > {tmp_path}/code) | head -c 1 > /dev/null"
+    )
+    assert code == 0 and (tmp_path / "code").read_text() == "141\n" and capfd.readouterr().err == ""

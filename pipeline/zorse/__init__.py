@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zorse.inference.translator import Translator as Translator
+    from zorse.version import __version__ as __version__
 
-__version__ = "0.1.0"
 __all__ = ["Translator", "__version__"]
+HOMES = {"Translator": "zorse.inference.translator", "__version__": "zorse.version"}
 
 
 def __getattr__(name: str):
-    if name == "Translator":
-        return import_module("zorse.inference.translator").Translator
+    if name in HOMES:
+        return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from zorse import __version__
 from zorse.checkpoints import format as checkpoint
 from zorse.checkpoints.load import Trained, Weights, load_trained
 from zorse.config.schema import Networks
@@ -35,6 +34,7 @@ from zorse.errors import UserError
 from zorse.files import write_durably
 from zorse.interop import junyanz
 from zorse.runs.records import read_evaluation
+from zorse.version import __version__
 from zorse_prep.format import CHANNELS
 
 MODEL, CONFIG, SAMPLE = "model.safetensors", "config.json", "sample.png"

@@ -1,0 +1,3 @@
+"""The version of the package, which exports and the wheel name."""
+
+__version__ = "0.1.0"

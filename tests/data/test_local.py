@@ -150,7 +150,7 @@ def test_a_disk_that_fails_for_a_while_is_read_again(copied, monkeypatch):
 def advised(monkeypatch):
     told = []
     monkeypatch.setattr(
-        Folder, "expect", lambda self, file, start, end, block: told.append((file.name, start, end, block))
+        Folder, "prefetch", lambda self, file, start, end, block: told.append((file.name, start, end, block))
     )
     return told
 

@@ -1,4 +1,4 @@
-"""Where the bytes of a data set come from: here a folder, in remote.py a remote store; and telling them what comes.
+"""Where the bytes of a data set come from: here a folder, in remote.py a remote store.
 
 Both have the same methods. They read ranges [start, end) of bytes of a file, and know of samples only that a `block`, a
 range around the one that is asked for, holds what is read with it. What fails and may pass is tried again after a

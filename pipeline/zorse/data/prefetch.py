@@ -10,10 +10,10 @@ from zorse.errors import OneRankError
 
 
 class Prefetcher:
-    """Threads that tell a store what is read soon, so that the reader need not wait for it.
+    """Threads that have a store fetch what is read soon, so that the reader need not wait for it.
 
-    Each `key` is told once, until 1024 others were. What does not fit into the queue is left out: the reader has
-    overtaken it.
+    Each `key` is fetched once, until 1024 others were. A request that does not fit into the queue is dropped: the
+    reader has overtaken it.
     """
 
     def __init__(self, threads: int = 4):
@@ -22,23 +22,23 @@ class Prefetcher:
         for thread in self.threads:
             thread.start()
 
-    def __call__(self, key: object, tell: Callable[[], None]) -> None:
+    def __call__(self, key: object, fetch: Callable[[], None]) -> None:
         if key in self.recent:
             return
         with suppress(Full):
-            self.jobs.put_nowait(tell)
+            self.jobs.put_nowait(fetch)
             self.recent[key] = True
         if len(self.recent) > 1024:
             self.recent.popitem(last=False)
 
     def close(self) -> None:
-        """End the threads when they have done what they do."""
+        """Drop what is queued, and end the threads after their current request."""
         with self.jobs.mutex:
             self.jobs.queue.clear()
         for _ in self.threads:
             self.jobs.put(None)
 
     def _work(self) -> None:
-        while tell := self.jobs.get():
-            with suppress(OneRankError):  # who reads will meet it, too
-                tell()
+        while fetch := self.jobs.get():
+            with suppress(OneRankError):  # the reader will meet it, too
+                fetch()

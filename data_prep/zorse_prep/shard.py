@@ -134,8 +134,8 @@ def _plan(options: Options) -> tuple[Path, Plan]:
     )
     _check_share(options.max_corrupt)
     source = open_source(options.name, options.source, options.columns, options.configs)
-    names = ("max_side", "min_side", "shard_size", "keep_repeats", "lossless", "mode_a", "mode_b")
-    policy = Policy(**{name: getattr(options, name) for name in names})
+    names = ("max_side", "min_side", "shard_size", "lossless", "mode_a", "mode_b")
+    policy = Policy(**{name: getattr(options, name) for name in names}, keep_repeats=options.keep_duplicates)
     out = options.out or Path("shards", source.name)
     choices = Choices(
         max_corrupt=options.max_corrupt,

@@ -129,7 +129,7 @@ def test_a_moved_source_is_the_same_one(small, tmp_path):
 def test_another_plan_is_refused_and_restart_replaces_it(small, tmp_path):
     source, out = small
     before = contents(out)
-    for other in (["--max-side", "32"], ["--lossless"], ["--keep-repeats"]):
+    for other in (["--max-side", "32"], ["--lossless"], ["--keep-duplicates"]):
         assert_refused(shard("--source", source, "--out", out, *other), "--restart", "another --out")
     other = make_folder(tmp_path / "other", {"trainA": 3, "trainB": 3})
     assert_refused(shard("--source", other, "--out", out), "--restart", "another --out")
@@ -194,7 +194,7 @@ def test_repeats_are_dropped_and_leaks_are_told(tmp_path):
     names = [json.loads(line)["name"] for line in next((out / "plan").glob("trainA-*.jsonl")).read_text().splitlines()]
     assert sorted(names) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]  # in byte order 0.jpg is before 00.jpg
     assert_refused(shard(*arguments, "--leak", "fail"), "in both trainA and testA")  # also from the plan that is there
-    done(shard(*arguments, "--keep-repeats", "--restart"))
+    done(shard(*arguments, "--keep-duplicates", "--restart"))
     assert counts_of(out) == counts_of(out, "found") == {"trainA": 6, "trainB": 4, "testA": 3, "testB": 2}
 
 
@@ -280,7 +280,7 @@ def test_too_many_corrupt_images_stop_the_job(tmp_path):
     done(prep("finalize", out))  # the plan knows it now
     for path in (source / "trainB").iterdir():
         path.write_bytes(b"")
-    result = shard(*arguments, "--max-corrupt", "1", "--restart", "--keep-repeats")
+    result = shard(*arguments, "--max-corrupt", "1", "--restart", "--keep-duplicates")
     assert_refused(result, "no usable image in trainB", "empty file")
     assert not (out / "manifest.json").exists()
 

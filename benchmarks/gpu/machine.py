@@ -49,8 +49,9 @@ def name_project(root: Path, site: Path) -> None:
     """Let importlib.metadata know zorse, whose version a data set's manifest records, where only a checkout is."""
     if installed("zorse"):
         return
-    lines = (root / "pipeline" / "zorse" / "__init__.py").read_text().splitlines()
-    number = next(line.split('"')[1] for line in lines if line.startswith("__version__"))
+    sys.path.insert(0, str(root / "pipeline"))
+    from zorse import __version__ as number
+
     folder = site / f"zorse-{number}.dist-info"
     folder.mkdir(parents=True)
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: zorse\nVersion: {number}\n")

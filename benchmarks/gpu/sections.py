@@ -87,7 +87,7 @@ class Sections:
                 return
             options += ["--reference", self.reference, *self.course.of_reference]
         if (same := self.ran.get((here, which, profiled))) is not None:
-            self.jobs.report(section, "skipped", why=f"without a GPU the same as {same}")
+            self.jobs.report(section, "skipped", why=f"in a rehearsal the same as {same}")
             return
         if self.jobs.left() <= self.course.kept + 15:
             self.jobs.report(section, "skipped", why="no time left")

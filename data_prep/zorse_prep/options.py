@@ -42,7 +42,7 @@ class Options:
     """Pixels of domain a: 8-bit colour; 8-bit grey; 8-bit colour with alpha, as PNG; 16-bit grey, as PNG."""
     mode_b: Mode = "rgb"
     """Pixels of domain b."""
-    keep_duplicates: Annotated[Flag, tyro.conf.arg(aliases=["--keep-repeats"])] = False
+    keep_duplicates: Flag = False
     """Keep all of several byte-identical images of a split, not only the first by name."""
     leak: Literal["warn", "fail"] = "warn"
     """What to do where the same image is in training and test images of a domain."""

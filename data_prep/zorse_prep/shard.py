@@ -32,7 +32,7 @@ from pathlib import Path
 import tyro
 
 from zorse.errors import UserError
-from zorse.terminal import run_command
+from zorse.terminal import run_command, with_new_names
 from zorse_prep.foreign import index_tars
 from zorse_prep.format import PLAN
 from zorse_prep.manifest import finalize
@@ -199,6 +199,7 @@ def run() -> int | None:
     if arguments and arguments[0] in STAGES:
         function, options = STAGES[arguments[0]]
         prog, description, arguments = f"shard.py {arguments[0]}", options.__doc__, arguments[1:]
+    arguments = with_new_names(arguments, {"--keep-repeats": "--keep-duplicates"})  # as version 0.1 called it
     parsed = tyro.cli(options, prog=prog, description=description, args=arguments)
     try:
         return function(parsed)

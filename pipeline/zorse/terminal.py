@@ -71,6 +71,15 @@ def _is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def with_new_names(arguments: list[str], renamed: dict[str, str]) -> list[str]:
+    """Arguments with the options that were renamed under their new names; renamed: {"--old": "--new"}.
+
+    Aliases of the parser would do, but --help would then show the old names first.
+    """
+    parts = (argument.partition("=") for argument in arguments)
+    return [renamed.get(name, name) + equals + value for name, equals, value in parts]
+
+
 def report_console() -> Console:
     """A console for tables: as wide as the terminal, and in a log wide enough to break no line."""
     console = Console(highlight=False)

@@ -74,3 +74,28 @@ def test_right_options_are_taken():
     config = parse(["--preset", "quick", "--lr", "1e-3", "--batch-size", "4", "--keep-every", "1000", "--no-flip"])
     assert (config.optimization.lr, config.optimization.batch, config.checkpointing.keep_every) == (1e-3, 4, 1000)
     assert config.images.crop_size == 64 and not config.images.flip
+
+
+OLD = {
+    "--history 3": ("losses", "image_pool_size", 3),
+    "--accumulate=2": ("compute", "grad_accum_steps", 2),
+    "--recompute": ("compute", "activation_checkpointing", True),
+    "--no-recompute": ("compute", "activation_checkpointing", False),
+    "--reduce-in bfloat16": ("compute", "grad_comm_dtype", "bfloat16"),
+    "--hang-after 5": ("compute", "step_timeout", 5.0),
+    "--status-every 7": ("output", "log_every", 7),
+    "--best-by fid": ("evaluation", "best_metric", "fid"),
+}
+
+
+@pytest.mark.parametrize("arguments", OLD)
+def test_the_names_of_version_0_1_are_still_taken(arguments):
+    group, name, value = OLD[arguments]
+    assert getattr(getattr(parse(arguments.split()), group), name) == value
+
+
+def test_the_help_shows_the_new_names_alone(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    shown = capsys.readouterr().out
+    assert "--image-pool-size" in shown and "--history" not in shown and "--recompute" not in shown

@@ -8,11 +8,17 @@ from typing import Annotated, TypeVar
 import tyro
 
 from zorse.config.presets import PRESETS
-from zorse.config.schema import Config
+from zorse.config.resolve import OLD_NAMES
+from zorse.config.schema import Config, flag
 from zorse.config.validation import check
+from zorse.terminal import with_new_names
 
 TRAIN = "Train a CycleGAN on two unpaired domains of images. Run the same command again to resume."
 T = TypeVar("T")
+# The names that options had in version 0.1.
+RENAMED = {
+    flag(no + old): flag(no + new) for new, old in OLD_NAMES.items() if new != "path" for no in ("", "no_")
+}  # fmt: skip
 
 
 def options_of(kind: type[T], program: str, **how) -> T:
@@ -29,6 +35,7 @@ def options_of(kind: type[T], program: str, **how) -> T:
 
 def parse(arguments: list[str], program: str = "train.py", what: str = TRAIN) -> Config:
     """Options of the command line over those of the preset that it names; exits with help or with the nearest name."""
+    arguments = with_new_names(arguments, RENAMED)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=PRESETS, default="paper")
     preset = first.parse_known_args(arguments)[0].preset if _valid_preset(arguments) else "paper"

@@ -22,11 +22,6 @@ def optional(metavar: str, *aliases: str):
     return tyro.conf.arg(metavar=metavar, aliases=aliases, help_behavior_hint=hint)
 
 
-def also(*aliases: str):
-    """Give an option further names: those of earlier versions, and of other codes."""
-    return tyro.conf.arg(aliases=aliases)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Where the training images lie, and how they are read."""
@@ -53,7 +48,7 @@ class Output:
 
     out: Annotated[Path | None, optional("PATH")] = None
     """run directory; by default runs/ and the name of the data. Starting again on it resumes the run"""
-    log_every: Annotated[int, also("--status-every")] = 100
+    log_every: int = 100
     """pairs between lines of losses in the terminal and in stats.jsonl"""
     sample_every: int = 5000
     """pairs between sample grids"""
@@ -153,7 +148,7 @@ class Losses:
     """weight of the cycle consistency loss (lambda)"""
     identity_weight: float = 0.5
     """weight of the identity loss as a fraction of the cycle weight; 0 skips its computation"""
-    image_pool_size: Annotated[int, also("--history", "--pool-size")] = 50
+    image_pool_size: int = 50
     """generated images that the image pool keeps per slot of the batch for the discriminators; 0 disables it"""
 
 
@@ -170,7 +165,7 @@ class Optimization:
     """epochs over which the learning rate then decays to 0"""
     lr_policy: Literal["linear", "cosine", "constant"] = "linear"
     """how it decays. linear: as in the paper. cosine: along half a cosine. constant: not at all"""
-    lr: Annotated[float, also("--learning-rate")] = 2e-4
+    lr: Annotated[float, tyro.conf.arg(aliases=["--learning-rate"])] = 2e-4
     """learning rate of Adam"""
     lr_g: Annotated[float | None, optional("FLOAT")] = None
     """learning rate of the generators; by default --lr"""
@@ -205,7 +200,7 @@ class Evaluation:
     none: only the sliced Wasserstein distance of patches"""
     feature_weights: Annotated[Path | None, optional("PATH")] = None
     """file with the weights of inception_v3, where they cannot be downloaded"""
-    best_metric: Annotated[Literal["kid", "fid", "sliced_wasserstein"], also("--best-by")] = "kid"
+    best_metric: Literal["kid", "fid", "sliced_wasserstein"] = "kid"
     """metric whose lowest value, averaged over both directions, makes a checkpoint the best; with --features none it is
     sliced_wasserstein"""
 
@@ -232,11 +227,11 @@ class Checkpointing:
 class Compute:
     """How to compute; apart from rounding, none of it changes what is learned."""
 
-    grad_accum_steps: Annotated[int, also("--accumulate")] = 1
+    grad_accum_steps: int = 1
     """gradient accumulation: micro-batches per step that each rank splits its part of the batch into, to save memory"""
     compile: bool = False
     """compile the networks with torch.compile: minutes at the first start, then faster steps"""
-    activation_checkpointing: Annotated[bool, also("--recompute")] = False
+    activation_checkpointing: bool = False
     """store only the inputs of the residual blocks for the backward pass and recompute the rest: less memory, slower
     steps"""
     fused_norm: bool = False
@@ -251,9 +246,9 @@ class Compute:
     dtype: Literal["float32", "float64"] = "float32"
     """precision of weights and arithmetic; float64 is for verification. For bf16 and fp16 see accelerate launch
     --mixed_precision"""
-    grad_comm_dtype: Annotated[Literal["float32", "bfloat16"], also("--reduce-in")] = "float32"
+    grad_comm_dtype: Literal["float32", "bfloat16"] = "float32"
     """precision in which ranks all-reduce their gradients; bfloat16 halves the traffic"""
-    step_timeout: Annotated[float, also("--hang-after")] = 600.0
+    step_timeout: float = 600.0
     """seconds without a finished step after which a process ends itself and prints where it hangs; four times as many
     for the start, checkpoints and evaluations"""
 

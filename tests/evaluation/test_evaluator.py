@@ -13,8 +13,6 @@ from running import HORSE2ZEBRA, ROOT, TINY, command, train
 from safetensors.torch import load_file
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from zorse.commands.evaluate import Options
-from zorse.commands.evaluate import evaluate as evaluate_model
 from zorse.cyclegan.ema import GeneratorEMA
 from zorse.cyclegan.resnet import Generator
 from zorse.data.dataset import open_shards
@@ -22,6 +20,8 @@ from zorse.data.order import RankSlice
 from zorse.errors import UserError
 from zorse.evaluation.evaluator import Evaluation, cycle_errors
 from zorse.evaluation.features import KID_SEED, KID_SUBSETS, feature_network, fid, kid, kid_subset
+from zorse.inference.evaluate_checkpoint import Options
+from zorse.inference.evaluate_checkpoint import evaluate as evaluate_model
 
 CPU = torch.device("cpu")
 

@@ -16,12 +16,12 @@ from running import ROOT, command
 from safetensors.torch import load_file
 
 from zorse.checkpoints.load import load_discriminators, load_trained
-from zorse.commands import export as module
-from zorse.commands.export import Options, export
 from zorse.config.schema import Networks
 from zorse.cyclegan.build import build_generator, init_weights
 from zorse.cyclegan.step import CycleGANStep
 from zorse.errors import UserError
+from zorse.inference import export as module
+from zorse.inference.export import Options, export
 from zorse.inference.translator import Translator
 from zorse.interop.graphs import Graph
 from zorse.interop.saved_model import write

@@ -2,138 +2,16 @@
 
 import json
 import os
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
 from accelerate import Accelerator
 from rich.console import Console
 
-from zorse.checkpoints.load import Trained, Weights, load_trained
 from zorse.config.command_line import options_of
-from zorse.config.schema import flag, optional
-from zorse.data.dataset import open_shards
-from zorse.data.order import RankSlice
-from zorse.directions import Direction
-from zorse.errors import UserError
-from zorse.evaluation.evaluator import Evaluation, too_few, translation
-from zorse.evaluation.features import feature_network
-from zorse.files import check_file, write_durably
-from zorse.processes import rank0_first
+from zorse.files import write_durably
+from zorse.inference.evaluate_checkpoint import Options, evaluate
 from zorse.runs.summary import distance_table
 from zorse.terminal import run_command
 from zorse.training.devices import check_precision
-
-LARGEST = 8192  # --size, in pixels
-
-
-@dataclass(frozen=True)
-class Options:
-    """Distances of translated test images to real ones, KID and FID, and what comes back of images that are translated
-    there and back. One JSON file holds the numbers and what they must be read with."""
-
-    model: Annotated[Path, tyro.conf.Positional]
-    """run directory, whose newest checkpoint is taken, or one checkpoint, such as RUN/checkpoints/best"""
-    data: Annotated[str | None, optional("STR")] = None
-    """directory of shards or its URL; by default that of the run"""
-    real: Literal["test", "train"] = "test"
-    """real images that translations are compared with"""
-    images: Annotated[int | None, optional("INT")] = None
-    """images of a domain at most; by default all"""
-    features: Literal["efficientnet_lite0", "inception_v3"] = "efficientnet_lite0"
-    """network whose features KID and FID compare. inception_v3: as in published numbers; its weights are downloaded"""
-    feature_weights: Annotated[Path | None, optional("PATH")] = None
-    """file with the weights of inception_v3, where they cannot be downloaded"""
-    weights: Weights = "auto"
-    """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
-    size: Annotated[int | None, optional("INT")] = None
-    """pixels a side to translate and compare at; by default as in training, see its --test-size"""
-    class_a: Annotated[int | None, optional("INT")] = None
-    """also tell which share of images efficientnet_lite0 takes for this ImageNet class: of b, translated to a, of a"""
-    class_b: Annotated[int | None, optional("INT")] = None
-    """the same for translations to b, such as 340 for zebras"""
-    out: Annotated[Path | None, optional("PATH")] = None
-    """JSON file to write; by default beside the trainer's in RUN/eval, named after what was chosen"""
-
-
-def where(options: Options, trained: Trained, fingerprint: str) -> Path:
-    """The file to write, with the fingerprint of other data than the run's. Raises UserError where none can be."""
-    out, checkpoint = options.out, trained.checkpoint.resolve()
-    if out is None:
-        run = checkpoint.parents[1] if len(checkpoint.parents) > 1 else checkpoint
-        if not (run / "config.json").exists():
-            raise UserError(f"{options.model}: is in no run directory; say by --out where to write")
-        chosen = [options.features, options.real, trained.weights]
-        for name in ("size", "images", "class_a", "class_b"):
-            if (value := getattr(options, name)) is not None:
-                chosen.append(f"{name}{value}")
-        out = run / "eval" / ".".join([checkpoint.name, *chosen, *([fingerprint[:8]] if options.data else []), "json"])
-    check_file(out)
-    return out
-
-
-def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, Path]:
-    """Evaluate a model. Returns the record, None on all ranks but the first, and the file to write it to."""
-    # Options against each other and against the model.
-    if options.images is not None and options.images < 2:
-        raise UserError(f"--images {options.images}: must be at least 2")
-    classes = {Direction.A_TO_B: options.class_b, Direction.B_TO_A: options.class_a}
-    if options.features != "efficientnet_lite0" and (options.class_a, options.class_b) != (None, None):
-        raise UserError("--class-a and --class-b need --features efficientnet_lite0")
-    for name in ("class_a", "class_b"):
-        if (number := getattr(options, name)) is not None and not 0 <= number < 1000:
-            raise UserError(f"{flag(name)} {number}: ImageNet's classes are 0 to 999")
-    trained = load_trained(options.model, options.weights)
-    of = trained.generators["a_to_b"]
-    if options.size is not None and (options.size % of.multiple or not of.smallest <= options.size <= LARGEST):
-        bounds = f"{of.smallest} to {LARGEST}"
-        raise UserError(f"--size {options.size}: must be a multiple of {of.multiple}, from {bounds}")
-    # The data: that of the run, unless another is given.
-    data = options.data or trained.config.data.path
-    if not options.data and "://" not in data and not Path(data).exists():
-        raise UserError(f"{data}: the run's shards are not here; start where the training was started, or give --data")
-    shards = open_shards(data)
-    out = where(options, trained, shards.fingerprint)
-    shards.check()
-    if reason := too_few(shards):
-        raise UserError(f"no evaluation: {reason}")
-    if shards.modes != trained.modes:
-        raise UserError(f"{shards.root}: its images are {shards.modes}, the networks take {trained.modes}; give others")
-    # Measure, all ranks together.
-    device = accelerator.device
-    translate = translation(trained.generators.to(device), accelerator, shards.modes)
-    load = partial(feature_network, options.features, options.feature_weights, device)
-    network = rank0_first(load, accelerator)
-    evaluation = Evaluation(
-        shards,
-        (options.size, options.size) if options.size else trained.config.eval_size,
-        RankSlice(accelerator.process_index, accelerator.num_processes, 1, accelerator.num_processes),
-        lambda x: accelerator.gather(x.to(device)).cpu(),
-        network=network,
-        real=options.real,
-        most=options.images,
-    )
-    result = evaluation(translate)
-    hit_rates = {
-        direction: evaluation.class_hit_rate(number, direction, translate)
-        for direction, number in classes.items()
-        if number is not None
-    }
-    if result is None:
-        return None, out
-    for direction, rates in hit_rates.items():
-        name = f"share_of_class_{classes[direction]}"
-        result[direction][name] = rates["translated"]
-        result["untranslated"][direction][name], result["real"][direction][name] = rates["untranslated"], rates["real"]
-    about = {
-        "pairs": trained.pairs_seen,
-        "run_seed": trained.config.optimization.seed,
-        "weights": trained.weights,
-        "precision": accelerator.mixed_precision.replace("no", "float32"),
-    }
-    return about | result, out
 
 
 def run() -> None:

@@ -1,0 +1,154 @@
+"""Exporting a trained generator: each format is written, loaded again and compared before any of them is kept."""
+
+import dataclasses
+import importlib.util
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import torch
+import tyro
+from torch import nn
+
+from zorse.checkpoints import format as checkpoint
+from zorse.checkpoints.load import Weights, load_discriminators, load_trained
+from zorse.config.schema import Networks, optional
+from zorse.errors import UserError
+from zorse.files import fsync, temporary_for
+from zorse.inference.translator import PRECISIONS, Precision, Translator, newest
+from zorse.interop.graphs import NEEDED, ONNX, TORCH, Graph, save_onnx, save_torch, smallest_of, traced
+from zorse.interop.junyanz import FILES, read_discriminator, read_generator, to_their_weights
+from zorse.interop.parity import ParityCheck, sizes_to_check
+from zorse.interop.saved_model import MODEL
+from zorse_prep.format import CHANNELS
+
+Format = Literal["safetensors", "onnx", "torch_export", "pth"]
+TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.2}  # of a range of 2; some 5 times what is usual
+INPUT = {"a_to_b": "a", "b_to_a": "b", "of_a": "a", "of_b": "b"}  # domain of the images that a network sees
+SLOW = 64  # pixels a side that float16 is checked at, since most CPUs convolve it hundreds of times slower
+
+
+@dataclass(frozen=True)
+class Options:
+    """Export one direction of a trained CycleGAN. Each file is loaded again, run on images of several sizes and
+    compared with the generator in PyTorch, before any is kept; it holds the largest difference that was found."""
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """run directory, whose newest checkpoint is taken, one checkpoint, an exported model, or a file or folder of the
+    well-known PyTorch code's weights (.pth)"""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """folder to make"""
+    direction: Annotated[Literal["a2b", "b2a"] | None, optional("{a2b,b2a}")] = None
+    """which domain the images belong to, and which they are translated to; by default a2b, or the one that an exported
+    model has. For pth of a run it does not matter"""
+    formats: tuple[Format, ...] = ("safetensors",)
+    """safetensors: what Translator and the Hugging Face hub take, with a model card. onnx: model.onnx, for ONNX
+    Runtime and others. torch_export: model.pt2, for torch.export.load. Both take and give float32 [N, C, H, W] in
+    [-1, 1] of any N, H and W, where H and W are multiples of 4 and at least 16; for a unet_128, of 128 and at least
+    256, and for a unet_256 twice that. pth: latest_net_G_A.pth and so on, for the well-known PyTorch code: of a run or
+    checkpoint all four networks, but no discriminators with --spectral-norm, which that code does not have"""
+    precision: Precision = "float32"
+    """of the weights and, in onnx and torch_export, of the computation; the norms' statistics stay float32"""
+    weights: Weights = "auto"
+    """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
+    tolerance: Annotated[float | None, optional("FLOAT")] = None
+    """largest difference from PyTorch in float32 that is kept, of values in [-1, 1]; by default 0.001, or 0.02 for
+    float16 and 0.2 for bfloat16"""
+    license: Annotated[str | None, optional("STR")] = None
+    """the model's licence for its card, as the hub names it, such as mit"""
+
+
+def save_safetensors(translator: Translator, out: Path, license: str | None, check: ParityCheck) -> dict:
+    """Write as save_pretrained does; the difference is that of the stored weights, computed in float32."""
+    card = {"license": license}
+    translator.save_pretrained(out, model_card_kwargs=card)
+    measured = check("safetensors", lambda: Translator(out).generator)
+    translator.about = translator.about | {"largest_difference": measured}
+    translator.save_pretrained(out, model_card_kwargs=card)
+    return measured
+
+
+def save_pth(translator: Translator, options: Options, out: Path, sizes: list, tolerance: float) -> dict[str, dict]:
+    """Write the networks under the names of junyanz's code: {file: measured difference}."""
+    networks, measured = Networks(**translator.about["networks"]), {}
+    modes = dict(zip(translator.about["direction"].split("2"), translator.modes, strict=True))
+    for ours, network in every_network(translator, options).items():
+        kind, which = ours.split(".")
+        channels, file = CHANNELS[modes[INPUT[which]]], out / f"latest_{FILES[ours]}.pth"
+        weights = to_their_weights(network, networks)
+        torch.save({name: tensor.to(PRECISIONS[options.precision]) for name, tensor in weights.items()}, file)
+        fsync(file)
+        those = sizes if kind == "generators" else sizes[:1]  # discriminators do not take any size
+        check = ParityCheck(network, [(count, channels, *sides) for count, _, *sides in those], tolerance)
+        measured[file.name] = check("pth", partial(read_again, file, kind, networks, channels))
+    return measured
+
+
+def read_again(file: Path, kind: str, networks: Networks, channels: int) -> nn.Module:
+    if kind == "generators":
+        return read_generator(file)[1].eval()
+    return read_discriminator(file, networks, channels).eval()
+
+
+def every_network(translator: Translator, options: Options) -> dict[str, nn.Module]:
+    """Those of a checkpoint, named as in CycleGANStep, but for discriminators that the other code does not have; of any
+    other model its one generator."""
+    if not (options.model / checkpoint.STATE).exists():
+        return {f"generators.{translator.about['direction'].replace('2', '_to_')}": translator.generator}
+    trained = load_trained(options.model, options.weights)
+    found = {f"generators.{way}": network for way, network in trained.generators.items()}
+    if not trained.config.networks.spectral_norm:
+        found |= {f"discriminators.{of}": network for of, network in load_discriminators(trained).items()}
+    return found
+
+
+def export(options: Options) -> dict[str, dict]:
+    """Export a model: {file: its measured difference}. All files appear at once, in a new folder, or none does."""
+    # Options, before torch is busy.
+    out, dtype = options.out.resolve(), PRECISIONS[options.precision]
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{options.out}: is there already; give another folder, or remove it")
+    if not options.formats:
+        raise UserError(f"--formats: name at least one of {', '.join(get_args(Format))}")
+    missing = [name for name in NEEDED if "onnx" in options.formats and importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--formats onnx: needs {' and '.join(missing)}; run: pip install 'zorse[export]'")
+    if options.tolerance is not None and not options.tolerance > 0:
+        raise UserError(f"--tolerance {options.tolerance:g}: must be greater than 0")
+    # The model, and the images that each exported file is compared on.
+    options = dataclasses.replace(options, model=newest(options.model))
+    translator = Translator(options.model, options.direction, weights=options.weights)
+    translator.about = translator.about | {"dtype": options.precision}
+    channels = CHANNELS[translator.modes[0]]
+    tolerance = TOLERANCE[options.precision] if options.tolerance is None else options.tolerance
+    crop = translator.about["provenance"]["crop_size"] or 256
+    multiple = translator.generator.multiple
+    smallest = smallest_of(translator.generator)
+    sizes = sizes_to_check(channels, min(crop, SLOW) if options.precision == "float16" else crop, multiple, smallest)
+    check = ParityCheck(translator.generator, sizes, tolerance)
+    shape = f"float32 [N, C, H, W] in [-1, 1]; H and W multiples of {multiple}, at least {smallest}"
+    about = translator.about | {"image": shape}  # in and out
+    # Write and check every format beside the folder, which is then renamed.
+    staging, measured = temporary_for(out), {}
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{options.out}: cannot be made ({error.strerror}); give another folder") from None
+    try:
+        if {"onnx", "torch_export"} & set(options.formats):
+            program = traced(Graph(translator.generator, dtype), channels)
+        if "onnx" in options.formats:
+            measured[ONNX] = save_onnx(program, staging, about, check)
+        if "torch_export" in options.formats:
+            measured[TORCH] = save_torch(program, staging, about, check)
+        if "pth" in options.formats:
+            measured |= save_pth(translator, options, staging, sizes, tolerance)
+        if "safetensors" in options.formats:
+            measured[MODEL] = save_safetensors(translator, staging, options.license, check)
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    fsync(out.parent)
+    return measured

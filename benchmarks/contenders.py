@@ -165,7 +165,7 @@ class Ours(Contender):
         self.history = {
             name: ImagePool(
                 self.slots,
-                weights.history,
+                weights.image_pool_size,
                 (self.size, self.size),
                 domain=number,
                 seed=SEED,
@@ -177,7 +177,7 @@ class Ours(Contender):
         if full:
             for history in self.history.values():
                 for slot in self.slots:
-                    history.load(slot, torch.rand(weights.history, 3, self.size, self.size) * 2 - 1)
+                    history.load(slot, torch.rand(weights.image_pool_size, 3, self.size, self.size) * 2 - 1)
         if self.device.type == "cuda":
             images = images.pin_memory()
         self.pairs = [{"a": a, "b": b} for a, b in images]

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from course import REAL, REHEARSAL, Course
 from jobs import Jobs
-from machine import install_missing, name_project
+from machine import install_missing
 from sections import ROOT, Sections
 from summary import lines_of
 
@@ -79,7 +79,6 @@ def main() -> int:
             except (subprocess.SubprocessError, OSError) as error:
                 print(f"error: the packed wheels cannot be installed ({error}); make gpu-pack again", file=sys.stderr)
                 return 2
-            name_project(ROOT, site)
             Sections(course, jobs, options.packed, Path(work)).run()
             for line in lines_of(options.out / "results.jsonl"):
                 print(line)

@@ -45,18 +45,6 @@ def install_missing(wheels: Path, site: Path) -> list[str]:
     return [wheel.name.split("-")[0] for wheel in missing]
 
 
-def name_project(root: Path, site: Path) -> None:
-    """Let importlib.metadata know zorse, whose version a data set's manifest records, where only a checkout is."""
-    if installed("zorse"):
-        return
-    sys.path.insert(0, str(root / "pipeline"))
-    from zorse import __version__ as number
-
-    folder = site / f"zorse-{number}.dist-info"
-    folder.mkdir(parents=True)
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: zorse\nVersion: {number}\n")
-
-
 def first_lines() -> list[str]:
     """The graphics card and the C compiler, with which Triton builds its launcher."""
     told = []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from zorse.errors import TooManyCorrupt, UserError
 from zorse.files import load_json, remove_stale, replacing, write_json
+from zorse.version import __version__
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, SPLITS, VERSION, full_level
 from zorse_prep.images import POLICY
 from zorse_prep.plan import Plan
@@ -64,7 +65,7 @@ def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts)
         "format": FORMAT,
         "version": VERSION,
         **facts,
-        "tool": {package: version(package) for package in ("zorse", "pillow", "webdataset")},
+        "tool": {"zorse": __version__, **{package: version(package) for package in ("pillow", "webdataset")}},
         "fingerprint": fingerprint([(split, entry["fingerprint"]) for split, entry in splits.items()]),
         "splits": splits,
     }

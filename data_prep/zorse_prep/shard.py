@@ -100,7 +100,7 @@ def check(options: VerifyOptions) -> int:
     depth = "read to the last byte" if options.deep else "without reading the images; --deep reads them"
     print(f"{len(faults)} faults in {shards} shards of {samples} images, {depth}")
     if faults and (options.out / PLAN).exists():
-        print(f"to mend: remove the .json of each faulty tar, then shard.py write {quote(options.out)} and finalize")
+        print(f"fix: remove the .json of each faulty tar, then shard.py write {quote(options.out)} and finalize")
     return 1 if faults else 0
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a command in the terminal: how far it is, tables, and at the end its last line and exit code.
+"""What a person sees of a command in the terminal: its progress, tables, and at the end its last line and exit code.
 
 A bar on a terminal, plain lines elsewhere, as in a batch job's log. Training shows its progress by runs/progress.py.
 """
@@ -30,9 +30,9 @@ Show = Callable[[dict[str, int], int], None]
 def run_command(command: Callable[[], int | None]) -> NoReturn:
     """Run a command and end the process: a mistake becomes one line on stderr and an exit code, never a traceback.
 
-    command: returns its exit code, None for 0. Its UserError has its own exit code; what the system refuses exits 2;
-    Ctrl-C 130, with the words of the KeyboardInterrupt, if any; a reader of stdout that went away 141. Of several ranks
-    the first one tells, but for a OneRankError, which the rank that met it tells.
+    command: returns its exit code, None for 0. A UserError has its own exit code; an OSError exits with 2; Ctrl-C with
+    130, after the text of the KeyboardInterrupt, if any; a reader of stdout that went away with 141. Of several ranks,
+    the first one prints the line, except for a OneRankError, which the rank that met it prints.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no UTF-8
@@ -43,7 +43,7 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = READER_GONE
     except (UserError, OSError) as error:
-        code = _told(error)
+        code = _report(error)
         if isinstance(error, OneRankError) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             sys.stdout.flush()
             os._exit(code)  # at once: leaving in an orderly way may wait for the other ranks
@@ -54,13 +54,13 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
     sys.exit(code)
 
 
-def _told(error: UserError | OSError) -> int:
-    """The exit code of a mistake, after its line."""
+def _report(error: UserError | OSError) -> int:
+    """Print a mistake's line, and return its exit code."""
     line, code = str(error), 2
     if isinstance(error, UserError):
         code = error.exit_code
     else:
-        fix = "make room or give access" if error.errno in OF_THE_DISK else "mend this"
+        fix = "make room or give access" if error.errno in OF_THE_DISK else "fix this"
         line = f"{line}; {fix}, and run the same command again"
     if _is_first_rank() or isinstance(error, OneRankError):
         print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)

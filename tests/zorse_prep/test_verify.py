@@ -130,7 +130,7 @@ def test_an_image_that_does_not_decode_is_named_whatever_its_checksums_say(out):
     assert len(found) == 1 and "sample 0 (trainB-00000000.jpg): its image does not decode" in found[0]
 
 
-def test_verify_tells_how_to_mend(out):
+def test_verify_says_how_to_fix_it(out):
     before = contents(out)
     tar = sorted(out.glob("*.tar"))[0]
     change(tar, 700)

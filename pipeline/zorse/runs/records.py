@@ -175,5 +175,5 @@ def start_trackers(accelerator: Accelerator, config: Config, pairs_seen: int) ->
     except OSError:
         raise
     except Exception as error:  # of a library that we know little about
-        told = f"--tracker {' '.join(config.output.tracker)}: {first_sentence(error)}; mend it, or leave it out"
-        raise OneRankError(told) from None
+        line = f"--tracker {' '.join(config.output.tracker)}: {first_sentence(error)}; fix it, or drop it"
+        raise OneRankError(line) from None

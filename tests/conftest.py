@@ -1,7 +1,10 @@
 """Fixtures: small data sets made by the project itself, and runs on them."""
 
+import os
 import signal
 import subprocess
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: on two threads, small steps wait more than they compute
 
 import pytest
 from fault_table import pytest_addoption, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401, hooks

@@ -151,7 +151,7 @@ def test_a_resume_makes_best_right(saver_of, tmp_path):
 @pytest.mark.slow
 def test_training_goes_on_while_a_checkpoint_is_written(shards, tmp_path):
     out, plain = tmp_path / "run", tmp_path / "plain"
-    long = [*LONG, "--checkpoint-every", "150", "--keep", "9"]
+    long = [*LONG, "--epochs", "16", "--decay-epochs", "16", "--checkpoint-every", "150", "--keep", "9"]
     run(shards, plain, *long)
     process = start(shards, out, *long, fault="slow-save 1")  # three files
     wait_for(process, r"^ +154/352 pairs")

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from running import ROOT, command
+from running import ROOT, script
 
 from zorse.inference.translator import Translator
 
@@ -21,10 +21,10 @@ gradio = pytest.importorskip("gradio")
 
 
 def start(*arguments):
-    script = [sys.executable, ROOT / "pipeline" / "app.py", *arguments]
+    program = [sys.executable, ROOT / "pipeline" / "app.py", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
-        [str(part) for part in script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [str(part) for part in program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -110,8 +110,7 @@ def test_what_is_no_image_is_told_on_the_page(browser, tmp_path):
     ("arguments", "words"), [(("nowhere",), "no checkpoint"), (("MODEL", "--host", "256.0.0.1"), "--host")]
 )
 def test_mistakes_in_one_line(trained, arguments, words):
-    script = [sys.executable, ROOT / "pipeline" / "app.py"]
-    done = command([*script, *(trained if part == "MODEL" else part for part in arguments)])
+    done = script("pipeline/app.py", *(trained if part == "MODEL" else part for part in arguments))
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], (
         done.stderr

@@ -4,12 +4,14 @@ import re
 import sys
 
 import pytest
-from running import ROOT, TINY, command
+from running import ROOT, TINY, command, script
 
 
 def doctor(*options, ranks=1, **environment):
-    how = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks] if ranks > 1 else []
-    return command([sys.executable, *how, ROOT / "pipeline" / "doctor.py", *TINY, *options], **environment)
+    if ranks == 1:
+        return script("pipeline/doctor.py", *TINY, *options, **environment)
+    how = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
+    return command([*how, ROOT / "pipeline" / "doctor.py", *TINY, *options], **environment)
 
 
 def verdicts(done):

@@ -10,7 +10,7 @@ import time
 import pytest
 from PIL import Image
 from running import ROOT, TINY, command
-from runs import LONG, assert_close, final, losses, nobody_left, processes_of, run, start, wait_for
+from runs import LONG, LONG_PAIRS, SLOWLY, assert_close, final, losses, nobody_left, processes_of, run, start, wait_for
 
 
 class Recovery:
@@ -26,7 +26,7 @@ class Recovery:
     def run(self, data, out, *options, ranks=1):
         process = start(data, out, *options, ranks=ranks)
         line = wait_for(process, "^resuming|^starting")
-        wait_for(process, r"^ +\d+/352 pairs")
+        wait_for(process, rf"^ +\d+/{LONG_PAIRS} pairs")
         self.record_property("recovery_s", time.monotonic() - self.since)
         rest = process.communicate(timeout=120)[0]
         assert process.returncode == 0, rest
@@ -40,7 +40,7 @@ def recovery(record_property):
 
 @pytest.fixture(scope="module")
 def whole(shards, tmp_path_factory):
-    """The run that nobody stops, 352 pairs."""
+    """The run that nobody stops."""
     out = tmp_path_factory.mktemp("whole") / "run"
     run(shards, out, *LONG)
     return out
@@ -65,16 +65,16 @@ def whole_on_two(shards, tmp_path_factory):
 @pytest.mark.fault(3)
 def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(shards, whole, tmp_path, recovery, number, code):
     out = tmp_path / "run"
-    process = start(shards, out, *LONG, "--workers", "2")
-    wait_for(process, r"^ +5\d/352 pairs")
+    process = start(shards, out, *LONG, "--workers", "2", fault=SLOWLY)
+    wait_for(process, r"^ +5\d/")
     os.killpg(process.pid, number)  # as a terminal and Slurm do: the data workers get it, too
     recovery.fault()
     line = wait_for(process, "stopped by")
     assert process.wait(20) == code and nobody_left(out)
     stopped = int(re.search(r"at (\d+) pairs", line)[1])
-    assert 50 <= stopped < 352
+    assert 50 <= stopped < LONG_PAIRS
     assert (out / "checkpoints" / f"pairs-{stopped:012d}").exists()
-    assert f"at {stopped} of 352 pairs" in recovery.run(shards, out, *LONG)
+    assert f"at {stopped} of {LONG_PAIRS} pairs" in recovery.run(shards, out, *LONG)
     assert losses(out) == losses(whole)  # to the last bit
     assert_close(final(out), final(whole), 0)
 
@@ -83,8 +83,8 @@ def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(shards, wh
 @pytest.mark.fault(3)
 def test_two_ranks_stop_together(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
-    process = start(shards, out, *LONG, ranks=2)
-    wait_for(process, r"^ +5\d/352 pairs")
+    process = start(shards, out, *LONG, ranks=2, fault=SLOWLY)
+    wait_for(process, r"^ +5\d/")
     os.kill(process.pid, signal.SIGTERM)  # the launcher tells its workers
     wait_for(process, "stopped by SIGTERM")
     process.communicate(timeout=40)
@@ -98,8 +98,8 @@ def test_two_ranks_stop_together(shards, whole_on_two, tmp_path):
 @pytest.mark.fault(1)
 def test_a_killed_launcher_leaves_nobody_behind(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
-    process = start(shards, out, *LONG, ranks=2)
-    wait_for(process, r"^ +5\d/352 pairs")
+    process = start(shards, out, *LONG, ranks=2, fault=SLOWLY)
+    wait_for(process, r"^ +5\d/")
     process.kill()
     wait_for(process, "stopped by SIGTERM")
     assert nobody_left(out)
@@ -176,8 +176,8 @@ def test_nothing_that_is_not_finite_is_saved(shards, tmp_path, kind):
 @pytest.mark.fault(7)
 def test_a_hung_rank_ends_the_run_and_says_where(shards, whole_on_two, tmp_path):
     out = tmp_path / "run"
-    process = start(shards, out, *LONG, "--step-timeout", "4", ranks=2)
-    wait_for(process, r"^ +5\d/352 pairs")
+    process = start(shards, out, *LONG, "--step-timeout", "4", ranks=2, fault=SLOWLY)
+    wait_for(process, r"^ +5\d/")
     trainers = [pid for pid in processes_of(out) if pid != process.pid]
     assert len(trainers) == 2
     os.kill(max(trainers), signal.SIGSTOP)
@@ -195,7 +195,7 @@ def test_a_hung_rank_ends_the_run_and_says_where(shards, whole_on_two, tmp_path)
 def test_ctrl_c_twice_ends_at_once(shards, tmp_path):
     out = tmp_path / "run"
     process = start(shards, out, *LONG, "--crop-size", "64", "--load-size", "64")
-    wait_for(process, r"^ +\d+/352 pairs")
+    wait_for(process, r"^ +\d+/")
     os.kill(process.pid, signal.SIGSTOP)  # both arrive within one step
     os.kill(process.pid, signal.SIGINT)
     os.kill(process.pid, signal.SIGCONT)
@@ -213,12 +213,12 @@ def test_kill_9_at_random_moments(shards, whole, tmp_path, recovery, record_prop
     out, rng = tmp_path / "run", random.Random(seed)
     record_property("tries", kills)
     for _ in range(kills):
-        process = start(shards, out, *LONG, "--checkpoint-every", "4", "--workers", "1")
-        wait_for(process, r"/352 pairs")
+        paced = start(shards, out, *LONG, "--checkpoint-every", "4", "--workers", "1", fault="pace 0.06")
+        wait_for(paced, rf"/{LONG_PAIRS} pairs")
         time.sleep(rng.uniform(0, 0.7))
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(paced.pid, signal.SIGKILL)
         recovery.fault()
-        process.communicate(timeout=20)
+        paced.communicate(timeout=20)
         # Started again at once, while its data worker may still be noticing that the trainer is gone.
     assert nobody_left(out)
     recovery.run(shards, out, *LONG)
@@ -249,8 +249,8 @@ def test_kill_9_at_file_events(shards, tmp_path, record_property):
 def test_a_full_disk_costs_no_checkpoint_and_training_goes_on(shards, whole, small_disk):
     out, filler = small_disk / "run", small_disk / "filler"
     options = [*LONG, "--checkpoint-every", "8", "--sample-every", "8", "--keep", "2"]
-    process = start(shards, out, *options)
-    wait_for(process, r"^ +3\d/352 pairs")
+    process = start(shards, out, *options, fault=SLOWLY)
+    wait_for(process, r"^ +3\d/")
     with filler.open("wb", buffering=0) as file:
         try:
             while True:
@@ -277,7 +277,7 @@ def test_no_room_from_the_start_ends_before_the_first_step(shards, small_disk):
     process = start(shards, small_disk / "run", *LONG)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 2 and "error: " in output and "Traceback" not in output
-    assert "/352 pairs  epoch" not in output
+    assert f"/{LONG_PAIRS} pairs  epoch" not in output
 
 
 def test_a_failure_right_after_that_of_the_last_start_is_told(tmp_path):

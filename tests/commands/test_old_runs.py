@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from running import ROOT, command, train
+from running import ROOT, script, train
 
 MADE = ROOT / "tests" / "fixtures" / "f2899e9"
 # As they were given then; options that have other names today keep these, too.
@@ -27,8 +26,8 @@ def old(tmp_path):
     return shutil.copytree(MADE, tmp_path / "old", symlinks=True)
 
 
-def run(script, *options, cwd):
-    done = command([sys.executable, ROOT / script, *options], cwd=cwd)
+def run(name, *options, cwd):
+    done = script(name, *options, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import HORSE2ZEBRA, ROOT, TINY, command, train
+from running import HORSE2ZEBRA, ROOT, TINY, command, script, train
 from safetensors.torch import load_file
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -258,7 +258,9 @@ def test_two_ranks_find_the_same_numbers(shards, evaluated, tmp_path):
 
 
 def evaluate(*options, launcher=()):
-    return command([*(launcher or [sys.executable]), ROOT / "pipeline" / "evaluate.py", *options])
+    if not launcher:
+        return script("pipeline/evaluate.py", *options)
+    return command([*launcher, ROOT / "pipeline" / "evaluate.py", *options])
 
 
 @pytest.mark.slow

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 from pictures import encode
-from running import ROOT
+from running import ROOT, script
 
 HORSE2ZEBRA = ROOT.parent / "shared" / "data" / "horse2zebra"
 COMMAND = [sys.executable, ROOT / "data_prep" / "shard.py"]
 
 
-def prep(*arguments, **environment) -> subprocess.CompletedProcess:
-    """Any of its commands, to the end."""
-    environment = {**os.environ, **environment}
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=120)
+def prep(*arguments, process: bool = False, **environment) -> subprocess.CompletedProcess:
+    """Any of its commands, to the end, in this process or in its own. Those that write shards are their own anyway."""
+    if process or not all(name.startswith("SLURM_") for name in environment):
+        environment = {**os.environ, **environment}
+        return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=120)
+    return script("data_prep/shard.py", *arguments, **environment)
 
 
 def shard(*arguments, workers: int = 1, **environment) -> subprocess.CompletedProcess:

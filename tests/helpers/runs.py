@@ -82,11 +82,13 @@ def cut_back(out, pairs):
             shutil.rmtree(path)
 
 
-# 176 steps of 2 pairs; a checkpoint at the beginning, then every 40 pairs.
+# 88 steps of 2 pairs; a checkpoint at the beginning, then every 40 pairs.
 LONG = [
-    "--batch", "2", "--image-pool-size", "2", "--epochs", "16", "--decay-epochs", "16", "--checkpoint-every", "40",
+    "--batch", "2", "--image-pool-size", "2", "--epochs", "8", "--decay-epochs", "8", "--checkpoint-every", "40",
     "--keep", "3",
 ]  # fmt: skip
+LONG_PAIRS = 176
+SLOWLY = "pace 0.03"  # a fault for runs that are interrupted from outside, so that they are not over before that
 
 
 def start(data, out, *options, ranks=1, fault=None, **environment):

@@ -19,7 +19,7 @@ import pytest
 import torch
 from pictures import PHOTO, RAMP, animation, encode, srgb_profile, swapped_profile, transparent_palette, with_hole
 from PIL import Image, ImageOps
-from running import ROOT, TINY, command, train
+from running import ROOT, TINY, script, train
 from safetensors.torch import save_file
 
 from zorse import Translator, terminal
@@ -69,7 +69,7 @@ def of_modes(model, tmp_path_factory):
 
 
 def cli(*arguments, **environment):
-    return command([sys.executable, SCRIPT, *arguments], **environment)
+    return script("pipeline/translate.py", *arguments, **environment)
 
 
 def translate(model, *paths, direction="a2b", **options):

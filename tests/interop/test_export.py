@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 import sysconfig
 import tempfile
 import zipfile
@@ -12,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from running import ROOT, command
+from running import ROOT, script
 from safetensors.torch import load_file
 
 from zorse.checkpoints.load import load_discriminators, load_trained
@@ -267,10 +266,10 @@ def test_what_is_there_stays(exported, trained):
 
 @pytest.mark.slow
 def test_the_command(trained, tmp_path):
-    cli = [sys.executable, ROOT / "pipeline" / "export.py", trained]
-    done = command([*cli, tmp_path / "new" / "out", "--formats", "safetensors", "torch_export"])
+    cli = ["pipeline/export.py", trained]
+    done = script(*cli, tmp_path / "new" / "out", "--formats", "safetensors", "torch_export")
     assert done.returncode == 0 and done.stdout.count("\n") == 2 and "model.pt2: differs" in done.stdout, done.stderr
-    done = command([*cli, tmp_path / "narrow", "--precision", "float16", "--tolerance", "0"])
+    done = script(*cli, tmp_path / "narrow", "--precision", "float16", "--tolerance", "0")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert "--tolerance 0" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["new"]

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 SLOW = """
 import sys
 import time
-from data_prep import shard
+from zorse_prep import shard
 at_once = shard.write_shard
 def write_shard(*arguments):  # found by the workers, which import this file
     time.sleep(1)

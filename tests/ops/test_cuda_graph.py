@@ -1,13 +1,12 @@
 """A captured update is the update: on a GPU as a CUDA graph, on a CPU by noting its operators and repeating these."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from running import ROOT, TINY, command
+from running import TINY, script
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -162,10 +161,10 @@ def test_what_cannot_be_captured_is_told():
         captured([torch.ones(2)])
 
 
-@pytest.mark.parametrize("script", ["train.py", pytest.param("doctor.py", marks=pytest.mark.slow)])
-def test_without_a_gpu_it_is_refused(shards, tmp_path, script):
+@pytest.mark.parametrize("name", ["train.py", "doctor.py"])
+def test_without_a_gpu_it_is_refused(shards, tmp_path, name):
     options = [*TINY, "--cuda-graph", "--data", shards, "--out", tmp_path / "run"]
-    done = command([sys.executable, ROOT / "pipeline" / script, *options])
+    done = script(f"pipeline/{name}", *options)
     assert (done.returncode, done.stderr) == (
         2,
         "error: --cuda-graph needs an NVIDIA GPU, and there is none here; leave it out\n",

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from PIL import Image
-from running import ROOT, TINY, command, train
+from running import TINY, script, train
 
 from zorse.commands.report import main
 from zorse.runs import sample_grid
@@ -36,7 +36,7 @@ def run(shards, tmp_path_factory):
 
 
 def report(*arguments):
-    return command([sys.executable, ROOT / "pipeline" / "report.py", *arguments])
+    return script("pipeline/report.py", *arguments)
 
 
 @pytest.fixture(scope="module")

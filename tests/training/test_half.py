@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from running import ROOT, TINY, command
+from running import ROOT, TINY, command, script, train
 from safetensors.torch import load_file
 
 from zorse.checkpoints import format as checkpoint
@@ -17,8 +17,8 @@ EIGHT_PAIRS = ["--epochs", "0.73", "--decay-epochs", "0"]  # epochs of 11
 
 
 def start(shards, out, *options, scale=2.0**6):
-    script = [sys.executable, ROOT / "tests" / "helpers" / "half_on_cpu.py", scale]
-    return command([*script, *TINY, *ONE_BY_ONE, "--data", shards, "--out", out, *options], PYTHONPATH=str(ROOT))
+    program = [sys.executable, ROOT / "tests" / "helpers" / "half_on_cpu.py", scale]
+    return command([*program, *TINY, *ONE_BY_ONE, "--data", shards, "--out", out, *options], PYTHONPATH=str(ROOT))
 
 
 def half(shards, out, *options, **how):
@@ -54,8 +54,7 @@ def test_it_trains_and_a_resume_goes_on_with_the_same_scale(shards, tmp_path):
 @pytest.mark.slow
 def test_losses_are_those_of_float32_but_for_rounding(shards, tmp_path):
     narrow = half(shards, tmp_path / "narrow", *EIGHT_PAIRS)
-    script = [sys.executable, ROOT / "pipeline" / "train.py"]
-    done = command([*script, *TINY, *ONE_BY_ONE, *EIGHT_PAIRS, "--data", shards, "--out", tmp_path / "wide"])
+    done = train(*TINY, *ONE_BY_ONE, *EIGHT_PAIRS, "--data", shards, "--out", tmp_path / "wide")
     assert done.returncode == 0, done.stderr
     wide = [json.loads(line) for line in (tmp_path / "wide" / "stats.jsonl").read_text().splitlines()]
     for one, other in zip(narrow, wide, strict=True):
@@ -104,11 +103,9 @@ def test_a_resume_at_a_lower_rate_gets_a_new_start(shards, tmp_path):
     assert [line["loss_scale"] for line in lines][2:4] == [2, 2]  # from 1, doubled after three steps
 
 
-@pytest.mark.parametrize(
-    "script", ["train.py", *(pytest.param(name, marks=pytest.mark.slow) for name in ("doctor.py", "evaluate.py"))]
-)
-def test_without_a_gpu_it_is_refused(shards, trained, tmp_path, script):
-    options = [trained, "--data", shards] if script == "evaluate.py" else [*TINY, "--data", shards, "--out", tmp_path]
-    done = command([sys.executable, ROOT / "pipeline" / script, *options], ACCELERATE_MIXED_PRECISION="fp16")
+@pytest.mark.parametrize("name", ["train.py", "doctor.py", "evaluate.py"])
+def test_without_a_gpu_it_is_refused(shards, trained, tmp_path, name):
+    options = [trained, "--data", shards] if name == "evaluate.py" else [*TINY, "--data", shards, "--out", tmp_path]
+    done = script(f"pipeline/{name}", *options, ACCELERATE_MIXED_PRECISION="fp16")
     assert done.returncode == 2
     assert done.stderr.count("error: ") == 1 and "fp16 needs a GPU" in done.stderr and "Traceback" not in done.stderr

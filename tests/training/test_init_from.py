@@ -10,7 +10,7 @@ from zorse.checkpoints import format as checkpoint
 from zorse.checkpoints.load import load_trained
 from zorse.config.schema import Networks
 from zorse.inference.translator import Translator
-from zorse.interop.junyanz import FILES, written
+from zorse.interop.junyanz import FILES, to_their_weights
 
 SHORT = ["--epochs", "0.2", "--decay-epochs", "0", "--keep", "9"]
 
@@ -66,7 +66,7 @@ def test_weights_of_the_well_known_code(shards, before, tmp_path, names):
     for name in names:
         file = tmp_path / "theirs" / f"latest_{FILES[name]}.pth"
         if name.startswith("generators."):
-            torch.save(written(trained.generators[name.removeprefix("generators.")], networks), file)
+            torch.save(to_their_weights(trained.generators[name.removeprefix("generators.")], networks), file)
         else:  # under the same names, but for biases that do nothing
             part = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(name)}
             torch.save(part, file)

@@ -1,11 +1,9 @@
 """Domains whose images are not alike: 16-bit grey on one side, colour with transparency on the other."""
 
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
-from running import ROOT, TINY, command, shard, train
+from running import TINY, script, shard, train
 from runs import assert_close, final, losses, refused
 
 EVERY = [part for what in ("status", "evaluate", "sample", "checkpoint") for part in (f"--{what}-every", "2")]
@@ -47,19 +45,19 @@ def test_they_train_resume_and_translate(images, shards, tmp_path):
 
     for way, mode, levels in (("a2b", "RGBA", 50), ("b2a", "I;16", 300)):
         source, out = images / f"test{way[0].upper()}", tmp_path / way
-        done = command([sys.executable, ROOT / "pipeline" / "translate.py", whole, source, out, "--direction", way])
+        done = script("pipeline/translate.py", whole, source, out, "--direction", way)
         assert done.returncode == 0, done.stderr
         made = [Image.open(path) for path in sorted(out.iterdir())]
         assert [(picture.mode, picture.size) for picture in made] == [(mode, (40, 40))] * 4
         assert len(np.unique(np.asarray(made[0]))) > levels
 
-    script, alike = [sys.executable, ROOT / "pipeline" / "translate.py", whole], tmp_path / "alike"
+    cli, alike = ["pipeline/translate.py", whole], tmp_path / "alike"
     alike.mkdir()
     for name in ("x.png", "x.jpg"):
         Image.new("L", (40, 40)).save(alike / name)
-    refused(command([*script, alike, tmp_path / "out", "--direction", "a2b"]), "would both become")
+    refused(script(*cli, alike, tmp_path / "out", "--direction", "a2b"), "would both become")
     before = (alike / "x.png").read_bytes()
-    onto = command([*script, alike / "x.png", alike / "x.jpg", "--direction", "a2b"])  # would become x.png
+    onto = script(*cli, alike / "x.png", alike / "x.jpg", "--direction", "a2b")  # would become x.png
     refused(onto, "would overwrite a source")
     assert (alike / "x.png").read_bytes() == before and not (tmp_path / "out").exists()
 

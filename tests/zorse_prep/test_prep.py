@@ -4,8 +4,6 @@ test_images.py; the stages, and what interrupts them, test_prep_stages.py."""
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from pictures import PHOTO, encode
 from PIL import Image
 from prep_tools import (
     HORSE2ZEBRA,
-    ROOT,
     assert_refused,
     contents,
     counts_of,
@@ -27,6 +24,7 @@ from prep_tools import (
     prep,
     shard,
 )
+from running import script
 
 from zorse_prep.format import SPLITS
 
@@ -303,16 +301,17 @@ def test_real_horse2zebra(tmp_path):
 
 
 def test_demo_pictures_are_a_function_of_the_seed(tmp_path):
-    command = [sys.executable, ROOT / "data_prep" / "demo.py"]
-    for name, size in (("one", "16"), ("two", "16")):
-        assert subprocess.run([*command, tmp_path / name, "--size", size]).returncode == 0
+    def demo(name):
+        return done(script("data_prep/demo.py", tmp_path / name, "--size", "16"))
+
+    for name in ("one", "two"):
+        demo(name)
     one = {path.relative_to(tmp_path / "one"): path.read_bytes() for path in (tmp_path / "one").rglob("*.jpg")}
     assert one == {path.relative_to(tmp_path / "two"): path.read_bytes() for path in (tmp_path / "two").rglob("*.jpg")}
     counts = {split: sum(path.parent.name == split for path in one) for split in SPLITS}
     assert counts == {"trainA": 300, "trainB": 360, "testA": 64, "testB": 64}
     assert len(set(one.values())) == len(one)
-    again = subprocess.run([*command, tmp_path / "one", "--size", "16"], capture_output=True, text=True)
-    assert "is complete" in again.stdout
+    assert "is complete" in demo("one")
 
 
 def test_demo_zebras_are_striped_and_horses_are_not():

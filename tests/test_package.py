@@ -1,0 +1,80 @@
+"""Zorse as other projects have it, as a wheel and as an editable install: started beside folders of the same names."""
+
+import json
+import os
+import sys
+import zipfile
+
+import pytest
+from running import ROOT, command
+
+# As `python -m torch.distributed.run -m probe` starts it, whose first place to look for modules is the folder it is in.
+PROBE = """
+import json
+import multiprocessing
+import sys
+from pathlib import Path
+
+import zorse
+
+version, early = zorse.__version__, [name for name in ("torch", "accelerate") if name in sys.modules]
+
+
+def seen_by_a_worker(_):
+    import zorse.files
+    import zorse_prep.plan
+
+    return [str(Path(module.__file__).parent) for module in (zorse, zorse_prep)]
+
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        folders = pool.apply(seen_by_a_worker, (0,))
+    from zorse import Translator
+
+    found = {"version": version, "early": early, "folders": folders, "of": Translator.__module__}
+    Path(sys.argv[1]).write_text(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from this checkout as pip does it, but with the hatchling that is here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    program = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
+    done = command([sys.executable, "-c", program, folder])
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
+
+
+def test_what_is_in_the_wheel(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"zorse/py.typed", "zorse_prep/py.typed", "zorse/runs/report.html", "zorse/commands/train.py"} <= names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"zorse", "zorse_prep"}  # and zorse-....dist-info
+
+
+@pytest.mark.parametrize("installed", ["wheel", "editable"])
+def test_it_is_found_beside_folders_of_the_same_names(request, tmp_path, installed):
+    """Its version without torch, its Translator, by workers that are spawned, and by what torchrun starts."""
+    here = tmp_path / "elsewhere"
+    for folder in ("data_prep", "zorse", "pipeline"):  # zorse: a clone, which is a folder without __init__.py
+        (here / folder).mkdir(parents=True)
+    (here / "data_prep" / "__init__.py").touch()
+    (here / "pipeline.py").touch()
+    (here / "probe.py").write_text(PROBE)
+    paths = os.environ.get("PYTHONPATH", "")
+    if installed == "wheel":
+        target = tmp_path / "target"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+        done = command([*pip, "--target", target, request.getfixturevalue("wheel")])
+        assert done.returncode == 0, done.stderr
+        paths = str(target)
+        expected = [str(target / "zorse"), str(target / "zorse_prep")]
+    else:
+        expected = [str(ROOT / "pipeline" / "zorse"), str(ROOT / "data_prep" / "zorse_prep")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m"]
+    done = command([*torchrun, "probe", tmp_path / "found.json"], cwd=here, PYTHONPATH=paths)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    version = (ROOT / "pipeline" / "zorse" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
+    assert found == {"version": version, "early": [], "folders": expected, "of": "zorse.inference.translator"}

@@ -30,11 +30,14 @@ demo: $(READY)  ## draw a data set, train on it, translate: about 3 minutes on 2
 	$(LAUNCH) pipeline/train.py --preset demo --data $(DEMO)/shards --out $(DEMO)
 	$(BIN)/python pipeline/translate.py $(DEMO) $(DEMO)/images/testA $(DEMO)/translated --direction a2b
 
-test: $(READY)  ## the tests, in about 15 minutes on 2 CPU cores
-	$(BIN)/python -m pytest -m "not slow"
+test: $(READY)  ## the tests, in about 8 minutes on 2 CPU cores
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-test-slow: $(READY)  ## the longer tests
-	$(BIN)/python -m pytest -m slow
+ALONE := tests/launch tests/commands/test_faults.py
+
+test-slow: $(READY)  ## the longer tests; those that need the machine to themselves one by one
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest -m slow $(ALONE)
 
 faults: $(READY)  ## kill, starve and damage runs in every way we know, and print what they survived
 	$(BIN)/python -m pytest -m fault --fault-table

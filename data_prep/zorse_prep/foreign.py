@@ -30,10 +30,12 @@ def index_tars(
     folder: Path, globs: dict[str, tuple[str, ...]], min_side: int, max_corrupt: float, workers: int
 ) -> dict:
     """Index the tars of each split; returns the manifest. Raises UserError, TooManyCorrupt."""
+    # Index every tar in parallel.
     tars = _find(folder, globs)
     policy = ImagePolicy(max_side=ANY_SIDE, min_side=min_side)
     tasks = [Task(split, 0, index_tar, (folder, name, policy)) for split, names in tars.items() for name in names]
     records = run_all("indexing", tasks, workers)
+    # Sum the tars up by split, and refuse too many unusable images.
     splits = {}
     for split in tars:
         found = [record for task, record in zip(tasks, records, strict=True) if task.split == split]
@@ -63,6 +65,7 @@ def index_tars(
 
 def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
     """{split: names of its tars in the folder, in order}; each tar is in one split."""
+    # A folder of another program's tars, indexed before or not.
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the one that holds the tars")
     path = folder / MANIFEST
@@ -71,6 +74,7 @@ def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str
         raise UserError(f"{path} is of something else; move it away, or link the tars into a folder of their own")
     if (folder / PLAN).exists() or manifest["source"]["kind"] != FOREIGN:
         raise UserError(f"{folder} holds shards made here, which have their index; give a folder of other tars")
+    # Each pattern must match something, and no tar may be in two splits.
     found, owner = {}, {}
     for split, patterns in globs.items():
         flag = f"--{split[:-1]}-{split[-1].lower()}"

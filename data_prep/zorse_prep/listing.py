@@ -1,4 +1,4 @@
-"""The images of a source, however many: listed, hashed, and freed of repeats, in the memory of a 256th of them.
+"""The images of a source, however many: listed, hashed, and freed of duplicates, in the memory of a 256th of them.
 
 They lie in 256 buckets by the first byte of their key, a hash of SPLIT/NAME; one bucket at a time is sorted in memory.
 Bucket after bucket, the keys are in order: that is the shuffled order of the shards. A line is KEY TAB item (JSON).

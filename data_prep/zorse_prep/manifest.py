@@ -22,6 +22,7 @@ FIRST = 100  # unusable images which the manifest itself lists, per split
 
 def finalize(out: Path, plan: Plan) -> dict:
     """Write and return manifest.json from the committed shards. Raises UserError, TooManyCorrupt."""
+    # Only a complete set of shards makes a data set.
     missing = [shard.name for shard in plan.shards if committed(out, shard) is None]
     if missing:
         raise UserError(
@@ -32,12 +33,14 @@ def finalize(out: Path, plan: Plan) -> dict:
         split: [load_json(out / f"{shard.name}.json") for shard in plan.shards if shard.split == split]
         for split in plan.splits
     }
+    # Sum the shards up by split, and refuse too many unusable images.
     splits = {}
     for split, found in records.items():
         planned, white = plan.splits[split], full_level(plan.policy.mode(split))
         splits[split] = {"found": planned["found"], **split_entry(found, white), "dropped": planned["dropped"]}
     inputs = sum(entry["planned"] for entry in plan.splits.values())
     check_usable(splits, inputs, plan.max_corrupt, "repair or remove them and add --restart")
+    # Where the images are from and how they were converted is part of the manifest.
     source = {name: plan.source[name] for name in ("kind", "uri", "revision")}
     policy = {**asdict(plan.policy), "images": POLICY}
     bad = [bad for found in records.values() for record in found for bad in record["quarantined"]]

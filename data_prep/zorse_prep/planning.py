@@ -1,4 +1,4 @@
-"""Making the plan of a source: list it, hash it, drop repeats, order what is left, and cut that into shards."""
+"""Making the plan of a source: list it, hash it, drop duplicates, order what is left, and cut that into shards."""
 
 import hashlib
 import json
@@ -124,7 +124,8 @@ def _renewed(before: Plan, source: Source, choices: Choices) -> Plan:
 def _drafted(
     source: Source, policy: Policy, listing: Listing, listing_sha256: str, work: Path, cache: Path, choices: Choices
 ) -> Plan:
-    """The plan, with its SPLIT.jsonl files in `work`. cache: where hashes are kept until all are there."""
+    """Draft the plan, with its SPLIT.jsonl files in `work`. cache: where hashes are kept until all are there."""
+    # Hash every image, find duplicates by their hashes, and write down what is left in the order of the shards.
     found = {split: count for split, count in listing.found.items() if count or any(source.dropped[split].values())}
     with ThreadPoolExecutor(choices.threads) as threads:
         hashed = Hashed(listing, source.root, cache, threads)
@@ -140,6 +141,7 @@ def _drafted(
             for split, count in found.items()
         }
         sha256, shards = _write_lines(hashed, repeats, policy, splits, work)
+    # The hashes are in the plan now.
     remove_stale(cache / "*.sha256")
     for path in cache.glob("*.sha256"):
         path.unlink(missing_ok=True)
@@ -161,11 +163,13 @@ def _write_lines(
     hashed: Hashed, repeats: Repeats, policy: Policy, splits: dict[str, dict], work: Path
 ) -> tuple[str, list[Shard]]:
     """Write the SPLIT.jsonl files and sum up their bytes in `splits`; returns the plan's SHA-256 and its shards."""
+    # A shard is a 64th of its split by default, so that work can be dealt out, but neither tiny nor huge.
     sizes = {
         split: policy.shard_size or min(max(-(-entry["planned"] // 64), 64), 10000) for split, entry in splits.items()
     }
     digests, counts = {split: hashlib.sha256() for split in splits}, dict.fromkeys(splits, 0)
     offsets = {split: [] for split in splits}
+    # One bucket after the other is in memory; together they are in the shuffled order of the shards.
     with ExitStack() as stack:
         files = {split: stack.enter_context((work / f"{split}.jsonl").open("wb")) for split in splits}
         for number in range(BUCKETS):
@@ -183,6 +187,7 @@ def _write_lines(
                 splits[split]["bytes"] += item.size
     for split in files:
         fsync(work / f"{split}.jsonl")
+    # The plan's hash stands for images, order and policy, and names the shards.
     parts = [_policy(policy), {split: digest.hexdigest() for split, digest in digests.items()}]
     sha256 = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     shards = []

@@ -31,7 +31,7 @@ def cpu_count() -> int:
 
 
 def run_all(what: str, tasks: list[Task], workers: int, before: dict[str, int] | None = None) -> list:
-    """What the tasks' functions return, in order. before: images by split that need no task.
+    """Run the tasks in processes and return their results, in order. before: images by split that need no task.
 
     Raises UserError where a worker dies, and what the functions raise.
     """
@@ -48,6 +48,7 @@ def run_all(what: str, tasks: list[Task], workers: int, before: dict[str, int] |
         futures = [pool.submit(_run, task, 2 * splits.index(task.split)) for task in tasks]
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # The workers count their images in shared memory, for the progress bar.
     already = {split: before.get(split, 0) for split in splits}
     totals = {split: already[split] + sum(task.images for task in tasks if task.split == split) for split in splits}
     values = counters.get_obj()

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list
@@ -75,6 +76,15 @@ def _train(config: Config, accelerator: Accelerator) -> int:
     return run.close(finished, stop_signal)
 
 
+class Due(NamedTuple):
+    """What is to be done between two steps."""
+
+    log: bool
+    sample: bool
+    evaluate: bool
+    save: bool
+
+
 class Trainer:
     """Trains a state, and has its run log, sample, evaluate and save it. Every method is called by all ranks alike."""
 
@@ -95,30 +105,27 @@ class Trainer:
     def fit(self) -> tuple[bool, int]:
         """Step to the last pair or a stop signal. Returns whether the run is finished, and the signal, 0 for none."""
         state, run, first = self.state, self.run, True
-        output, evaluate_every = self.config.output, self.config.evaluation.evaluate_every
-        intervals = output.log_every, output.sample_every, evaluate_every, self.config.checkpointing.checkpoint_every
-        log_every, sample_every, _, checkpoint_every = intervals
         while True:
             # All ranks agree on this, and so do the same between the same two steps.
             done, stop_signal = state.finished, run.stop_request.agreed()
-            last = done or bool(stop_signal)
+            due = self._due(done)
 
             # What is due at this pair. A stop saves, but logs nothing early, so that a resumed run's log is the same.
-            if last or any(map(self._crossed, intervals)):
+            if any(due) or stop_signal:
                 run.watchdog.progress("status", state.pairs_seen)
                 state.losses.collect(lambda losses: self.accelerator.reduce(losses, "mean"))
                 with run.clock.paused():
                     if run.main:
                         run.lock.check()
-                    alerts = self.log() if done or self._crossed(log_every) else []
-                    alerts += self.sample() if done or self._crossed(sample_every) else []
+                    alerts = self.log() if due.log else []
+                    alerts += self.sample() if due.sample else []
                     run.alert(alerts)
-                    best = self.evaluate(done) if done or self._crossed(evaluate_every) else None
+                    best = self.evaluate(done) if due.evaluate else None
                     # Last, so that a checkpoint stands for everything up to this pair.
-                    self.save(last, due=last or bool(best) or self._crossed(checkpoint_every), best=best)
+                    self.save(due=due.save or bool(best), last=done or bool(stop_signal), best=best)
             elif run.checkpoints.writing and state.pairs_seen // self.config.optimization.batch % POLL_EVERY == 0:
                 run.checkpoints.poll()  # so that one that is written is soon in place
-            if last:
+            if done or stop_signal:
                 return done, stop_signal
 
             # One step of all four networks on the next batch of pairs (section 4).
@@ -186,20 +193,25 @@ class Trainer:
             run.renew_page()
         return best
 
-    def save(self, last: bool, *, due: bool, best: dict | None) -> None:
-        """Write a checkpoint if one is due; else look whether the one before is written."""
+    def save(self, *, due: bool, last: bool, best: dict | None) -> None:
+        """Write a checkpoint if one is due or this is the end; else see whether the one before is written."""
         run = self.run
         run.watchdog.progress("save", self.state.pairs_seen)
         with run.clock.saving_state():
-            if due:
+            if due or last:
                 # The first one, before any step, shows that a checkpoint can be written.
                 run.checkpoints.save(self.state, best=best, wait=last or run.checkpoints.newest < 0)
             else:
                 run.checkpoints.poll()
 
-    def _crossed(self, every: int) -> bool:
-        """Whether a multiple of `every` pairs was reached or passed by the last step."""
-        return self.state.pairs_seen // every > self.previous // every
+    def _due(self, done: bool) -> Due:
+        """What the last step made due: at the end all, else that of which it reached or passed a multiple of pairs."""
+        output, evaluation, checkpointing = self.config.output, self.config.evaluation, self.config.checkpointing
+        intervals = (
+            output.log_every, output.sample_every, evaluation.evaluate_every, checkpointing.checkpoint_every
+        )  # fmt: skip
+        now, before = self.state.pairs_seen, self.previous
+        return Due(*(done or now // every > before // every for every in intervals))
 
     def _advance(self, batch: int) -> None:
         self.previous, self.state.pairs_seen = self.state.pairs_seen, self.state.pairs_seen + batch

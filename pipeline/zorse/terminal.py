@@ -34,8 +34,9 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
     130, after the text of the KeyboardInterrupt, if any; a reader of stdout that went away with 141. Of several ranks,
     the first one prints the line, except for a OneRankError, which the rank that met it prints.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no UTF-8
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no UTF-8
     try:
         code = command() or 0
         sys.stdout.flush()

@@ -389,7 +389,7 @@ def test_a_damaged_sample_of_shards_is_named(model, shards, tmp_path, capsys):
 def test_no_name_in_a_tar_leads_out_of_the_folder(tmp_path, name):
     class Evil:
         tars = (type("Tar", (), {"name": "x.tar"}),)
-        locate, named = (lambda self, sample: (0, sample)), (lambda self, sample: (name, b""))
+        locate, read_with_name = (lambda self, sample: (0, sample)), (lambda self, sample: (name, b""))
         __len__ = lambda self: 1  # noqa: E731
 
     options = Options(Path(), ("shards", str(tmp_path)), "a2b")

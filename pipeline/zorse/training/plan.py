@@ -1,7 +1,6 @@
 """The resolved plan of a run, for --dry-run."""
 
 from accelerate import Accelerator
-from rich.console import Console
 from rich.table import Table
 
 from zorse.checkpoints import format as checkpoint
@@ -10,6 +9,7 @@ from zorse.cyclegan.build import parameter_count
 from zorse.cyclegan.step import CycleGANStep
 from zorse.data.dataset import Shards
 from zorse.data.order import RankSlice
+from zorse.terminal import report_console
 from zorse.training.init_from import load_initial_weights
 from zorse.training.schedule import peak_rates, total_pairs
 from zorse.training.state import build_model
@@ -38,9 +38,7 @@ def print_plan(config: Config, shards: Shards, rank_slice: RankSlice, accelerato
     for name, value in rows.items():
         if value:
             table.add_row(name, value)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # lines of a log should not be broken
+    console = report_console()
     console.print(f"The plan with preset {config.preset} (dry run: nothing is written)\n")
     console.print(table)
     return 0

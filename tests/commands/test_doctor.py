@@ -29,7 +29,7 @@ def test_two_ranks_that_are_well(shards, tmp_path):
         *("devices", "versions", "data", "exchange", "a step", "reading", "memory", "length", "disk", "evaluation")
     }
     assert "FAIL" not in found.values()
-    assert "added up over 2 processes" in done.stdout and "2200 pairs = 550 steps" in done.stdout
+    assert "113 MB over 2 processes" in done.stdout and "2200 pairs = 550 steps" in done.stdout
     assert not out.exists()
 
 

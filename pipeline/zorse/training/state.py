@@ -104,7 +104,7 @@ class TrainState:
             ]
             notes.append(f"parallel layout changed (same samples): {', '.join(differ)}")
         if harmless:
-            notes.append(f"changed; does not affect training but for rounding: {', '.join(harmless)}")
+            notes.append(f"changed; does not affect training, except for rounding: {', '.join(harmless)}")
         if changed:
             notes.append(f"changed from pair {self.pairs_seen} on: {', '.join(changed)}")
         if self.config.checkpointing.init_from:

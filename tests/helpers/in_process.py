@@ -32,7 +32,10 @@ class _Left(BaseException):
 
 def run_here(script: Path, arguments: list, cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
     """`python SCRIPT ARGUMENTS` in this process, to its end."""
-    stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="\n", write_through=True) for _ in range(2))
+    stdout, stderr = (
+        io.TextIOWrapper(io.BytesIO(), "utf-8", errors, newline="\n", write_through=True)
+        for errors in ("strict", "backslashreplace")
+    )
     arguments = [str(part) for part in arguments]
     with contextlib.ExitStack() as stack:
         for what in (_restored(), contextlib.chdir(cwd), mock.patch.dict(os.environ, environment)):

@@ -12,7 +12,7 @@ from running import ROOT, command
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_the_demo_learns_in_five_minutes(tmp_path):
     demo = tmp_path / "demo"
-    done = command(["make", "-C", ROOT, "demo", f"DEMO={demo}"], timeout=600, OMP_NUM_THREADS="2")
+    done = command(["make", "-C", ROOT, "demo", f"DEMO={demo}"], timeout=900, OMP_NUM_THREADS="2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "compared with real ones" in done.stdout and "Traceback" not in done.stderr
     evaluations = sorted((demo / "eval").glob("*.json"))

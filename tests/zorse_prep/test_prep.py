@@ -236,7 +236,8 @@ def test_mistakes_get_one_line(tmp_path):
     (empty / "trainB" / "b.jpg").unlink()
     (empty / "trainB" / "b.jpg").write_bytes(noisy_jpeg(0))
     (tmp_path / "file").write_text("in the way")
-    assert_refused(shard("--source", empty, "--out", tmp_path / "file" / "out"), "--out")
+    in_the_way = tmp_path / "file" / "out"
+    assert_refused(shard("--source", empty, "--out", in_the_way), "Not a directory", str(in_the_way), "fix this")
     assert not out.exists()
 
 

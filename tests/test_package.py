@@ -8,6 +8,8 @@ import zipfile
 import pytest
 from running import ROOT, command
 
+from zorse import __version__
+
 # As `python -m torch.distributed.run -m probe` starts it, whose first place to look for modules is the folder it is in.
 PROBE = """
 import json
@@ -76,5 +78,4 @@ def test_it_is_found_beside_folders_of_the_same_names(request, tmp_path, install
     done = command([*torchrun, "probe", tmp_path / "found.json"], cwd=here, PYTHONPATH=paths)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    version = (ROOT / "pipeline" / "zorse" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
-    assert found == {"version": version, "early": [], "folders": expected, "of": "zorse.inference.translator"}
+    assert found == {"version": __version__, "early": [], "folders": expected, "of": "zorse.inference.translator"}

@@ -28,14 +28,14 @@ class Run:
     """A run directory that this process owns, and the terminal.
 
     Every method is called by all ranks between the same two steps; rank 0 alone writes and shows. Making one takes the
-    lock and starts the watchdog; `start` opens all that is written to, once the state is known; `close` says how it
+    lock; `start` opens all that is written to, once the state is known; `close` says how it
     ended. Raises UserError where another process owns the directory, or nothing can be written there.
     """
 
-    def __init__(self, config: Config, accelerator: Accelerator, total_pairs: int):
+    def __init__(self, config: Config, accelerator: Accelerator, watchdog: Watchdog, total_pairs: int):
         self.config, self.accelerator, self.out = config, accelerator, config.output.out
         self.main = accelerator.is_main_process
-        self.watchdog = Watchdog(accelerator.process_index, config.compute.step_timeout)
+        self.watchdog = watchdog
         self.screen = Display(total_pairs, enabled=self.main)
         self.lock = RunLock(self.out, self.screen.note) if self.main else None
         self.state: TrainState | None = None

@@ -19,10 +19,11 @@ from zorse.evaluation.features import feature_network
 from zorse.processes import rank0_first
 from zorse.runs import metrics, sample_grid
 from zorse.runs.health import MIN_SAMPLE_IMAGES, Alert, sample_statistics
+from zorse.runs.watchdog import Watchdog
 from zorse.training.devices import check_cuda_graph, check_launch, check_precision, ddp_kwargs
 from zorse.training.plan import print_plan
 from zorse.training.run import Run
-from zorse.training.schedule import learning_rates, total_pairs
+from zorse.training.schedule import learning_rates
 from zorse.training.state import TrainState, open_dataset
 from zorse.training.update import Update
 
@@ -60,8 +61,9 @@ def _train(config: Config, accelerator: Accelerator) -> int:
     if config.compute.cuda_graph:
         check_cuda_graph(accelerator)
 
-    run = Run(config, accelerator, total_pairs(config.optimization, dataset.epoch))
+    watchdog = Watchdog(accelerator.process_index, config.compute.step_timeout)
     state = TrainState.build(config, dataset, rank_slice, accelerator)
+    run = Run(config, accelerator, watchdog, state.total_pairs)  # only now: a refused run leaves no directory
     latest = run.latest_checkpoint()
     if latest:
         for note in state.restore(latest):

@@ -152,7 +152,7 @@ def test_a_rank_that_waits_for_ever_ends_the_run(shards, whole_on_two, tmp_path,
     assert nobody_left(out)
     for rank in (0, 1):
         assert f"error: rank {rank} made no progress for 4 s, in the step at pair 140; its stacks follow" in output
-    assert "faulty.py" in output and "loop.py" in output
+    assert "faulty.py" in output and "trainer.py" in output
     recovery.run(shards, out, *LONG, ranks=2)
     assert losses(out) == losses(whole_on_two)
 

@@ -15,7 +15,7 @@ class HalfOnCpu(accelerate.Accelerator):
         self.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=3)
 
 
-accelerate.Accelerator = HalfOnCpu  # before loop.py takes it
+accelerate.Accelerator = HalfOnCpu  # before the training takes it
 
 if __name__ == "__main__":
     from zorse.commands.train import main

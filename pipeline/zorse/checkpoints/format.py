@@ -10,7 +10,7 @@ checkpoints/pairs-000000001200/
     keep                     in those that are never removed: milestones, or any that a user wants
 checkpoints/best -> pairs-N  the one of the lowest distance so far
 
-A checkpoint is written (saver.py) to a hidden directory that rank 0 renames when all of it is on disk. Older ones are
+A checkpoint is written (writer.py) to a hidden directory that rank 0 renames when all of it is on disk. Older ones are
 removed only afterwards. Nothing random is stored, since everything random is a function of the position (order.py).
 The directory must be on a file system that all nodes share.
 """

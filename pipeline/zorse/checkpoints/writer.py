@@ -1,8 +1,8 @@
 """Writing checkpoints behind training: a step waits for a copy of the state in memory, not for the disk.
 
 Every rank writes and sums its own files in a thread; when all of them are done, rank 0 writes the manifest and renames
-the directory (checkpoint.py says what is in it). Whether they are is asked between two steps, by all ranks at once.
-Memory: while a checkpoint is being written, each rank holds a copy of its history, and rank 0 of networks and
+the directory (format.py says what is in it). Whether they are is asked between two steps, by all ranks at once.
+Memory: while a checkpoint is being written, each rank holds a copy of its image pools, and rank 0 of networks and
 optimizer.
 """
 

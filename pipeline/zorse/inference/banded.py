@@ -3,7 +3,7 @@
 A pixel depends on those far away through the means and variances of the InstanceNorms alone. Tiles that are normed one
 by one change their tint and show their seams, so here each norm gets a pass of its own over the image, and its
 statistics are those of the whole. What the residual blocks work on is kept from pass to pass at a quarter of the size
-(stores.py), half a value for each value that one layer has at full size; what comes before and after them is computed
+(row_stores.py), half a value for each value that one layer has at full size; what comes before and after is computed
 again in each pass, an eighth more arithmetic in all.
 """
 

@@ -1,7 +1,7 @@
 """Layers of the generator on tensors that exist row by row: each asks for the rows that its own need.
 
 A tensor [1, C, height, W] is here what has a height and `read(a, b)`, which gives rows [a, b) in channels_last: a Rows,
-or a store of stores.py. A layer takes one and is one, so that a generator is written as in networks.py, and rows of its
+or a store of row_stores.py. A layer takes one and is one, so that a generator reads as in resnet.py, and rows of its
 output are computed from no more rows of the image than they need. Rows outside the image are padding, as if it were
 whole.
 """

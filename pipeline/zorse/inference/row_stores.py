@@ -1,4 +1,4 @@
-"""Where rows are kept between two passes over an image (bands.py): in memory or in a file; and how much memory is free.
+"""Where rows are kept between two passes over an image (banded.py): in memory or a file; and how much memory is free.
 
 A store holds [height, W, C], so that a band of rows is one piece of it. `read(a, b)` gives rows [a, b) on the device as
 [1, C, b - a, W] in channels_last, which is that order; they are not to be changed. `write(a, rows)` puts such rows in

@@ -32,16 +32,16 @@ class Translator(ModelHubMixin):
     """One direction of a CycleGAN: an image of any size to the other domain, at the same size.
 
     model: run directory, whose newest checkpoint is taken, one checkpoint, a directory of `save_pretrained`, or weights
-    of junyanz's code (reference_weights.py).
+    of junyanz's code (interop/junyanz.py).
     direction: "a2b" or "b2a"; by default a2b, or the one that a saved model has. weights: see load_trained.
     precision: the weights are float32 in each case. "bfloat16" and "float16" compute under autocast, as training with
     mixed precision does: convolutions are narrow, and what torch holds unsafe then stays wide. float16 is the finer of
     both, but ends at 65504; bfloat16 cannot overflow.
-    tile: rows that are computed at once (bands.py), with the same result; "auto" takes as many as fit into the memory
+    tile: rows that are computed at once (banded.py), with the same result; "auto" takes as many as fit into the memory
     that is free, and images that fit whole; "off" takes each image whole. Floats are always taken whole.
 
     Takes and gives, alone or as a list:
-        a PIL image                      of the mode `modes[1]`, see pixels.py; one of another kind is converted
+        a PIL image                      of the mode `modes[1]`, see data/pixels.py; one of another kind is converted
         an array uint8 [H, W(, C)]       the same, as an array (of a grey16 domain: uint16 [H, W])
         a tensor [C, H, W], [N, C, H, W] of the mode's channels: its integers, or floats in [-1, 1], where it lies
 

@@ -54,7 +54,7 @@ It was not evaluated.
 
 
 def model_card(about: dict, sample: str | None, license: str | None = None) -> ModelCard:
-    """about: see exported.py. sample: name of a picture beside the card. license: its identifier on the hub."""
+    """about: see saved_model.py. sample: name of a picture beside the card. license: its identifier on the hub."""
     direction = Direction.of(about["direction"])
     trained, networks = about["provenance"], Networks(**about["networks"])
     data = ModelCardData(

@@ -1,15 +1,15 @@
 """A generator to use anywhere: a directory without pickles, that needs nothing of the run it comes from.
 
-DIR/model.safetensors  one generator's weights, named as in networks.py
+DIR/model.safetensors  one generator's weights, named as in cyclegan/resnet.py
 DIR/config.json        what they are (`about`); written last
-DIR/README.md          a model card (card.py)
+DIR/README.md          a model card (model_card.py)
 DIR/sample.png         test images and their translations, if the run has drawn any
 
 about:
     zorse       the version that wrote it
     direction   "a2b" or "b2a"
-    networks    the fields of config.Networks
-    modes       {"from", "to"}: of the images it takes and gives, see pixels.py
+    networks    the fields of config.schema.Networks
+    modes       {"from", "to"}: of the images it takes and gives, see zorse_prep/format.py
     dtype       of the weights in the file: "float32", "float16" or "bfloat16"
     provenance  data (the shards' fingerprint), pairs_seen, weights ("raw" or "ema"), crop_size, crop_width, evaluation
                 (the record in RUN/eval nearest to it, or null)

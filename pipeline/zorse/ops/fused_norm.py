@@ -7,7 +7,7 @@ forward pass reads x twice and writes once, already padded for the next convolut
 incoming gradient twice and writes once. Saved in between are x, the mean and 1 / standard deviation, not the output.
 
 To torch.compile and autograd it is one opaque operator, that runs in the precision it is given: autocast leaves it be.
-The kernels (fused_kernels.py) are imported when they first run, so that importing this module needs no triton.
+The kernels (fused_norm_triton.py) are imported when they first run, so that importing this module needs no triton.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""What more processes bring: python benchmarks/scaling.py --ranks 1 2 [--each 1] [--batch 4] [--reduce-in bfloat16].
+"""What more processes bring: python benchmarks/scaling.py --ranks 1 2 [--each 1] [--batch 4] [--grad-comm-dtype bfloat16].
 
 Starts the training step on so many processes of this machine, one GPU or one CPU thread each, and prints pairs/s, the
 efficiency against the first number of processes, bytes and calls of the reduction of gradients per step, and how much
@@ -37,8 +37,8 @@ HOOKS = {"float32": allreduce_hook, "bfloat16": bf16_compress_hook}  # as ddp_kw
 class Timeline:
     """The reductions of a step: [bytes, seconds from the start of the backward pass to launch, and to completion]."""
 
-    def __init__(self, reduce_in: str):
-        self.hook = HOOKS[reduce_in]
+    def __init__(self, grad_comm_dtype: str):
+        self.hook = HOOKS[grad_comm_dtype]
         self.reductions: list[list[float]] = []
         self.began = 0.0
 
@@ -76,7 +76,7 @@ def measure(options: argparse.Namespace) -> dict:
     dist.init_process_group("nccl" if gpu else "gloo")
     ranks = dist.get_world_size()
     device = torch.device("cuda" if gpu else "cpu")
-    pairs = options.each or options.batch // (ranks * options.accumulate)
+    pairs = options.each or options.batch // (ranks * options.grad_accum_steps)
     networks = Networks(
         generator_channels=options.channels, generator_blocks=options.blocks, discriminator_channels=options.channels
     )
@@ -84,7 +84,7 @@ def measure(options: argparse.Namespace) -> dict:
     configure_device(model, device, Compute(compile=options.compile, fused_norm=options.fused_norm))
     adam = torch.optim.Adam(model.parameters(), lr=2e-4, betas=(0.5, 0.999), fused=True)
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    timeline = Timeline(options.reduce_in)
+    timeline = Timeline(options.grad_comm_dtype)
     parallel.register_comm_hook(timeline, recorded)
     slots = list(range(pairs))
     history = {
@@ -99,15 +99,15 @@ def measure(options: argparse.Namespace) -> dict:
         nonlocal position
         synchronize(gpu)
         began = time.perf_counter()
-        for micro_step in range(options.accumulate):
-            last = micro_step == options.accumulate - 1
+        for micro_step in range(options.grad_accum_steps):
+            last = micro_step == options.grad_accum_steps - 1
             plans = {name: images.plan(slots, [position + slot for slot in slots]) for name, images in history.items()}
             position += pairs
             with nullcontext() if reduce and last else parallel.no_sync():
                 with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
                     loss, _ = parallel(a, b, history, plans)
                 timeline.began = time.perf_counter()
-                (loss / options.accumulate).backward()
+                (loss / options.grad_accum_steps).backward()
         synchronize(gpu)
         backward = time.perf_counter() - timeline.began
         adam.step()
@@ -132,7 +132,7 @@ def measure(options: argparse.Namespace) -> dict:
     result = {
         "gpu": gpu,
         "ranks": ranks,
-        "batch": pairs * ranks * options.accumulate,
+        "batch": pairs * ranks * options.grad_accum_steps,
         "seconds": times[0].tolist(),
         "seconds_without": times[1].tolist(),
         "parameters": parameter_count(model),
@@ -191,8 +191,8 @@ def main() -> None:
     scaling = parser.add_mutually_exclusive_group()
     scaling.add_argument("--each", type=int, help="pairs of each process and micro-step; by default 1")
     scaling.add_argument("--batch", type=int, help="pairs of all processes together")
-    parser.add_argument("--accumulate", type=int, default=1, help="micro-steps per step")
-    parser.add_argument("--reduce-in", choices=HOOKS, default="float32")
+    parser.add_argument("--grad-accum-steps", type=int, default=1, help="micro-steps per step")
+    parser.add_argument("--grad-comm-dtype", choices=HOOKS, default="float32")
     parser.add_argument("--bf16", action="store_true", help="autocast")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--fused-norm", action="store_true")
@@ -204,15 +204,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.batch is None and options.each is None:
         options.each = 1
-    counts = (options.batch, options.each, options.accumulate, options.rounds, *options.ranks)
+    counts = (options.batch, options.each, options.grad_accum_steps, options.rounds, *options.ranks)
     if any(count is not None and count < 1 for count in counts):
         sys.exit("error: numbers of processes, pairs, micro-steps and rounds must be greater than 0")
     if options.size % 4 or options.size < 24:
         sys.exit(f"error: --size {options.size}: must be a multiple of 4, and at least 24")
     launched = "RANK" in os.environ  # by another, or by `start`
     for ranks in [int(os.environ["WORLD_SIZE"])] if launched else options.ranks:
-        if options.batch and options.batch % (ranks * options.accumulate):
-            sys.exit(f"error: --batch {options.batch} cannot be divided by {ranks} processes x {options.accumulate}")
+        if options.batch and options.batch % (ranks * options.grad_accum_steps):
+            sys.exit(f"error: --batch {options.batch} cannot be divided by {ranks} processes x {options.grad_accum_steps}")
     if launched:
         measured = measure(options)
         if os.environ["RANK"] == "0" and options.json:

@@ -57,7 +57,11 @@ def _run(script: Path) -> int:
         if hasattr(owner := getattr(function, "__self__", None), "_lock"):
             at_end[-1:] = [owner._lock.close, at_end[-1]]  # what else holds it is a thread that outlives the run
 
+    this, leave_process = os.getpid(), os._exit
+
     def leave(code):
+        if os.getpid() != this:  # a data worker, which was forked: it does end here, and does not go on as pytest
+            leave_process(code)
         raise _Left(code)
 
     with mock.patch.object(atexit, "register", register), mock.patch.object(os, "_exit", leave):

@@ -8,10 +8,10 @@ from running import ROOT, command
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("reduce_in", "item"), [("float32", 4), ("bfloat16", 2)])
-def test_each_gradient_is_reduced_once_a_step(tmp_path, reduce_in, item):
+@pytest.mark.parametrize(("grad_comm_dtype", "item"), [("float32", 4), ("bfloat16", 2)])
+def test_each_gradient_is_reduced_once_a_step(tmp_path, grad_comm_dtype, item):
     script = [sys.executable, ROOT / "benchmarks" / "scaling.py", "--ranks", 2, "--grad-accum-steps", 2, "--size", 32]
-    options = ["--channels", 24, "--blocks", 2, "--rounds", 2, "--grad-comm-dtype", reduce_in]
+    options = ["--channels", 24, "--blocks", 2, "--rounds", 2, "--grad-comm-dtype", grad_comm_dtype]
     done = command([*script, *options, "--json", tmp_path / "out.json"])
     assert done.returncode == 0, done.stderr
     (measured,) = json.loads((tmp_path / "out.json").read_text())

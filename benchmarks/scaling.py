@@ -1,4 +1,4 @@
-"""What more processes bring: python benchmarks/scaling.py --ranks 1 2 [--each 1] [--batch 4] [--grad-comm-dtype bfloat16].
+"""What more processes bring: python benchmarks/scaling.py --ranks 1 2 [--each 1 | --batch 4] [options].
 
 Starts the training step on so many processes of this machine, one GPU or one CPU thread each, and prints pairs/s, the
 efficiency against the first number of processes, bytes and calls of the reduction of gradients per step, and how much
@@ -212,7 +212,7 @@ def main() -> None:
     launched = "RANK" in os.environ  # by another, or by `start`
     for ranks in [int(os.environ["WORLD_SIZE"])] if launched else options.ranks:
         if options.batch and options.batch % (ranks * options.grad_accum_steps):
-            sys.exit(f"error: --batch {options.batch} cannot be divided by {ranks} processes x {options.grad_accum_steps}")
+            sys.exit(f"error: --batch {options.batch} cannot be divided by {ranks} x {options.grad_accum_steps}")
     if launched:
         measured = measure(options)
         if os.environ["RANK"] == "0" and options.json:

@@ -33,10 +33,11 @@ def test_writers_of_one_file_do_not_tear_it(tmp_path, write):
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path):
-    path, ended = tmp_path / "a [1].json", subprocess.Popen(["true"])
+    path, ended, unreaped = tmp_path / "a [1].json", subprocess.Popen(["true"]), subprocess.Popen(["true"])
     ended.wait()
+    os.waitid(os.P_PID, unreaped.pid, os.WEXITED | os.WNOWAIT)  # a zombie, as orphans are where nobody waits for them
     living, other = temporary_for(path), tmp_path / ".a [1].json.notes.tmp"
-    for left in (f"{ended.pid}", f"{ended.pid}-3"):
+    for left in (f"{ended.pid}", f"{ended.pid}-3", f"{unreaped.pid}-1"):
         (tmp_path / f".{path.name}.{socket.gethostname()}.{left}.tmp").write_text("half")
     living.write_text("somebody writes this now")
     other.write_text("and this is none of ours")

@@ -43,7 +43,7 @@ def archive_source(path: Path) -> Source:
 
 
 def _items(path: Path, members: Callable, dropped: dict[str, dict[str, int]]) -> Iterator[Item]:
-    """Items of the members below the four folders. Which come below two different leading folders is told apart."""
+    """Yield the images below the four folders. Raises UserError where the archive holds two data sets."""
     mtime_ns, leading = path.stat().st_mtime_ns, None
     for name, size, place, is_safe, head in members(path):
         parts = name.split("/")
@@ -109,7 +109,7 @@ def _zip_head(path: str, number: int) -> bytes:
 
 
 def read_tar(path: str, offset: int, size: int) -> bytes:
-    """Bytes of a tar."""
+    """`size` bytes of a tar from `offset` on."""
     return os.pread(_opened(path), size, offset)
 
 

@@ -183,7 +183,7 @@ def _values(column) -> Iterator:
 
 
 def _size_of_file(path: str, column: str, row: int) -> int | None:
-    """Of the image file that a cell names instead of holding it; None for an empty cell."""
+    """The size of the image file that a cell names instead of holding it; None for an empty cell."""
     cell = _table(path).column(column)[row].as_py()
     return Path(cell["path"]).stat().st_size if cell and cell["path"] else None
 

@@ -136,7 +136,7 @@ def _horse(rng: random.Random):
 
 
 def _zebra(rng: random.Random):
-    """As `_horse`, with stripes of its own width, tilt and bend."""
+    """Like `_horse`, with stripes of its own width, tilt and bend."""
     light, dark = _jitter(rng, (234, 230, 220), 10), _jitter(rng, (34, 30, 32), 8)
     period, share = rng.uniform(0.062, 0.08), rng.uniform(0.42, 0.54)
     tilt, bend, start = rng.uniform(-0.35, 0.35), rng.uniform(-1.2, 1.2), rng.random()

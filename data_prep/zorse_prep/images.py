@@ -104,7 +104,7 @@ def read_as(data: bytes, mode: Mode) -> Image.Image:
 
 
 def read_noted(data: bytes, mode: Mode) -> tuple[Image.Image, list[str]]:
-    """As `read_as`, and the names of the conversions."""
+    """Like `read_as`, and the names of the conversions."""
     with _reasons(data):
         return _normalised(_open(data), mode, lossless=False)
 
@@ -137,7 +137,7 @@ def _prepare(data: bytes, policy: ImagePolicy, mode: Mode) -> Prepared:
 
 
 def _normalised(image: Image.Image, mode: Mode, lossless: bool) -> tuple[Image.Image, list[str]]:
-    """The decoded image with the pixels that `mode` stores, and what had to be converted; nothing, for a copy."""
+    """The decoded image in the pixels that `mode` stores, and the conversions it took: none where a copy will do."""
     conversions = [] if _is_kept_format(image, mode, lossless) else [image.format.lower()]
     # A phone's MPO is a JPEG with further pictures after it, which no JPEG decoder reads.
     if image.format != "MPO" and getattr(image, "is_animated", False):

@@ -48,12 +48,12 @@ class Source:
 
 
 def none_dropped() -> dict[str, int]:
-    """Cells without an image, repeats, files that are no images, and links, devices and names that lead elsewhere."""
+    """Counts of empty cells, repeats, files that are not images, and links, devices and names that lead elsewhere."""
     return {"null": 0, "repeat": 0, "not_image": 0, "unsafe": 0}
 
 
 def looks_like_image(name: str, head) -> bool:
-    """By its extension or else by its first bytes, which `head()` reads."""
+    """Whether a file is an image, by its extension or else by its first bytes, which `head()` reads."""
     last = PurePosixPath(name).name
     if last.startswith("."):  # .DS_Store, and macOS's ._photo.jpg, which holds no photo
         return False

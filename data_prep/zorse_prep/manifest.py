@@ -95,7 +95,7 @@ def split_entry(records: list[dict], white: int) -> dict:
 
 
 def split_fingerprint(shards: list[dict]) -> str:
-    """Stands for the bytes of a split's shards, in order."""
+    """A hash of the bytes of a split's shards, in order."""
     return fingerprint([(shard["sha256"], shard["samples"]) for shard in shards])
 
 
@@ -127,7 +127,7 @@ def _statistics(records: list[dict], white: int) -> dict:
 
 
 def check_usable(splits: dict, inputs: int, max_corrupt: float, fix: str) -> None:
-    """Raises TooManyCorrupt, which names the fix, or UserError where a training domain has no image."""
+    """Raise TooManyCorrupt, which names the fix, or UserError where a training domain has no image."""
     first = "it holds none"
     count = sum(entry["quarantined"]["count"] for entry in splits.values())
     if count:

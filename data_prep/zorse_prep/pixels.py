@@ -33,7 +33,7 @@ def sums(image: Image.Image, mode: Mode) -> tuple[list[int], list[int]]:
 
 
 def _rgb_or_grey(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Image.Image:
-    """RGB or L."""
+    """Convert to RGB or L."""
     if _is_deep_grey(image):
         conversions.append("deep_grey")
         image = Image.fromarray(_scaled_grey(image, 255, conversions).astype(np.uint8))
@@ -41,7 +41,7 @@ def _rgb_or_grey(image: Image.Image, icc: bytes | None, conversions: list[str]) 
 
 
 def _grey(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Image.Image:
-    """L."""
+    """Convert to L."""
     if image.mode not in ("1", "L", "LA") and not _is_deep_grey(image):
         conversions.append("colour")
     image = _rgb_or_grey(image, icc, conversions)
@@ -49,7 +49,7 @@ def _grey(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Imag
 
 
 def _rgba(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Image.Image:
-    """RGBA."""
+    """Convert to RGBA."""
     if not image.has_transparency_data or _is_deep_grey(image):
         conversions.append("opaque")
         return _rgb_or_grey(image, icc, conversions).convert("RGBA")
@@ -65,7 +65,7 @@ def _rgba(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Imag
 
 
 def _grey16(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Image.Image:
-    """I;16."""
+    """Convert to I;16."""
     if not _is_deep_grey(image):
         conversions.append("shallow_grey")
         return Image.fromarray(np.asarray(_grey(image, icc, conversions), dtype=np.uint16) * 257)
@@ -87,14 +87,14 @@ def _scaled_grey(image: Image.Image, full: int, conversions: list[str]) -> np.nd
     pixels, most = np.asarray(image, dtype=np.float64), 1 if image.mode == "F" else 65535
     if not (pixels.min() >= 0 and pixels.max() <= most):  # NaN fails too
         raise ValueError(f"grey values outside 0 .. {most}")
-    if "transparency" in image.info:  # a PNG's one level that stands for no pixel
+    if "transparency" in image.info:  # a PNG's one level that means transparent
         conversions.append("alpha")
         pixels[pixels == image.info["transparency"]] = most
     return np.rint(pixels * (full / most))
 
 
 def _opaque(image: Image.Image, conversions: list[str]) -> Image.Image:
-    """L, RGB or CMYK, with what is transparent on white."""
+    """Convert to L, RGB or CMYK, with what is transparent on white."""
     if image.has_transparency_data:
         conversions.append("alpha")
         grey = image.mode in ("L", "LA")

@@ -61,7 +61,7 @@ def lines_of(split: str, plan_sha256: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What plan.json holds. `plan_sha256` stands for the images' names, sizes and bytes, and for the policy."""
+    """What plan.json holds. `plan_sha256` is a hash of the images' names, sizes and bytes, and for the policy."""
 
     name: str
     created: str  # UTC, ISO 8601

@@ -99,7 +99,7 @@ def _work_folder(out: Path, dry_run: bool) -> Iterator[Path]:
 
 @contextmanager
 def _only_one(out: Path) -> Iterator[None]:
-    """UserError where another process plans for `out` now, as far as the file system can tell."""
+    """Raise UserError where another process plans for `out` now, as far as the file system can tell."""
     folder = os.open(out / "plan", os.O_RDONLY)
     try:
         free = True
@@ -187,7 +187,7 @@ def _write_lines(
                 splits[split]["bytes"] += item.size
     for split in files:
         fsync(work / f"{split}.jsonl")
-    # The plan's hash stands for images, order and policy, and names the shards.
+    # The plan's hash covers images, order and policy, and is part of the shards' names.
     parts = [_policy(policy), {split: digest.hexdigest() for split, digest in digests.items()}]
     sha256 = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     shards = []
@@ -208,7 +208,7 @@ def _origin(source: Source) -> dict:
 
 
 def _refuse_other(out: Path, plan: Plan, restart: bool) -> None:
-    """UserError where `out` holds another plan that is not to be replaced, or what was not made here."""
+    """Raise UserError where `out` holds another plan that is not to be replaced, or what was not made here."""
     for name in (PLAN, MANIFEST):
         path = out / name
         found = (load_json(path) or {}) if path.exists() else None

@@ -89,7 +89,7 @@ def finish(options: FinalizeOptions) -> None:
 
 
 def check(options: VerifyOptions) -> int:
-    """Say what is wrong."""
+    """Print every fault."""
     _at_least(("--workers", options.workers, 1))
     faults = verify(options.out, options.deep, options.workers)
     for fault in faults:
@@ -158,7 +158,7 @@ def _write(out: Path, made: Plan, missing: list[Shard], mine: list[Shard], worke
 
 
 def _share(options: WriteOptions) -> tuple[int, int]:
-    """(task, tasks), as given or else from a Slurm array."""
+    """(task, tasks), from --task or else from a Slurm array."""
     if (options.task is None) != (options.tasks is None):
         raise UserError("--task and --tasks go together; give both or neither")
     task, tasks = options.task, options.tasks
@@ -206,8 +206,8 @@ def run() -> int | None:
     except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         if function not in (finish, check, statistics):
             raise
-        what = f"the .json files in {parsed.out} are not what was written here ({type(error).__name__}: {error})"
-        raise UserError(f"{what}; put them back, or plan again and add --restart") from None
+        problem = f"the .json files in {parsed.out} are not what was written here ({type(error).__name__}: {error})"
+        raise UserError(f"{problem}; put them back, or plan again and add --restart") from None
 
 
 def main() -> None:

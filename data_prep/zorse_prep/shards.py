@@ -39,7 +39,7 @@ def missing_shards(out: Path, plan: Plan, task: int = 0, tasks: int = 1) -> list
 
 
 def write_shard(out: Path, shard: Shard, policy: Policy, root: str, count=lambda n_bytes: None) -> dict:
-    """Write and commit one shard; returns what its NAME.json holds. `count` is told each input's size when done."""
+    """Write and commit one shard, and return what its NAME.json holds. `count` is called with each input's size."""
     tar = out / f"{shard.name}.tar"
     with replacing(tar) as file:
         hashing = _HashingFile(file)

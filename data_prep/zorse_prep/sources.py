@@ -80,7 +80,7 @@ def read(root: str, item: Item) -> bytes:
 
 
 def read_planned(root: str, item: Item) -> bytes:
-    """As `read`, of an item of the plan: its bytes are those that the plan saw."""
+    """Like `read`; raises UserError, too, where the bytes are not those that were planned."""
     data = read(root, item)
     if hashlib.sha256(data).hexdigest() != item.sha256:
         raise _changed(root, item)

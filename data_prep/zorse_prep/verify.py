@@ -67,7 +67,7 @@ def _wrong_fields(record, fields: dict[str, type]) -> list[str]:
 
 
 def verify(out: Path, deep: bool, workers: int) -> list[str]:
-    """Every fault, in a line. Raises UserError where there is no manifest to check against."""
+    """Return every fault, in a line each. Raises UserError where there is no manifest to check against."""
     manifest = load_manifest(out)
     is_ours = manifest["source"].get("kind") != FOREIGN
     faults, tasks = _faults_of_sums(manifest), []

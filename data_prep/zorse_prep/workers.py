@@ -77,7 +77,7 @@ def _start_worker(counters) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot tell its workers to end; without this they would wait for work for ever."""
+    """End this worker with its parent: a killed parent cannot, and its workers would wait for work for ever."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

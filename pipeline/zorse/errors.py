@@ -1,4 +1,4 @@
-"""What a user is told in one line instead of a traceback, by whom, and the exit code that follows."""
+"""Errors that become one line instead of a traceback, with the rank that prints it and the exit code that follows."""
 
 
 class UserError(Exception):

@@ -28,7 +28,7 @@ def write_durably(path: Path, content: str | bytes) -> None:
 
 
 def write_quickly(path: Path, content: str | bytes) -> None:
-    """As `write_durably`, but on return it need not be on disk: a power cut may tear it, a killed process cannot."""
+    """Like `write_durably`, but on return it need not be on disk: a power cut may tear it, a killed process cannot."""
     _write(path, content, durable=False)
 
 
@@ -112,11 +112,13 @@ def _is_alive(process: int) -> bool:
         return False
     except PermissionError:  # somebody else's
         pass
+    with suppress(OSError):  # a killed process that nobody has waited for yet still has its number
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
 def write_json(path: Path, record: dict) -> None:
-    """As `write_durably`, for JSON."""
+    """Like `write_durably`, for JSON."""
     write_durably(path, json.dumps(record, indent=1) + "\n")
 
 

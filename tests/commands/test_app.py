@@ -90,7 +90,7 @@ def test_an_image_is_dropped_and_translated_both_ways(browser, trained, tmp_path
     given.send_keys(str(tmp_path / "horse.png"))
     for direction, title in (("a2b", "horse to zebra"), ("b2a", "zebra to horse")):
         until(lambda title=title: browser.find_element("css selector", f"#way input[value='{title}']")).click()
-        until(lambda title=title: title in browser.find_element("css selector", "#told").text)
+        until(lambda title=title: title in browser.find_element("css selector", "#message").text)
         before, after = until(lambda: shown(browser))
         expected = np.asarray(Translator(trained, direction)(image))
         assert np.array_equal(before, np.asarray(image))

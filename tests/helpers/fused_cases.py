@@ -224,7 +224,7 @@ X = torch.zeros(1, 4, 3, 5)
         ((X.double(), 0.0), TypeError, "not in torch.float64"),
         ((X.int(), 0.0), TypeError, "not in torch.int32"),
         ((X[0], 0.0), ValueError, r"not \[4, 3, 5\]"),
-        ((X[:0], 0.0), ValueError, "nothing 0"),
+        ((X[:0], 0.0), ValueError, "no side of 0"),
         ((X[..., :1, :1], 0.0), ValueError, "one pixel has no variance"),
         ((X, 0.0, 3), ValueError, "padding of 3 needs more than 3 rows"),
         ((X, 0.0, -1), ValueError, "padding of -1"),

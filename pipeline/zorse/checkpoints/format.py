@@ -202,7 +202,7 @@ def _restore_adam(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         field, name = key.split("/")
-        # Off the mapped file, and moments laid out in memory as their parameter is.
+        # Copied out of the mapped file, and Adam's moments into the memory format of their parameter.
         like = parameters[name] if tensor.ndim else tensor
         state.setdefault(number[name], {})[field] = torch.empty_like(like, device="cpu").copy_(tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -211,7 +211,7 @@ def write(folder: Path, files: dict[str, dict[str, Tensor]], state: str | None, 
 
 
 def attempt(part):
-    """What `part` returns, or what went wrong with files."""
+    """The result of `part`, or the message of an error with files."""
     try:
         return part()
     except (OSError, SafetensorError) as error:
@@ -223,7 +223,7 @@ def snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def size(tensors: dict[str, Tensor]) -> int:
-    """Bytes."""
+    """Their size in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 

@@ -32,9 +32,9 @@ def report(options: Options) -> None:
     try:
         print(f"written to {write_report(options.run, options.out)}")
     except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError, UndefinedError) as error:
-        told = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
         fix = "restore its .json and .jsonl files"
-        raise UserError(f"{options.run}: its records are not what training wrote ({told}); {fix}") from None
+        raise UserError(f"{options.run}: its records are not what training wrote ({reason}); {fix}") from None
 
 
 def main() -> None:

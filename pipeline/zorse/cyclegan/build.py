@@ -16,12 +16,12 @@ from zorse.cyclegan.unet import UNet
 def build_generator(
     networks: Networks, c_in: int, c_out: int, *, recompute: bool = False, fused: bool = False
 ) -> Generator | UNet:
-    """networks: with the number of blocks filled in."""
-    k, how = networks.generator_channels, {"norm": networks.norm, "resize": networks.upsample == "resize"}
+    """Build a generator. networks: with the number of blocks filled in."""
+    k, options = networks.generator_channels, {"norm": networks.norm, "resize": networks.upsample == "resize"}
     if networks.generator in ("unet_128", "unet_256"):
-        return UNet(k, 7 if networks.generator == "unet_128" else 8, c_in, c_out, **how, fused=fused)
-    how |= {"skips": networks.generator == "unet_residual", "recompute": recompute, "fused": fused}
-    return Generator(k, networks.generator_blocks, c_in, c_out, **how)
+        return UNet(k, 7 if networks.generator == "unet_128" else 8, c_in, c_out, **options, fused=fused)
+    options |= {"skips": networks.generator == "unet_residual", "recompute": recompute, "fused": fused}
+    return Generator(k, networks.generator_blocks, c_in, c_out, **options)
 
 
 def build_discriminator(networks: Networks, c_in: int, *, fused: bool = False) -> Discriminator:

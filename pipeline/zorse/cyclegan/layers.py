@@ -22,12 +22,12 @@ def reflect(x: Tensor, pad: int) -> Tensor:
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """Half precision to fp32; fp32 and fp64 as they are."""
+    """Cast half precision to fp32; fp32 and fp64 stay as they are."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def instance_norm(x: Tensor) -> Tensor:
-    """Each channel of each sample to mean 0 and variance 1 (Ulyanov et al. 2016), without parameters."""
+    """Normalize each channel of each sample to mean 0 and variance 1 (Ulyanov et al. 2016), without parameters."""
     if x.is_cpu and not torch.compiler.is_compiling():
         # The same, in half the time of torch's instance_norm. Of channels_last it would lose digits, by the thousand.
         return F.group_norm(x.contiguous(), x.shape[1])
@@ -91,14 +91,14 @@ class Norm(nn.Module):
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """Differentiable. Every rank must have as many samples."""
+    """The mean over all ranks, differentiable. Every rank must have as many samples."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return x
     return all_reduce(x) / distributed.get_world_size()
 
 
 def dropout(x: Tensor, draws: Tensor | None, place: int) -> Tensor:
-    """Half of the values to 0, the others doubled (Srivastava et al. 2014). None: as it is, in evaluation.
+    """Set half of the values to 0 and double the others (Srivastava et al. 2014). None: leave all, in evaluation.
 
     draws: int64 [N], a random number for each sample; with `place`, a layer's number, it decides, so that neither the
     batch nor the rank that a sample is in does.
@@ -190,7 +190,7 @@ def singular_vectors(matrix: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Normed(nn.ModuleDict):
-    """Convolutions by their place, each with its norm at the place after it."""
+    """Convolutions by their index, each with its norm at the index after it."""
 
     def __init__(self, norm: NormKind, fused: bool):
         super().__init__()

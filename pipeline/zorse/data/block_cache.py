@@ -25,7 +25,7 @@ from zorse.files import take_lock
 
 CHECKSUM = 4  # bytes at the end of a file
 TOUCH = 10.0  # seconds; a use is noted in a file's access time no more often
-LOOK = 0.02  # seconds between looks at a block that another fetches
+POLL_SECONDS = 0.02  # between two looks at a block that another process fetches
 OURS = re.compile(r"[0-9a-z]+\.(block|part)")  # the only names that are ever deleted
 _verified: set[tuple] = set()  # files whose checksum this process has seen to be right
 
@@ -89,7 +89,7 @@ class BlockCache:
                 ) from None
             if time.monotonic() > deadline:
                 return None
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
 
     def _keep(self, place: int, file, key: str, data: bytes) -> None:
         self._make_room(place, len(data) + CHECKSUM, f"{key}.part")

@@ -36,7 +36,7 @@ class Shards:
 
     @property
     def epoch(self) -> int:
-        """pairs per epoch"""
+        """Pairs per epoch."""
         return max(len(self.train_a), len(self.train_b))
 
     @property
@@ -46,7 +46,7 @@ class Shards:
         return sum(tar.size for split in small for tar in split.tars)
 
     def check(self) -> None:
-        """Hold every file against the manifest, by its size. Raises UserError in one line."""
+        """Check the size of every file against the manifest. Raises UserError in one line."""
         check_files(self.train_a.store, self.files)
 
 

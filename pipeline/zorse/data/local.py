@@ -64,7 +64,7 @@ class Folder:
         return str(self.root / name)
 
     def read_all(self, name: str) -> bytes:
-        """A small file. Raises Missing."""
+        """Read a small file. Raises Missing."""
 
         def attempt() -> bytes:
             try:

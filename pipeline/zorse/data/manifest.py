@@ -45,7 +45,7 @@ def checksums_of(tar: File, samples: int) -> File:
 
 
 def read_manifest(store: Folder | Remote) -> Manifest:
-    """Raises UserError where there is none, or it is not one that can be true."""
+    """Read a manifest. Raises UserError where there is none, or where it contradicts itself."""
     where = store.where(MANIFEST)
     try:
         manifest = json.loads(store.read_all(MANIFEST))
@@ -101,7 +101,7 @@ def _is_count(value: object, most: int) -> bool:
 
 
 def check_files(store: Folder | Remote, files: list[File]) -> None:
-    """Hold every file against the manifest, by its size, where the store can say them all. Raises UserError."""
+    """Check the size of every file against the manifest, where the store knows them all. Raises UserError."""
     sizes = store.sizes([file.name for file in files])
     if sizes is None:
         return  # each is checked when it is opened

@@ -22,7 +22,7 @@ WINDOW_ROWS = 4096  # samples of one lane shuffled together
 
 
 class DomainOrder:
-    """Which sample of one domain stands at a position.
+    """Which sample of one domain is at a position.
 
     counts: samples per shard; `lanes`: the global batch, so that a slot of the batch always reads the same lane.
     """

@@ -36,7 +36,7 @@ class Remote:
         return f"{self.url.rstrip('/')}/{name}"
 
     def read_all(self, name: str) -> bytes:
-        """A small file. Raises Missing."""
+        """Read a small file. Raises Missing."""
         return self._ask(name, lambda fs, path: fs.cat_file(path))
 
     def sizes(self, names: list[str]) -> dict[str, int] | None:
@@ -54,7 +54,7 @@ class Remote:
         return self._ask("", listing, patience=10)
 
     def check(self, file: File) -> None:
-        """Raise OneRankError unless the file is there at its size, as far as the store tells sizes."""
+        """Raise OneRankError unless the file is there at its size, as far as the store knows sizes."""
         found = self._ask(file.name, lambda fs, path: fs.info(path)["size"])
         if found not in (None, file.size):
             raise OneRankError(f"{self.where(file.name)}: has {found} bytes, the manifest says {file.size}; {FIX}")

@@ -74,7 +74,7 @@ class Split:
         return member[:TAR_BLOCK], data
 
     def prefetch(self, sample: int, whole_block: bool) -> None:
-        """Say that a sample, or all of its block, is read soon."""
+        """Announce that a sample, or all of its block, will be read soon."""
         shard, at = self.locate(sample)
         start, end, block = self._ranges(shard, at)
         self.store.prefetch(self.tars[shard], *(block if whole_block else (start, end)), block)

@@ -199,7 +199,7 @@ class Evaluation:
         return {"features": self.network.describe(to_rgb(pixels)).cpu()}
 
     def _over(self, split: Split, numbers: range, function: Callable[[Tensor, range], dict]) -> dict[str, Tensor]:
-        """What `function` makes of a split's images by their numbers, AT_ONCE at a time, in their order."""
+        """Apply `function` to a split's images by their numbers, AT_ONCE at a time; results in their order."""
         ranks, chunks = self.rank_slice.world_size, [numbers[i : i + AT_ONCE] for i in range(0, len(numbers), AT_ONCE)]
         mine = chunks[self.rank_slice.rank :: ranks]
         each = -(-len(chunks) // ranks)
@@ -216,14 +216,14 @@ class Evaluation:
         """Where the features of a split's images are kept; None for shards at a URL."""
         if "://" in self.shards.root:
             return None
-        what = [self.shards.fingerprint, split.name, self.counts[split.name], self.size]
-        what += [self.network.name, self.network.sha256, self.network.resize]
-        name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+        key = [self.shards.fingerprint, split.name, self.counts[split.name], self.size]
+        key += [self.network.name, self.network.sha256, self.network.resize]
+        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         return Path(self.shards.root, "features", f"{split.name}-{self.network.name}-{name}.safetensors")
 
 
 def fill(rows: Tensor) -> Tensor:
-    """[n, ...] to [AT_ONCE, ...] by the last row again."""
+    """Pad [n, ...] to [AT_ONCE, ...] by repeating the last row."""
     return torch.cat([rows, rows[-1:].expand(AT_ONCE - len(rows), *rows.shape[1:])])
 
 
@@ -244,7 +244,7 @@ def load_features(file: Path | None) -> Tensor | None:
 
 
 def save_features(file: Path | None, features: Tensor) -> None:
-    """Keep them if that is possible: shards may lie where nothing can be written."""
+    """Cache them if that is possible: shards may lie where nothing can be written."""
     try:
         if file:
             file.parent.mkdir(exist_ok=True)

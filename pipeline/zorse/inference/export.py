@@ -93,8 +93,10 @@ def read_again(file: Path, kind: str, networks: Networks, channels: int) -> nn.M
 
 
 def every_network(translator: Translator, options: Options) -> dict[str, nn.Module]:
-    """Those of a checkpoint, named as in CycleGANStep, but for discriminators that the other code does not have; of any
-    other model its one generator."""
+    """The networks of a checkpoint, named as in CycleGANStep; of any other model its one generator.
+
+    Discriminators that the other code does not have are left out.
+    """
     if not (options.model / checkpoint.STATE).exists():
         return {f"generators.{translator.about['direction'].replace('2', '_to_')}": translator.generator}
     trained = load_trained(options.model, options.weights)

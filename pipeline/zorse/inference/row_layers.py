@@ -86,7 +86,7 @@ class Moments:
 
 
 def moments_of(rows: Tensor) -> Moments:
-    """Piece by piece, each while it is in the cache."""
+    """The moments of rows, computed piece by piece, each while it is in the cache."""
     values = rows[0].permute(1, 2, 0).flatten(0, 1)  # [pixels, C]
     parts = []
     for piece in values.split(max(1, PIECE // values.shape[1]) if rows.is_cpu else len(values)):
@@ -123,7 +123,7 @@ def normed(x: Rows | Store, affine: Affine | None, slope: float) -> Rows:
 
 
 def upsample_nearest(x: Rows) -> Rows:
-    """Each value four times."""
+    """Repeat each value in a block of 2 x 2."""
 
     def read(a: int, b: int) -> Tensor:
         first, last = a // 2, (b - 1) // 2 + 1
@@ -134,7 +134,7 @@ def upsample_nearest(x: Rows) -> Rows:
 
 
 def concat(x: Rows, y: Rows) -> Rows:
-    """The channels of both."""
+    """Concatenate the channels of both."""
     return Rows(x.height, lambda a, b: torch.cat([x.read(a, b), y.read(a, b)], 1))
 
 

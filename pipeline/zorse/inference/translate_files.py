@@ -52,7 +52,7 @@ class Loaded(NamedTuple):
 
 
 def translate_files(options: Options, found: Found) -> None:
-    """Raises UserError, at the end where images failed."""
+    """Translate image files. Raises UserError, at the end where images failed."""
     translators = build(options)
     modes = translators[options.direction].modes
     places = image_files.claim_all(found.pairs, options.also, modes)
@@ -74,7 +74,7 @@ def translate_files(options: Options, found: Found) -> None:
 
 
 def translate_shards(options: Options) -> None:
-    """Raises UserError, at the end where images failed."""
+    """Translate a split of shards, or two. Raises UserError, at the end where images failed."""
     source, out = options.paths
     shards = open_shards(source)
     shards.check()
@@ -111,8 +111,8 @@ def build(options: Options) -> dict[str, Translator]:
     usable(device)
     directions = DIRECTIONS if options.direction == "both" or "cycle" in options.also else (options.direction,)
     model, tile = newest(options.model), int(options.tile) if options.tile.isdecimal() else options.tile
-    how = {"weights": options.weights, "precision": options.precision, "tile": tile}
-    translators = {direction: Translator(model, direction, device, **how) for direction in directions}
+    load = {"weights": options.weights, "precision": options.precision, "tile": tile}
+    translators = {direction: Translator(model, direction, device, **load) for direction in directions}
     weights = next(iter(translators.values())).about["provenance"]["weights"]
     print(f"{model}, {weights} weights, {options.precision} on {device}", flush=True)
     return translators

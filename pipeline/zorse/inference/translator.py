@@ -174,7 +174,7 @@ class Translator(ModelHubMixin):
 
 
 def usable(device: torch.device | str) -> torch.device:
-    """Raises UserError where it is not."""
+    """Check that a device can be used. Raises UserError where it cannot."""
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown and for an absent device
@@ -209,11 +209,11 @@ def pixels_like(image: Picture, mode: str) -> Tensor:
         shaped = image.ndim in (3, 4) and image.shape[-3] == channels
         if shaped and (image.is_floating_point() or image.dtype == kind):
             return image.detach() if image.ndim == 4 else image.detach()[None]
-    what = type(image).__name__
+    given = type(image).__name__
     if isinstance(image, np.ndarray | Tensor):
-        what += f" {image.dtype} {list(image.shape)}"
+        given += f" {image.dtype} {list(image.shape)}"
     raise TypeError(
-        f"cannot translate {what}: give a PIL image, a uint8 array [H, W] or [H, W, C], a tensor [C, H, W] or "
+        f"cannot translate {given}: give a PIL image, a uint8 array [H, W] or [H, W, C], a tensor [C, H, W] or "
         f"[N, C, H, W] of {channels} channels that is {str(kind).removeprefix('torch.')} or floats in [-1, 1], "
         "or a list of these"
     )

@@ -58,9 +58,9 @@ def page(translators: dict[str, Translator], title: str):
                 way = gr.Radio(list(translators), value=next(iter(translators)), label="direction", elem_id="way")
             with gr.Column():
                 both = gr.ImageSlider(label="before and after", format="png", interactive=False, elem_id="both")
-                told = gr.Markdown(elem_id="told")
+                message = gr.Markdown(elem_id="message")
         for change in (given.change, way.change):
-            change(translate, [given, way], [both, told], show_progress="minimal", api_name=False)
+            change(translate, [given, way], [both, message], show_progress="minimal", api_name=False)
     return blocks
 
 
@@ -81,7 +81,7 @@ def serve(blocks, host: str, port: int) -> None:
         where = f"--host {host} --port {port}"
         raise UserError(f"{where}: cannot listen there ({error.strerror}); give others") from None
     plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # which need no network
-    how = {"theme": plain, "footer_links": [], "quiet": True, "prevent_thread_lock": True}
-    blocks.launch(server_name=host, server_port=port or None, **how)
+    quiet = {"theme": plain, "footer_links": [], "quiet": True, "prevent_thread_lock": True}
+    blocks.launch(server_name=host, server_port=port or None, **quiet)
     print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
     blocks.block_thread()

@@ -32,7 +32,7 @@ class Graph(nn.Module):
 
 
 def smallest_of(generator: nn.Module) -> int:
-    """Pixels a side; in a U-Net, one pixel inside would be a case of its own."""
+    """The smallest side of an image, in pixels; in a U-Net, a core of one pixel would be traced as a special case."""
     return max(generator.smallest, 2 * generator.multiple)
 
 
@@ -58,8 +58,8 @@ def traced(graph: Graph, channels: int) -> ExportedProgram:
 
 
 def forget_source_files(program: ExportedProgram) -> None:
-    """Drop the stack trace of every operator, which both formats would store: it names files of this machine, and so
-    tells whoever gets the model about its maker's home directory.
+    """Drop the stack trace of every operator, which both formats would store: it names files of this machine, and would
+    show whoever gets the model its maker's home directory.
     """
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, GraphModule) else ():

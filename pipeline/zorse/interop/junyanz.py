@@ -90,7 +90,7 @@ def read(path: Path) -> dict[str, Tensor]:
         return {name: tensor.float() for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except pickle.UnpicklingError:  # whose text tells how to load it nevertheless
+    except pickle.UnpicklingError:  # whose message says how to load it nevertheless
         raise UserError(f"{path}: holds more than tensors, or is damaged; give another file of weights") from None
     except (OSError, RuntimeError, ValueError, EOFError, AttributeError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

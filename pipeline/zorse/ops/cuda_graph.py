@@ -1,7 +1,7 @@
-"""A function on a GPU recorded once and replayed: its kernels are then launched all at once, not one by one.
+"""CUDA graphs: a function on a GPU is captured once and replayed, its kernels launched all at once, not one by one.
 
-At batch 1 a GPU can be done with kernels sooner than a host launches them. What is recorded must have no choice made on
-the host in it, and read and write the same memory each time. (https://pytorch.org/docs/stable/notes/cuda.html, CUDA
+At batch 1 a GPU can finish kernels sooner than the host launches them. What is captured must depend on no decision of
+the host, and read and write the same memory each time. (https://pytorch.org/docs/stable/notes/cuda.html, CUDA
 graphs)
 """
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from zorse.errors import UserError
 
-WARM_UP = 3  # calls before the recording, in which algorithms are chosen, networks compiled, Adam's moments made
+WARM_UP = 3  # calls before the capture, in which algorithms are chosen, networks compiled, Adam's moments made
 
 
 def capture(function: Callable[[], Any], stream: torch.cuda.Stream) -> Callable[[], Any]:
-    """Record what a function does on a stream, without doing it. What is returned does it, on the current stream."""
+    """Capture what a function does on a stream, without doing it. The result replays it, on the current stream."""
     graph = torch.cuda.CUDAGraph()
-    # Of this thread alone: the loader's, which pins memory meanwhile, would spoil a recording of all of them.
+    # Of this thread alone: the loader's thread pins memory meanwhile, which would invalidate a global capture.
     with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         results = function()
 
@@ -31,22 +31,22 @@ def capture(function: Callable[[], Any], stream: torch.cuda.Stream) -> Callable[
 
 
 class CapturedGraph:
-    """A function of tensors, and of state that it changes in place, which is recorded after WARM_UP calls.
+    """A function of tensors, and of state that it changes in place, captured after WARM_UP calls.
 
     Inputs, on the device or in pinned memory, have the same shapes in each call. Tensors among the results are
-    overwritten by the next call. capture: see there. Raises UserError where it fails.
+    overwritten by the next call. capture: see above. Raises UserError where capturing fails.
     """
 
     def __init__(self, function: Callable[[list[Tensor]], Any], device: torch.device, capture: Callable = capture):
         self.function, self.device, self.capture = function, device, capture
         self.module = torch.get_device_module(device)
-        self.stream = self.module.Stream()  # the one of the recording must be that of the calls before, for autograd
+        self.stream = self.module.Stream()  # that of the calls before the capture, as autograd needs it
         self.calls = 0
 
     def __call__(self, inputs: list[Tensor]) -> Any:
         self.calls += 1
         if self.calls <= WARM_UP:
-            return self._beside(inputs)
+            return self._warm_up(inputs)
         if self.calls == WARM_UP + 1:
             self.inputs = [torch.empty_like(each, device=self.device) for each in inputs]
             try:
@@ -60,8 +60,8 @@ class CapturedGraph:
             place.copy_(each, non_blocking=True)
         return self.replay()
 
-    def _beside(self, inputs: list[Tensor]) -> Any:
-        """The function itself, on the stream of the recording."""
+    def _warm_up(self, inputs: list[Tensor]) -> Any:
+        """The function itself, on the stream of the capture."""
         self.stream.wait_stream(self.module.current_stream())
         with self.module.stream(self.stream):
             results = self.function([each.to(self.device, non_blocking=True) for each in inputs])

@@ -36,7 +36,7 @@ def _check(x: Tensor, pad: int, residual: Tensor | None, residual_pad: int) -> N
     if x.dtype not in PRECISIONS:
         raise TypeError(f"fused_norm computes in fp32, bf16 or fp16, not in {x.dtype}; use torch's own operations")
     if x.ndim != 4 or x.numel() == 0:
-        raise ValueError(f"fused_norm needs x [N, C, H, W] with nothing 0, not {list(x.shape)}")
+        raise ValueError(f"fused_norm needs x [N, C, H, W] with no side of 0, not {list(x.shape)}")
     samples, channels, height, width = x.shape
     if height * width == 1:
         raise ValueError(f"one pixel has no variance: x is {list(x.shape)}, and a norm needs H * W > 1")
@@ -53,7 +53,7 @@ def _check(x: Tensor, pad: int, residual: Tensor | None, residual_pad: int) -> N
         )
     if residual.dtype != x.dtype or residual.device != x.device:
         raise TypeError(
-            f"x and residual must be alike, not {x.dtype} on {x.device} and {residual.dtype} on {residual.device}"
+            f"x is {x.dtype} on {x.device}, but the residual {residual.dtype} on {residual.device}; they must be alike"
         )
 
 

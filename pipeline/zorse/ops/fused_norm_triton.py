@@ -1,4 +1,4 @@
-"""The Triton kernels of the fused norm, and how they are launched; fused.py says what they compute together.
+"""The Triton kernels of the fused norm, and how they are launched; fused_norm.py says what they compute together.
 
 Legend: tensors are NHWC in memory, so that the C channels of a pixel lie side by side. A program works on tiles of
 ROWS pixels x COLUMNS channels of one sample and calculates in fp32, whatever the tensors hold. A place is a pixel of a

@@ -112,7 +112,7 @@ class RunLock:
 
 
 def read(path: Path) -> dict | None:
-    """Who owns; None for nobody, nothing in it for a file of another kind."""
+    """The owner; None for nobody, {} for a file of another kind."""
     try:
         owner = json.loads(path.read_text())
     except FileNotFoundError:

@@ -158,7 +158,7 @@ def start_trackers(accelerator: Accelerator, config: Config, pairs_seen: int) ->
     usual = threading.excepthook
 
     def hook(failed: threading.ExceptHookArgs) -> None:
-        # TensorBoard's thread on a full disk; its next record raises, too, and is told in a line.
+        # TensorBoard's thread on a full disk; its next record raises, too, and is reported in a line.
         if not (isinstance(failed.exc_value, OSError) and "tensorboard" in type(failed.thread).__module__):
             usual(failed)
 

@@ -78,8 +78,8 @@ def examine(config: Config) -> list[Finding]:
         trained, used, available, finite = steps(config, shards, rank_slice, accelerator, batches)
     except torch.OutOfMemoryError:
         fix = "give --activation-checkpointing, more --grad-accum-steps, a smaller --batch or --crop-size"
-        what = f"a step, or translating {AT_ONCE} test images,"
-        raise OneRankError(f"{what} does not fit into the memory of rank {rank}; {fix}") from None
+        tried = f"a step, or translating {AT_ONCE} test images,"
+        raise OneRankError(f"{tried} does not fit into the memory of rank {rank}; {fix}") from None
     batches.close()
 
     # What follows from the measurements. Without workers, loading and training take turns.
@@ -228,9 +228,9 @@ def disk(config: Config, shards: Shards) -> list[Finding]:
     milestones = pairs // config.checkpointing.keep_every if config.checkpointing.keep_every else 0
     count = config.checkpointing.keep + milestones + 2  # the best, and the one that is being written
     free = shutil.disk_usage(there).free
-    told = f"{count} checkpoints of {each / 1e6:.0f} MB, and {free / 1e9:.1f} GB free in {there}"
+    needs = f"{count} checkpoints of {each / 1e6:.0f} MB, and {free / 1e9:.1f} GB free in {there}"
     verdict = OK if free > 1.1 * count * each else WARN if free > 2.2 * each else FAIL
-    return [Finding(verdict, "disk", told + ("" if verdict == OK else "; give fewer --keep, or another --out"))]
+    return [Finding(verdict, "disk", needs + ("" if verdict == OK else "; give fewer --keep, or another --out"))]
 
 
 def evaluation(config: Config) -> Finding:

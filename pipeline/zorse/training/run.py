@@ -57,8 +57,8 @@ class Run:
         self.state = state
         for line in self._early:
             self.recorder.event(pairs_seen, line)
-        what = f"resuming {resumed}" if resumed else f"starting {self.out}"
-        self.note(f"{what}, at {pairs_seen} of {state.total_pairs} pairs")
+        event = f"resuming {resumed}" if resumed else f"starting {self.out}"
+        self.note(f"{event}, at {pairs_seen} of {state.total_pairs} pairs")
 
         self.health = Health(self.recorder.past)
         if config.output.on_collapse == "stop":

@@ -123,7 +123,7 @@ class Trainer:
                     alerts += self.sample() if due.sample else []
                     run.alert(alerts)
                     best = self.evaluate(done) if due.evaluate else None
-                    # Last, so that a checkpoint stands for everything up to this pair.
+                    # Last, so that a checkpoint covers everything up to this pair.
                     self.save(due=due.save or bool(best), last=done or bool(stop_signal), best=best)
             elif run.checkpoints.writing and state.pairs_seen // self.config.optimization.batch % POLL_EVERY == 0:
                 run.checkpoints.poll()  # so that one that is written is soon in place

@@ -44,7 +44,7 @@ class Options:
     size: Annotated[int | None, optional("INT")] = None
     """pixels a side to translate and compare at; by default as in training, see its --test-size"""
     class_a: Annotated[int | None, optional("INT")] = None
-    """also report the share of images that efficientnet_lite0 takes for this ImageNet class: of b as a, and of real a"""
+    """report the share of images that efficientnet_lite0 takes for this ImageNet class, of b as a and of real a"""
     class_b: Annotated[int | None, optional("INT")] = None
     """the same for translations to b, such as 340 for zebras"""
     out: Annotated[Path | None, optional("PATH")] = None

@@ -155,12 +155,14 @@ class Ours(Contender):
         configure_device(
             self.model, self.device, Compute(compile="compile" in self.variant, fused_norm=fused, tf32=tf32)
         )
+        # Adam and the update, captured as a CUDA graph if the variant says so.
         self.named = dict(self.model.named_parameters())
         recorded = "graph" in self.variant
         self.adam = build_adam(Config(optimization=self.optimization, compute=Compute(cuda_graph=recorded)), self.model)
         self.update = CapturedGraph(self.change, self.device) if recorded else self.change
         self.optimizers = [self.adam]
         self.window = LossWindow(self.batch, 1)
+        # Image pools, full of noise if the measurement is to be of a run that is under way.
         self.slots = list(range(self.batch))
         self.history = {
             name: ImagePool(

@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--crop-size", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement, about")
     options = parser.parse_args()
+    # Open the shards as training does.
     torch.set_num_threads(1)
     folder = options.shards if "://" in options.shards else Path(options.shards)
     try:
@@ -66,6 +67,7 @@ def main() -> None:
     table = Table(title=f"batches of {options.batch} at {options.crop_size} pixels from {options.shards}")
     for name in ("workers", "pairs/s at most", f"data wait at {options.rate:g} pairs/s"):
         table.add_column(name, justify="right")
+    # For each number of workers, the fastest they can be read, and the wait of a GPU that trains at --rate.
     for workers in options.workers:
         batches = pair_batches(
             shards, images, share, seed=0, lanes=options.batch, start=0, workers=workers, pin=torch.cuda.is_available()

@@ -99,6 +99,7 @@ def main() -> None:
         sys.exit("error: --size must be multiples of 4, and at least 16")
     if any(tile not in ("off", "auto") and not tile.isdecimal() for tile in options.tile):
         sys.exit("error: --tile must be off, auto, or a number of rows")
+    # Each contender translates the same image in a process of its own, in turns; then the outputs are compared.
     makers = {tile: partial(Contender, tile, options) for tile in options.tile}
     try:
         with workers(makers) as running, tempfile.TemporaryDirectory() as folder:
@@ -114,6 +115,7 @@ def main() -> None:
                 differences = [f"{(value - values[0]).abs().max():.1e}" for value in values]
     except WorkerError as error:
         sys.exit(f"error: {error}")
+    # A row each; ratios are to the first contender of the same round.
     width, height = options.size
     kind = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{options.threads} threads of a CPU"
     precision = "bf16" if options.bf16 else "fp32"

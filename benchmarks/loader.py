@@ -132,6 +132,7 @@ def compare_reading(options: argparse.Namespace) -> None:
             split.read(sample)
         ahead.close()
 
+    # From memory, then from a disk whose pages the system has dropped.
     parts = {
         "webdataset, in turn": webdataset,
         "webdataset, shuffle(1000)": lambda: webdataset(1000),
@@ -190,6 +191,7 @@ def compare_preparing(options: argparse.Namespace) -> None:
 def measure_order(options: argparse.Namespace) -> None:
     """A domain of N samples in shards of 10,000, one of `ranks` ranks, one pair a step."""
     n, ranks = options.samples, options.ranks
+    # The first pass: time and memory.
     tracemalloc.start()
     began = time.perf_counter()
     order = DomainOrder([10_000] * (n // 10_000), seed=0, domain=0, lanes=ranks)
@@ -199,6 +201,7 @@ def measure_order(options: argparse.Namespace) -> None:
     first = time.perf_counter() - began
     megabytes = tracemalloc.get_traced_memory()[1] / 1e6
     tracemalloc.stop()
+    # Lookups in the order of a rank's steps, and anywhere.
     positions = [step * ranks + ranks // 3 for step in range(options.steps)]
     began = time.perf_counter()
     samples = [order(position)[1] for position in positions]

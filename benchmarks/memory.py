@@ -101,6 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.size % 4 or options.size < 24 or options.batch < 1:
         sys.exit("error: --size must be a multiple of 4 and at least 24, --batch at least 1")
+    # With --check, one prediction beside one measurement; otherwise a table of predictions.
     if options.check:
         how = options.batch, options.size, options.bf16, options.recompute
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

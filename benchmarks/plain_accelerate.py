@@ -113,6 +113,7 @@ def main() -> None:
     checkpoints = options.out / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
 
+    # Data, networks, optimizer and schedule, all prepared by accelerate.
     shards = open_shards(options.data)
     loaders = [
         DataLoader(
@@ -127,12 +128,14 @@ def main() -> None:
     pools = {domain: ImagePool(options.losses.image_pool_size, accelerator.device) for domain in ("a", "b")}
     accelerator.register_for_checkpointing(*pools.values())
 
+    # Resume as accelerate's examples do.
     step = 0
     if saved := sorted(checkpoints.glob("step_*"), key=number):
         accelerator.print(f"resuming {saved[-1]}")
         accelerator.load_state(saved[-1])
         step = number(saved[-1])
 
+    # One loop over steps, which logs and saves.
     batches = zip(*(endless(accelerator, loader, step) for loader in loaders), strict=True)
     log = (options.out / "losses.jsonl").open("a", buffering=1) if accelerator.is_main_process else None
     while step < options.steps:
@@ -149,6 +152,7 @@ def main() -> None:
         if step % options.checkpoint_every == 0:
             accelerator.save_state(checkpoints / f"step_{step}")
 
+    # A hash of the final weights, to compare runs by.
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         digest = hashlib.sha256()

@@ -38,6 +38,7 @@ def show(case: dict, gpu: bool, console: Console) -> None:
         f"a pair takes {case['flop_per_pair'] / 1e12:.4g} TFLOP; the matrix product ran at {before:.3g} TFLOP/s before "
         f"and {after:.3g} after\n"
     )
+    # Two tables, speed and cost, a row for each contender.
     speed = table_of("speed", "pairs/s", "p10 to p90", "images/s", "p10 to p90", "ms/step", "ratio", "least to most")
     memory = "MB on the GPU" if gpu else "MB grown"
     count = "kernels/step" if gpu else "operators/step"

@@ -217,6 +217,7 @@ def draw_hostile(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, **options)
 
+    # In each split: photographs, what has to be converted, odd sizes and names, and damaged files.
     turned = Image.Exif()
     turned[0x0112] = 6
     for split in ("trainA", "trainB", "testA", "testB"):

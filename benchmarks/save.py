@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to write; by default the folder for temporary files")
     options = parser.parse_args()
+    # The paper's networks with an optimizer that has made a step, so that all tensors exist.
     accelerator = Accelerator()
     model = CycleGANStep(Networks(generator_blocks=9), Losses(), 0).to(accelerator.device)
     adam = torch.optim.Adam(model.parameters(), fused=True)
@@ -67,6 +68,7 @@ def main() -> None:
         pools = full_pools(batch, accelerator.device)
         state = SimpleNamespace(model=model, optimizer=adam, pools=pools, ema=None)
         state.record = lambda: {"pairs_seen": state.pairs_seen}  # noqa: B023
+        # Save behind training and by waiting, in turns; then resume.
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             out = Path(folder) / "run"
             saver = CheckpointWriter(out, accelerator, RunLock(out), print, keep=1, keep_every=None, resumed=None)

@@ -68,6 +68,7 @@ def recorded(timeline: Timeline, bucket: dist.GradBucket) -> torch.futures.Futur
 
 def measure(options: argparse.Namespace) -> dict:
     """This process's part; the same result on all."""
+    # This rank's device, and the step under DDP as training builds it.
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -86,6 +87,7 @@ def measure(options: argparse.Namespace) -> dict:
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
     timeline = Timeline(options.grad_comm_dtype)
     parallel.register_comm_hook(timeline, recorded)
+    # Image pools and inputs, the same in each step.
     slots = list(range(pairs))
     history = {
         name: ImagePool(slots, 50, (options.size, options.size), domain=number, seed=0, device=device)
@@ -115,6 +117,7 @@ def measure(options: argparse.Namespace) -> dict:
         synchronize(gpu)
         return time.perf_counter() - began, backward
 
+    # Steps that reduce and steps that do not, in turns.
     for _ in range(3):  # the first step decides the buckets, the second has them
         step(True)
     with_it, without = [], []
@@ -126,6 +129,7 @@ def measure(options: argparse.Namespace) -> dict:
             (with_it if reduce else without).append(seconds)
             if reduce:
                 last = [*timeline.reductions], backward
+    # A step takes as long as on the slowest rank.
     times = torch.tensor([with_it, without], dtype=torch.float64, device=device)
     dist.all_reduce(times, dist.ReduceOp.MAX)  # a step is over when it is on all
     reductions, backward = last
@@ -201,6 +205,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="where to write what was measured")
+    # Refuse what cannot be measured before any process is started.
     options = parser.parse_args()
     if options.batch is None and options.each is None:
         options.each = 1
@@ -213,6 +218,7 @@ def main() -> None:
     for ranks in [int(os.environ["WORLD_SIZE"])] if launched else options.ranks:
         if options.batch and options.batch % (ranks * options.grad_accum_steps):
             sys.exit(f"error: --batch {options.batch} cannot be divided by {ranks} x {options.grad_accum_steps}")
+    # A rank of a launch measures its part and ends; the process that a person started launches one after another.
     if launched:
         measured = measure(options)
         if os.environ["RANK"] == "0" and options.json:

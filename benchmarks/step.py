@@ -137,6 +137,7 @@ def distance(found: tuple, exact: tuple) -> dict[str, float]:
 
 def measure(running: dict[str, Worker], ceiling: Worker, case: Case, options: argparse.Namespace) -> dict:
     """All that is measured of one size, batch and precision."""
+    # Warm up, and find how many steps fill the time of a round.
     steps = {}
     for name, worker in running.items():
         worker.ask("start", case.precision, case.size, case.batch)
@@ -145,6 +146,7 @@ def measure(running: dict[str, Worker], ceiling: Worker, case: Case, options: ar
         steps[name] = options.steps or max(1, round(options.seconds / once))
         worker.ask("run", steps[name])
         worker.ask("forget_peak")
+    # Rounds: all contenders, in random order.
     rounds = {name: [] for name in running}
     products = [ceiling.ask("measure")]
     for _ in range(options.rounds):

@@ -88,11 +88,13 @@ def _scene(rng: random.Random, side: int) -> np.ndarray:
 
 def _animal(rng: random.Random) -> Animal:
     """A pose; the animal looks to the right, x and y in picture widths, y downwards."""
+    # Trunk and pose.
     scale = rng.uniform(0.85, 1.12)
     x, y = rng.uniform(0.42, 0.48), rng.uniform(0.47, 0.55)  # middle of the trunk
     length, depth = rng.uniform(0.20, 0.24) * scale, rng.uniform(0.095, 0.12) * scale  # half axes
     pitch = rng.uniform(-0.08, 0.08)
     foot = y + depth + rng.uniform(0.19, 0.23) * scale
+    # Four legs, from hip over knee to hoof.
     legs, hooves = [], []
     for hip, thick in ((-0.78, 0.034), (-0.55, 0.036), (0.55, 0.03), (0.76, 0.032)):
         hip_x, toe_x = x + hip * length, x + hip * length + rng.uniform(-0.045, 0.045) * scale
@@ -101,6 +103,7 @@ def _animal(rng: random.Random) -> Animal:
             _limb([(hip_x, y + 0.3 * depth), knee, (toe_x, foot)], [thick * 1.6, thick * 0.75, thick * 0.6], scale)
         )
         hooves.append(_limb([(toe_x, foot - 0.012), (toe_x + 0.004, foot + 0.016)], [thick * 0.62, thick * 0.8], scale))
+    # Neck and head, raised or grazing.
     raised = rng.uniform(0.55, 1.1) if rng.random() < 0.8 else rng.uniform(-0.75, -0.2)  # else it grazes
     withers = (x + 0.72 * length, y - 0.35 * depth)
     reach = rng.uniform(0.2, 0.24) * scale
@@ -109,6 +112,7 @@ def _animal(rng: random.Random) -> Animal:
     muzzle = (poll[0] + 0.135 * scale * math.cos(nod), poll[1] - 0.135 * scale * math.sin(nod))
     neck = _limb([withers, poll], [0.095, 0.052], scale)
     head = _limb([poll, _between(poll, muzzle, 0.45), muzzle], [0.05, 0.046, 0.027], scale)
+    # The trunk of three ellipses, ear, tail, mane, and what is dark.
     trunk = _ellipse((x, y), length, depth, pitch)
     rump = _ellipse((x - 0.6 * length, y - 0.08 * depth), 0.5 * length, depth * 1.02, pitch)
     chest = _ellipse((x + 0.6 * length, y), 0.46 * length, depth * 1.02, pitch)
@@ -121,6 +125,7 @@ def _animal(rng: random.Random) -> Animal:
     mane = _limb(list(up), [0.026, 0.022], scale)
     nose = _ellipse(muzzle, 0.026 * scale, 0.024 * scale, 0)
     eye = _ellipse(_between(poll, muzzle, 0.3), 0.009 * scale, 0.009 * scale, 0)
+    # Stripes follow each other along each part.
     upright = math.pi / 2
     parts = [Part(leg, upright) for leg in legs] + [Part(neck, -raised), Part(ear, -raised)]
     parts += [Part(outline, 0.0) for outline in (rump, chest, trunk)] + [Part(head, -nod)]

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from zorse.config.schema import Images
@@ -21,6 +20,7 @@ from zorse.data.dataset import open_shards
 from zorse.data.loader import pair_batches
 from zorse.data.order import RankSlice
 from zorse.errors import UserError
+from zorse.terminal import plain_console
 
 
 def fastest(batches: Iterator[dict], count: int) -> float:
@@ -79,7 +79,7 @@ def main() -> None:
         wait = waiting(batches, steps, options.batch / options.rate)
         batches.close()
         table.add_row(str(workers), f"{rate:.0f}", f"{wait:.2%}")
-    Console().print(table)
+    plain_console().print(table)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ TRIES=3 # starts in a row that may fail to see a new pair
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BIN=${BIN:-$project/.venv/bin} NODES=${NODES:-1} NODE_RANK=${NODE_RANK:-0} MASTER_PORT=${MASTER_PORT:-29500}
 
-say() { echo "[train $(date +%T)] $*"; }
+say() { printf '[train %s] %s\n' "$(date +%T)" "${*//[[:cntrl:]]/?}"; }
 mistake() {
-  echo "error: $*" >&2
+  printf 'error: %s\n' "${*//[[:cntrl:]]/?}" >&2
   exit 2
 }
 

@@ -1,14 +1,17 @@
 """How commands end: one line for a mistake, an exit code, and of several ranks the one that has something to tell."""
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
 
 import pytest
+from rich.table import Table
+from running import script
 
 from zorse.errors import OneRankError, TooManyCorrupt, TransientError, UserError
-from zorse.terminal import STOPPED, run_command
+from zorse.terminal import STOPPED, plain_console, printable, protect_terminal, report_console, run_command
 
 
 def ended(command, capsys):
@@ -64,6 +67,48 @@ def test_of_several_ranks_one_tells(monkeypatch, capsys):
     left = []
     monkeypatch.setattr(os, "_exit", left.append)
     assert ended(failing(TransientError("this rank alone")), capsys) == (1, "error: this rank alone\n") and left == [1]
+
+
+NASTY = "a\x1b[31m\rb\x9b2J\u202ec"  # colour, start of the line, clear the screen, write backwards
+
+
+def test_no_control_character_gets_through(capsys):
+    def command():
+        print(NASTY, "[/q]")
+        print(f"{NASTY}\n\ttwo", file=sys.stderr)
+        table = Table("name", title=NASTY)
+        table.add_row(f"{NASTY} [/q]")
+        report_console().print(NASTY, table)
+        raise UserError(f"no {NASTY}")
+
+    with pytest.raises(SystemExit):
+        run_command(command)
+    out, err = capsys.readouterr()
+    shown = r"a\x1b[31m\rb\x9b2J\u202ec"
+    assert out.count(shown) == 4 and f"{shown} [/q]" in out and err.startswith(f"{shown}\n\ttwo\nerror: no a")
+    assert printable(out) == out
+
+
+def test_progress_bars_of_libraries_and_colours_of_tables_get_through(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    protect_terminal()
+    for text in ("\rhalf", "\n\x1b[A", "\r\x1b[31m"):
+        sys.stdout.write(text)
+    assert terminal.buffer.getvalue() == b"\rhalf\n\x1b[A\r\\x1b[31m"
+    console = plain_console(file=Terminal(), force_terminal=True, color_system="standard")
+    console.print("text [bold]", style="red")
+    assert console.file.getvalue() == "\x1b[31mtext [bold]\x1b[0m\n"
+
+
+@pytest.mark.parametrize("arguments", [["--oops", "[/q]"], ["--log-every", "[/q]"], ["--oops", NASTY]])
+def test_what_is_wrong_with_options_is_told_as_it_is(arguments):
+    done = script("pipeline/train.py", *arguments)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and printable(done.stderr) == done.stderr
 
 
 def test_a_reader_that_went_away_is_no_mistake(tmp_path, capfd):

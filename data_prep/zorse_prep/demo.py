@@ -8,6 +8,8 @@ coat tells them apart, which is what a CycleGAN is to learn.
 
 import math
 import random
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from zorse.errors import UserError
 from zorse.files import load_json, write_json
-from zorse.terminal import run_command
+from zorse.terminal import colours_of_help, run_command
 from zorse_prep.images import JPEG_OPTIONS
 
 COUNTS = {"trainA": 300, "trainB": 360, "testA": 64, "testB": 64}
@@ -227,9 +229,16 @@ def draw_all(out: Path, /, seed: int = 0, size: int = 64) -> None:
         for number in range(count):
             draw(seed, split, number, size).save(out / split / f"{number:04d}.jpg", **JPEG_OPTIONS)
     write_json(out / "demo.json", wanted)
-    print(f"drew {sum(COUNTS.values())} pictures in {out}\nnext: python data_prep/shard.py --source {out}")
+    print(f"drew {sum(COUNTS.values())} pictures in {out}")
+    print(f"next: python data_prep/shard.py --source {shlex.quote(str(out))}")
+
+
+def run() -> None:
+    """Draw what the command line says."""
+    with colours_of_help(sys.argv):
+        tyro.cli(draw_all, description=__doc__)
 
 
 def main() -> None:
     """Exit codes: 0 done, 2 a mistake in the options or a folder that cannot be written, 130 Ctrl-C."""
-    run_command(lambda: tyro.cli(draw_all, description=__doc__))
+    run_command(run)

@@ -32,7 +32,7 @@ from pathlib import Path
 import tyro
 
 from zorse.errors import UserError
-from zorse.terminal import run_command, with_new_names
+from zorse.terminal import colours_of_help, one_line, run_command, with_new_names
 from zorse_prep.foreign import index_tars
 from zorse_prep.format import PLAN
 from zorse_prep.manifest import finalize
@@ -93,7 +93,7 @@ def check(options: VerifyOptions) -> int:
     _at_least(("--workers", options.workers, 1))
     faults = verify(options.out, options.deep, options.workers)
     for fault in faults:
-        print(f"fault: {fault}")
+        print(f"fault: {one_line(fault)}")
     manifest = load_manifest(options.out)
     shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
     samples = sum(entry["samples"] for entry in manifest["splits"].values())
@@ -200,7 +200,8 @@ def run() -> int | None:
         function, options = STAGES[arguments[0]]
         prog, description, arguments = f"shard.py {arguments[0]}", options.__doc__, arguments[1:]
     arguments = with_new_names(arguments, {"--keep-repeats": "--keep-duplicates"})  # as version 0.1 called it
-    parsed = tyro.cli(options, prog=prog, description=description, args=arguments)
+    with colours_of_help(arguments):
+        parsed = tyro.cli(options, prog=prog, description=description, args=arguments)
     try:
         return function(parsed)
     except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:

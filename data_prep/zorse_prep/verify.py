@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import tarfile
 import warnings
 import zlib
@@ -42,10 +43,10 @@ SHARD_FIELDS = {
 
 def load_manifest(out: Path) -> dict:
     """manifest.json. Raises UserError where there is none, or one of another version or with fields missing."""
-    path = out / MANIFEST
+    path, again = out / MANIFEST, shlex.quote(str(out))
     manifest = load_json(path)
     if manifest is None:
-        raise UserError(f"{path} is missing or no manifest; make it with: python data_prep/shard.py finalize {out}")
+        raise UserError(f"{path} is missing or no manifest; make it with: python data_prep/shard.py finalize {again}")
     if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise UserError(f"{path} is of another version; make the shards again")
     wrong = _wrong_fields(manifest, {"name": str, "source": dict, "overlaps": dict, "fingerprint": str, "splits": dict})
@@ -55,7 +56,7 @@ def load_manifest(out: Path) -> dict:
             wrong += [f"splits.{split}.shards.{number}.{name}" for name in _wrong_fields(shard, SHARD_FIELDS)]
     if wrong:
         raise UserError(
-            f"{path}: {wrong[0]} is missing or of a wrong kind; write it again with shard.py finalize {out}"
+            f"{path}: {wrong[0]} is missing or of a wrong kind; write it again with shard.py finalize {again}"
         )
     return manifest
 

@@ -1,20 +1,23 @@
 """What a person sees of a command in the terminal: its progress, tables, and at the end its last line and exit code.
 
+No text of a user's is ever markup here, and no control character of it, such as a file's name may hold, gets through.
 A bar on a terminal, plain lines elsewhere, as in a batch job's log. Training shows its progress by runs/progress.py.
 """
 
 import errno
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from zorse.errors import OneRankError, UserError
 
@@ -23,6 +26,11 @@ REPORT_WIDTH = 200  # characters of a line in a log, where tables should not be 
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 STOPPED = "stopped; run the same command again to finish"
 CTRL_C, READER_GONE = 130, 141  # exit codes, 128 + the signal, as shells have them
+
+# Control characters but for tab and newline, and those that turn the direction of writing.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# What progress bars of libraries write between their texts, to move from line to line.
+MOVES = re.compile(r"(\n|\x1b\[A)*")
 
 Show = Callable[[dict[str, int], int], None]
 
@@ -34,9 +42,7 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
     130, after the text of the KeyboardInterrupt, if any; a reader of stdout that went away with 141. Of several ranks,
     the first one prints the line, except for a OneRankError, which the rank that met it prints.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no UTF-8
+    protect_terminal()
     try:
         code = command() or 0
         sys.stdout.flush()
@@ -53,6 +59,73 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
             print(str(stop) or STOPPED, file=sys.stderr, flush=True)
         code = CTRL_C
     sys.exit(code)
+
+
+def protect_terminal() -> None:
+    """From now on, show what is printed to stdout and stderr as text alone."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no UTF-8
+            setattr(sys, name, _TextOnly(stream))
+
+
+def printable(text: str) -> str:
+    """Text whose control characters are shown as Python writes them, such as \\x1b; tabs and newlines stay."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """Like `printable`, for what is one line, or a part of one: a file's name may hold newlines, too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+class _TextOnly:
+    """A stream for text without control characters. rich writes to the stream itself, with what moves and colours."""
+
+    def __init__(self, stream: TextIO):
+        self.rich_proxied_file = stream  # the name that rich looks for
+
+    def write(self, text: str) -> int:
+        start = text if MOVES.fullmatch(text) else "\r" if text.startswith("\r") else ""
+        return self.rich_proxied_file.write(start + printable(text[len(start) :]))
+
+    def writelines(self, lines) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str):
+        return getattr(self.rich_proxied_file, name)
+
+
+class _PlainConsole(Console):
+    """A console that takes no text for markup, and lets no control character through."""
+
+    def render_str(self, text: str, **options) -> Text:
+        plain = {"markup": False, "emoji": False, "highlight": False, "highlighter": None}
+        return super().render_str(printable(text), **{**options, **plain})
+
+
+def plain_console(**options) -> Console:
+    """A console of rich's for tables and lines, on stdout unless it is given a `file`; see the head of this file."""
+    return _PlainConsole(**{"file": itself(sys.stdout), **options})
+
+
+@contextmanager
+def colours_of_help(arguments: list[str]) -> Iterator[None]:
+    """Let the colours of help and errors through, unless an argument that they may repeat holds control characters."""
+    if any(printable(argument) != argument for argument in arguments):
+        yield
+        return
+    with redirect_stdout(itself(sys.stdout)), redirect_stderr(itself(sys.stderr)):
+        yield
+
+
+def itself(stream: TextIO) -> TextIO:
+    """A stream below what keeps control characters from it, for those who need them: rich, and what shows help."""
+    while hasattr(stream, "rich_proxied_file"):
+        stream = stream.rich_proxied_file
+    return stream
 
 
 def _report(error: UserError | OSError) -> int:
@@ -83,7 +156,7 @@ def with_new_names(arguments: list[str], renamed: dict[str, str]) -> list[str]:
 
 def report_console() -> Console:
     """A console for tables: as wide as the terminal, and in a log wide enough to break no line."""
-    console = Console(highlight=False)
+    console = plain_console()
     if not console.is_terminal:
         console.width = REPORT_WIDTH
     return console
@@ -104,7 +177,8 @@ def progress(what: str, totals: dict[str, int], before: dict[str, int] | None = 
 @contextmanager
 def parts_shown(parts: str) -> Iterator[Callable[[int, int], None]]:
     """Yields show(done, total) for the parts of one long piece of work, such as the bands of one large image."""
-    with Progress(TextColumn(parts), *_columns(), transient=True, disable=not sys.stdout.isatty()) as bars:
+    columns = TextColumn(parts, markup=False), *_columns()
+    with Progress(*columns, console=plain_console(), transient=True, disable=not sys.stdout.isatty()) as bars:
         row, started = bars.add_task("", total=None, visible=False), time.monotonic()
         shown = started
 
@@ -125,8 +199,9 @@ def _columns() -> tuple:
 
 @contextmanager
 def _bars(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterator[Show]:
-    columns = TextColumn("{task.description}"), *_columns(), TextColumn("{task.fields[rates]}")
-    with Progress(*columns, console=Console(), transient=True) as bars:
+    name, rates = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[rates]}"))
+    columns = name, *_columns(), rates
+    with Progress(*columns, console=plain_console(), transient=True) as bars:
         several = totals if len(totals) > 1 else {}
         rows = {split: bars.add_task(split, total=total or None, rates="") for split, total in several.items()}
         everything = bars.add_task(what, total=sum(totals.values()) or None, rates="")

@@ -22,6 +22,7 @@ from zorse.errors import UserError
 from zorse.inference import banded
 from zorse.inference.translator import Translator, pad_for
 from zorse.interop import saved_model
+from zorse.interop.model_card import model_card
 
 
 def noise(height, width, channels=3, seed=0):
@@ -230,6 +231,17 @@ def test_a_directory_saved_to_again_tells_nothing_of_before(trained, tmp_path):
     card = ModelCard.load(tmp_path / "README.md")
     assert files == {"model.safetensors", "config.json", "README.md"} and card.data.license is None
     assert "data, by fingerprint | `0`" in card.text
+
+
+def test_what_records_say_is_no_markup_in_a_card(trained, tmp_path):
+    Translator(trained, "b2a").save_pretrained(tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    nasty = "[x](javascript:1) <img src=x> `y` |\n# z {{ 1 }}"
+    about["provenance"]["data"] = about["provenance"]["weights"] = about["zorse"] = nasty
+    about["provenance"]["evaluation"]["protocol"]["resize"] = nasty
+    text = model_card(about, None).text
+    assert text.count(r"\[x\](javascript:1) \<img src=x\> \`y\` \| # z {{ 1 }}") == 4
+    assert "<img" not in text.replace(r"\<img", "") and "\n# z" not in text
 
 
 def test_the_nearest_evaluation_and_picture(tmp_path):

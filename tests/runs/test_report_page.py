@@ -1,6 +1,7 @@
 """The page of a run, in a real headless Chromium where there is one."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -50,6 +51,14 @@ def page(run):
     assert set(re.findall("""https?:[^"'` ]*""", text)) == {"http://www.w3.org/2000/svg"}  # a name, nothing to fetch
     assert "@import" not in text and "url(" not in text
     return run / "report.html"
+
+
+def test_a_name_may_hold_bytes_that_are_no_text(run, tmp_path):
+    odd = tmp_path / os.fsdecode(b"x \xff [b]")
+    shutil.copytree(run, odd)
+    done = report(odd)
+    assert done.returncode == 0 and "[b]/report.html" in done.stdout, done.stderr
+    assert "<h1>x \\udcff [b]</h1>" in (odd / "report.html").read_text()
 
 
 def test_what_is_not_a_run(tmp_path):

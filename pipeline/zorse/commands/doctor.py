@@ -4,13 +4,16 @@ import os
 import sys
 
 from rich.table import Table
+from rich.text import Text
 
 from zorse.config.command_line import parse
 from zorse.config.schema import Config
 from zorse.terminal import report_console, run_command
-from zorse.training.preflight import FAIL, examine
+from zorse.training.preflight import FAIL, OK, WARN, examine
 
 WHAT = "Look for what would fail in a training run with these options: machines, data, a step, memory, disk, length."
+
+STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
 
 def doctor(config: Config) -> int:
@@ -19,7 +22,7 @@ def doctor(config: Config) -> int:
     if os.environ.get("RANK", "0") == "0":
         table = Table.grid(padding=(0, 3))
         for finding in findings:
-            table.add_row(*finding)
+            table.add_row(Text(finding.verdict, STYLES[finding.verdict]), finding.what, finding.found)
         report_console().print(table)
     return int(any(finding.verdict == FAIL for finding in findings))
 

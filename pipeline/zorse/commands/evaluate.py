@@ -4,13 +4,12 @@ import json
 import os
 
 from accelerate import Accelerator
-from rich.console import Console
 
 from zorse.config.command_line import options_of
 from zorse.files import write_durably
 from zorse.inference.evaluate_checkpoint import Options, evaluate
 from zorse.runs.summary import distance_table
-from zorse.terminal import run_command
+from zorse.terminal import plain_console, run_command
 from zorse.training.devices import check_precision
 
 
@@ -24,7 +23,7 @@ def run() -> None:
         write_durably(out, json.dumps(record, indent=2) + "\n")
         columns = {"untranslated": record["untranslated"], "real images": record["real"], "translated": record}
         title = f"{options.model} at {record['pairs']} pairs, {record['weights']} weights"
-        Console().print(distance_table(f"{title}, compared with {options.real} images", columns))
+        plain_console().print(distance_table(f"{title}, compared with {options.real} images", columns))
         print(f"written to {out}")
     accelerator.end_training()
 

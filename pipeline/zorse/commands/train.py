@@ -10,11 +10,13 @@ from zorse.config.resolve import run_directory
 from zorse.errors import OneRankError, TransientError, UserError
 from zorse.runs import failure
 from zorse.runs.directory import journal
+from zorse.terminal import protect_terminal
 
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 a mistake in the options or the data, 128 + N stopped by signal N and saved."""
     rank, out = int(os.environ.get("RANK", "0")), None
+    protect_terminal()
     try:
         config = parse(sys.argv[1:])
         out = run_directory(config)

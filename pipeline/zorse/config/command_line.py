@@ -11,7 +11,7 @@ from zorse.config.presets import PRESETS
 from zorse.config.resolve import OLD_NAMES
 from zorse.config.schema import Config, flag
 from zorse.config.validation import check
-from zorse.terminal import with_new_names
+from zorse.terminal import colours_of_help, with_new_names
 
 TRAIN = "Train a CycleGAN on two unpaired domains of images. Run the same command again to resume."
 T = TypeVar("T")
@@ -25,7 +25,8 @@ def options_of(kind: type[T], program: str, **how) -> T:
     """The options on the command line of `program`; exits with help or with what is wrong. how: for tyro.cli."""
     try:
         try:
-            return tyro.cli(kind, prog=program, **how)
+            with colours_of_help(how.get("args", sys.argv)):
+                return tyro.cli(kind, prog=program, **how)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # of `--help | head`, whose reader has seen enough, or of who reads what is wrong

@@ -1,5 +1,6 @@
 """A page in the browser on which an image is dropped and its translation appears, and the server of that page."""
 
+import html
 import socket
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from zorse.checkpoints.load import Weights
 from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.inference.translator import Translator
+from zorse.interop.model_card import text_alone
 from zorse_prep.images import BadImage, read_as
 
 
@@ -46,12 +48,13 @@ def page(translators: dict[str, Translator], title: str):
         try:
             image = read_as(Path(file).read_bytes(), translator.modes[0])
         except (BadImage, OSError) as error:
-            raise gr.Error(f"this image cannot be read: {error}", print_exception=False) from None
+            raise gr.Error(f"this image cannot be read: {html.escape(str(error))}", print_exception=False) from None
         fake = translator(image)
-        return (viewable(image), viewable(fake)), f"{way}, {fake.width} x {fake.height} pixels"
+        return (viewable(image), viewable(fake)), f"{text_alone(way)}, {fake.width} x {fake.height} pixels"
 
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
-        gr.Markdown(f"# {title}\nDrop an image on the left. On the right, pull the handle to see before and after.")
+        gr.Markdown(f"# {text_alone(title)}")
+        gr.Markdown("Drop an image on the left. On the right, pull the handle to see before and after.")
         with gr.Row():
             with gr.Column():
                 given = gr.File(type="filepath", label="image", elem_id="given")  # as it is; gr.Image would decode it

@@ -1,5 +1,7 @@
 """The model card of an exported generator: what it does, how it is used, what it was trained on, how good it is."""
 
+import re
+
 from huggingface_hub import ModelCard, ModelCardData
 
 from zorse.config.schema import OF_GENERATORS, Networks
@@ -68,13 +70,13 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
     generator = {name: getattr(networks, name) for name in OF_GENERATORS}
     training = {
         "direction": direction.option,
-        "images": f"{about['modes']['from']} to {about['modes']['to']}",
-        "data, by fingerprint": f"`{trained['data']}`" if trained["data"] else "unknown",
+        "images": text_alone(f"{about['modes']['from']} to {about['modes']['to']}"),
+        "data, by fingerprint": f"`{text_alone(trained['data'])}`" if trained["data"] else "unknown",
         "length": f"{trained['pairs_seen']} pairs of images" if trained["pairs_seen"] is not None else "unknown",
         "crops": crops(trained),
-        "weights": f"{trained['weights']}, stored as {about['dtype']}",
+        "weights": text_alone(f"{trained['weights']}, stored as {about['dtype']}"),
         "generator": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in generator.items() if value),
-        "version": f"zorse {about['zorse']}",
+        "version": text_alone(f"zorse {about['zorse']}"),
     }
     return ModelCard.from_template(
         data,
@@ -88,9 +90,14 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
         sample=sample,
         training=training,
         evaluation=evaluation,
-        protocol=evaluation and evaluation["protocol"],
+        protocol=evaluation and _plain(evaluation["protocol"]),
         distances=evaluation and _distances(evaluation, direction),
     )
+
+
+def text_alone(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def crops(trained: dict) -> str:
@@ -99,9 +106,15 @@ def crops(trained: dict) -> str:
     return "unknown" if height is None else f"{width} x {height} pixels" if width else f"{height} pixels a side"
 
 
+def _plain(protocol: dict) -> dict:
+    return {name: text_alone(value) if isinstance(value, str) else value for name, value in protocol.items()}
+
+
 def _distances(evaluation: dict, direction: Direction) -> dict[str, list[str]]:
     """The values of each metric for translated, untranslated and real images."""
     columns = [evaluation[direction], evaluation["untranslated"][direction], evaluation["real"][direction]]
     metrics = [metric for metric in evaluation[direction] if not metric.endswith("_std")]
     values = {metric: [column.get(metric) for column in columns] for metric in metrics}
-    return {metric: ["" if value is None else f"{value:.4g}" for value in row] for metric, row in values.items()}
+    return {
+        text_alone(metric): ["" if value is None else f"{value:.4g}" for value in row] for metric, row in values.items()
+    }

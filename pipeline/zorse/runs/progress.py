@@ -4,15 +4,16 @@ import sys
 from contextlib import suppress
 from datetime import timedelta
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from zorse.terminal import itself, plain_console
 
 
 class BestEffortStdout:
     """Standard output that a run outlives: what a closed terminal or pipe cannot take is dropped."""
 
     def __init__(self):
-        self.file = sys.stdout  # that of now: rich puts itself in its place
+        self.file = itself(sys.stdout)
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -38,13 +39,12 @@ class Display:
     """Progress for a person: a live bar on a terminal, one plain line per status elsewhere. Silent but on rank 0."""
 
     def __init__(self, total_pairs: int, enabled: bool):
-        self.console = Console(file=BestEffortStdout(), quiet=not enabled, highlight=False, soft_wrap=True)
+        self.console = plain_console(file=BestEffortStdout(), quiet=not enabled, soft_wrap=True)
         self.total = total_pairs
         self.bar = None
         if enabled and self.console.is_terminal:
-            self.bar = Progress(
-                BarColumn(24), MofNCompleteColumn(), TextColumn("pairs  {task.fields[status]}"), console=self.console
-            )
+            status = TextColumn("pairs  {task.fields[status]}", markup=False)
+            self.bar = Progress(BarColumn(24), MofNCompleteColumn(), status, console=self.console)
             self.task = self.bar.add_task("", total=total_pairs, status="starting")
 
     def __enter__(self) -> "Display":
@@ -57,7 +57,7 @@ class Display:
             self.bar.stop()
 
     def note(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(line)
 
     def advance(self, pairs_seen: int) -> None:
         if self.bar:

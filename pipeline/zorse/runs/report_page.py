@@ -56,7 +56,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         },
     )
     out = out or run / "report.html"
-    write_durably(out, text)
+    write_durably(out, text.encode(errors="backslashreplace"))  # names of files may hold bytes that are no UTF-8
     return out
 
 

@@ -32,7 +32,7 @@ def distance_table(title: str, columns: dict[str, dict]) -> Table:
         table.add_column(name, justify="right")
     for direction in Direction:
         table.add_section()
-        table.add_row(f"[bold]{direction.title}")
+        table.add_row(direction.title, style="bold")
         for metric in next(reversed(columns.values()))[direction]:
             if not metric.endswith("_std"):  # deviations are in the records
                 values = [each[direction].get(metric) for each in columns.values()]

@@ -36,7 +36,7 @@ from zorse.training.update import Update
 from zorse_prep.format import CHANNELS
 
 SECONDS = 3.0  # of each measurement, about
-OK, WARN, FAIL = "[green]OK[/]", "[yellow]WARN[/]", "[bold red]FAIL[/]"
+OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
 
 class Finding(NamedTuple):

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from zorse.errors import UserError
 from zorse.files import load_json, sha256_of
-from zorse_prep.archives import is_plain, tar_members
+from zorse_prep.archives import is_plain, refuse_packed, tar_members
 from zorse_prep.format import FOREIGN, FORMAT, MANIFEST, PLAN, TAR_BLOCK, TAR_NAME, member_size, padded
 from zorse_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
-from zorse_prep.items import LARGEST, looks_like_image, none_dropped
+from zorse_prep.items import LARGEST, is_hidden, looks_like_image, none_dropped
 from zorse_prep.manifest import check_usable, split_entry, write_manifest
 from zorse_prep.shards import totals, write_index
 from zorse_prep.workers import Task, run_all
@@ -41,11 +41,14 @@ def index_tars(
         found = [record for task, record in zip(tasks, records, strict=True) if task.split == split]
         entry = split_entry(found, WHITE)
         unconverted = sum((Counter(record["unconverted"]) for record in found), Counter())
+        dropped = none_dropped()
+        for record in found:
+            dropped.update(record["dropped"])
         splits[split] = {
             "found": entry["samples"] + entry["quarantined"]["count"],
             **entry,
             "unconverted": dict(sorted(unconverted.items())),
-            "dropped": none_dropped(),
+            "dropped": dropped,
         }
     inputs = sum(entry["found"] for entry in splits.values())
     check_usable(splits, inputs, max_corrupt, "repair them and run again")
@@ -87,6 +90,8 @@ def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str
             matched = {path.name for path in folder.glob(pattern) if path.is_file()}
             if not matched:
                 raise UserError(f"{flag} {pattern} matches no file in {folder}; give another pattern")
+            for name in sorted(matched):
+                refuse_packed(folder / name, only_tars=True)
             if odd := sorted(name for name in matched if not TAR_NAME.fullmatch(name)):
                 raise UserError(f"{odd[0]!r}: rename it to letters, digits, '.', '_', '-' and .tar at the end")
             names |= matched
@@ -101,9 +106,9 @@ def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str
 
 def index_tar(folder: Path, name: str, policy: ImagePolicy, count) -> dict:
     """Write NAME.idx and NAME.crc for a tar; returns the same record as of a shard that was made here."""
-    offsets, sums, images, quarantined, end = [], [], [], [], 0
+    offsets, sums, images, quarantined, dropped, end = [], [], [], [], Counter(), 0
     with (folder / name).open("rb") as file:
-        for member in _first_images(folder / name):
+        for member in _first_images(folder / name, dropped):
             try:
                 data = _image_of(file.fileno(), member)
                 images.append(prepare(data, policy)._replace(data=b""))
@@ -123,6 +128,7 @@ def index_tar(folder: Path, name: str, policy: ImagePolicy, count) -> dict:
         "index_sha256": index_sha256,
         "crc_sha256": crc_sha256,
         "quarantined": quarantined,
+        "dropped": dropped,
         **_unconverted(images),
     }
 
@@ -132,12 +138,31 @@ def _unconverted(images: list[Prepared]) -> dict:
     return {**record, "converted": {}, "unconverted": record["converted"]}
 
 
-def _first_images(path: Path) -> Iterator[tarfile.TarInfo]:
-    """The first image member of each sample: of neighbours whose names agree up to the first dot of the last part."""
-    for _, sample in groupby(filter(is_plain, tar_members(path)), lambda member: _key(member.name)):
-        image = next((member for member in sample if looks_like_image(member.name, bytes)), None)
-        if image:
-            yield image
+def _first_images(path: Path, dropped: Counter[str]) -> Iterator[tarfile.TarInfo]:
+    """The first image member of each sample: of neighbours whose names agree up to the first dot of the last part.
+
+    All other members are counted in `dropped`: those of a sample without an image as one `no_image`.
+    """
+    for _, sample in groupby(_members(path, dropped), lambda member: _key(member.name)):
+        images, others = [], 0
+        for member in sample:
+            if looks_like_image(member.name, bytes):
+                images.append(member)
+            else:
+                others += 1
+        dropped.update(further_image=len(images[1:]), not_image=others if images else 0, no_image=int(not images))
+        yield from images[:1]
+
+
+def _members(path: Path, dropped: Counter[str]) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar which are files and not hidden."""
+    for member in tar_members(path):
+        parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
+        if is_hidden(parts) or not is_plain(member):
+            if not member.isdir():
+                dropped["hidden" if is_hidden(parts) else "unsafe"] += 1
+        else:
+            yield member
 
 
 def _key(name: str) -> str:

@@ -1,7 +1,8 @@
 """What a source consists of: items, each one input image that says where its bytes lie."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 LAYOUT = "--source DIR with DIR/trainA, DIR/trainB and optionally DIR/testA, DIR/testB"
@@ -12,6 +13,14 @@ EXTENSIONS = (
     *(".heic", ".heif", ".avif"),
 )
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
+
+
+# Folders in which systems keep thumbnails, metadata, and what was deleted; in lower case.
+SYSTEM_FOLDERS = {
+    *("__macosx", "@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "@tmp", "~snapshot"),
+    *("$recycle.bin", "recycler", "recycled", "system volume information", "lost+found", "network trash folder"),
+    "temporary items",
+}
 
 
 class Unreadable(Exception):
@@ -35,7 +44,8 @@ class Item:
 class Source:
     """Images of up to four splits, listed once by going through `items`, in any order.
 
-    dropped[split][why] counts what is left out, and is complete when `items` has ended.
+    dropped[split][why] counts what is left out, and outside[where] what belongs to no split at all. Both are complete
+    when `items` has ended.
     """
 
     name: str
@@ -44,20 +54,36 @@ class Source:
     revision: str | None
     root: str
     items: Iterator[Item]
-    dropped: dict[str, dict[str, int]]
+    dropped: dict[str, Counter[str]]
+    outside: Counter[str] = field(default_factory=Counter)
 
 
-def none_dropped() -> dict[str, int]:
-    """Counts of empty cells, repeats, files that are not images, and links, devices and names that lead elsewhere."""
-    return {"null": 0, "repeat": 0, "not_image": 0, "unsafe": 0}
+def none_dropped() -> Counter[str]:
+    """Counts of empty cells, repeats, files that are not images, and links, devices and names that lead elsewhere.
+
+    Where there are any, also of hidden files, of encrypted ones, and of those that a later one of their name replaces.
+    """
+    return Counter(null=0, repeat=0, not_image=0, unsafe=0)
+
+
+def in_words(counts: dict[str, int]) -> str:
+    """Counts of what was left out or converted, as a person reads them; "-" for none."""
+    return ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "-"
+
+
+def is_system(folder: str) -> bool:
+    """Whether a folder of this name is no user's: a system's or a program's, whatever may lie in it."""
+    return folder.lower() in SYSTEM_FOLDERS or folder.lower().startswith((".trash", ".ipynb_checkpoints"))
+
+
+def is_hidden(parts: Sequence[str]) -> bool:
+    """Whether a file is hidden, or lies in a hidden folder or a system's, by the parts of its path."""
+    return any(part.startswith(".") or is_system(part) for part in parts)
 
 
 def looks_like_image(name: str, head) -> bool:
     """Whether a file is an image, by its extension or else by its first bytes, which `head()` reads."""
-    last = PurePosixPath(name).name
-    if last.startswith("."):  # .DS_Store, and macOS's ._photo.jpg, which holds no photo
-        return False
-    if PurePosixPath(last).suffix.lower() in EXTENSIONS:
+    if PurePosixPath(name).suffix.lower() in EXTENSIONS:
         return True
     first = head()
     return first.startswith(MAGIC) or (first[:4] == b"RIFF" and first[8:12] == b"WEBP")

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,12 +17,14 @@ from functools import partial
 from pathlib import Path
 
 from zorse.files import write_quickly
-from zorse.terminal import progress
+from zorse.terminal import one_line, progress
+from zorse_prep.format import SPLITS
 from zorse_prep.items import Item, Source, Unreadable
 from zorse_prep.sources import read
 
 BUCKETS = 256
 SPILL = 64 << 20  # characters kept in memory before they go to the disk
+PLACES = 8  # shown of those with files that belong to no split
 PAIRS = 20  # names shown for each two splits that share images
 
 
@@ -65,13 +67,14 @@ class Listing:
     sha256: str
 
     def lines(self, number: int) -> list[str]:
-        """The bucket's images in the order of their keys, the first alone where several have one name."""
-        lines = sorted(self.buckets.lines(number), key=_key)  # stable
-        return [next(same) for _, same in itertools.groupby(lines, _key)]
+        """The bucket's images in the order of their keys, the last alone where several have one name."""
+        last = {_key(line): line for line in self.buckets.lines(number)}
+        return [last[key] for key in sorted(last)]
 
 
 def list_source(source: Source, work: Path) -> Listing:
-    """Go through a source. Images of one name, which an archive may hold, count as unsafe but for the first."""
+    """Go through a source. Of images of one name, which an archive may hold, the last replaces the others, as it does
+    where the archive is unpacked."""
     buckets, counts = Buckets(work / "listing"), Counter()
     with progress("listing", {}) as show:
         for item in source.items:
@@ -81,13 +84,18 @@ def list_source(source: Source, work: Path) -> Listing:
             counts[item.split] += 1
             if counts.total() % 100 == 0:
                 show(counts, 0)  # nothing but names and sizes is read
+    if source.outside:
+        where = ", ".join(f"{count} {place}" for place, count in source.outside.most_common(PLACES))
+        more = ", ..." if len(source.outside) > PLACES else ""
+        print(f"left out, in none of {', '.join(SPLITS)}: {one_line(where)}{more}")
     listing, digest, found = Listing(buckets, {}, ""), hashlib.sha256(), Counter()
     for number in range(BUCKETS):
         for line in listing.lines(number):
             digest.update(line.encode() + b"\n")
             found[_item(line).split] += 1
     for split, dropped in source.dropped.items():
-        dropped["unsafe"] += counts[split] - found[split]
+        if replaced := counts[split] - found[split]:
+            dropped["replaced"] = replaced
     return Listing(buckets, {split: found[split] for split in source.dropped}, digest.hexdigest())
 
 
@@ -144,7 +152,7 @@ def _hash(root: str, lines: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Byte-identical images: the keys of those to be dropped, their number by split, and what splits share.
+    """Byte-identical usable images: the keys of those to be dropped, their number by split, and what splits share.
 
     overlaps["trainA/testA"] = {"count": different images, "names": the first pairs, in order}
     """
@@ -154,33 +162,49 @@ class Repeats:
     overlaps: dict[str, dict]
 
 
-def find_repeats(hashed: Hashed, splits: list[str], keep: bool, work: Path) -> Repeats:
-    """Of the byte-identical images of a split, all but the first by name (in byte order) are dropped, unless `keep`."""
+def find_repeats(
+    hashed: Hashed, splits: list[str], keep: bool, work: Path, is_usable: Callable[[Item], bool]
+) -> Repeats:
+    """Of the byte-identical images of a split, all but the first by name (in byte order) are dropped, unless `keep`.
+
+    What is not usable is no repeat: each copy of it is left in, to be counted as unusable.
+    """
     contents = Buckets(work / "contents")
     for number in range(BUCKETS):
         for key, item in hashed.items(number):
             if item.sha256:
-                contents.add("\t".join((item.sha256, item.split, os.fsencode(item.name).hex(), key)))
-    keys, counts, overlaps = Buckets(work / "repeats"), Counter(), {}
-    for number in range(BUCKETS):
-        for same in _groups(contents.lines(number)):
-            first = {}
-            for split, name, key in same:
-                if split not in first:
-                    first[split] = name
-                elif not keep:
-                    keys.add(key)
-                    counts[split] += 1
-            for a, b in itertools.combinations([split for split in splits if split in first], 2):
-                shared = overlaps.setdefault(f"{a}/{b}", {"count": 0, "names": []})
-                shared["count"] += 1
-                shared["names"] = sorted([*shared["names"], [first[a], first[b]]])[:PAIRS]
+                place = json.dumps([item.size, item.path, item.place])
+                contents.add("\t".join((item.sha256, item.split, os.fsencode(item.name).hex(), key, place)))
+    keys, counts, overlaps, judged = Buckets(work / "repeats"), Counter(), {}, Counter()
+    with progress("checking repeats", {}) as show:
+        for number in range(BUCKETS):
+            for same in hashed.threads.map(partial(_usable, is_usable), _groups(contents.lines(number))):
+                for split, copies in same.items():
+                    for _, key in copies[1:] if not keep else ():
+                        keys.add(key)
+                        counts[split] += 1
+                for a, b in itertools.combinations([split for split in splits if split in same], 2):
+                    shared = overlaps.setdefault(f"{a}/{b}", {"count": 0, "names": []})
+                    shared["count"] += 1
+                    shared["names"] = sorted([*shared["names"], [same[a][0][0].name, same[b][0][0].name]])[:PAIRS]
+                judged.update(same.keys())
+                show(judged, 0)
     return Repeats(keys, {split: counts[split] for split in splits}, dict(sorted(overlaps.items())))
 
 
-def _groups(lines: list[str]) -> Iterator[list[tuple[str, str, str]]]:
-    """(split, name, key) of two or more images with the same bytes, by split and name."""
+def _groups(lines: list[str]) -> Iterator[dict[str, list[tuple[Item, str]]]]:
+    """Two or more images with the same bytes: {split: [(image, its key), ...] by name}."""
     for _, same in itertools.groupby(sorted(lines), _key):
-        group = [line.split("\t")[1:] for line in same]
-        if len(group) > 1:
-            yield [(split, os.fsdecode(bytes.fromhex(name)), key) for split, name, key in group]
+        group = {}
+        for line in same:
+            sha256, split, name, key, place = line.split("\t")
+            size, path, at = json.loads(place)
+            item = Item(split, os.fsdecode(bytes.fromhex(name)), size, path, at, sha256=sha256)
+            group.setdefault(split, []).append((item, key))
+        if sum(map(len, group.values())) > 1:
+            yield group
+
+
+def _usable(is_usable: Callable[[Item], bool], group: dict[str, list[tuple[Item, str]]]) -> dict:
+    """The splits of a group whose images are usable: judged by split, since each may have a mode of its own."""
+    return {split: copies for split, copies in group.items() if is_usable(copies[0][0])}

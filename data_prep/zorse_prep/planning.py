@@ -10,15 +10,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from zorse.errors import UserError
 from zorse.files import fsync, load_json, remove_stale, take_lock, temporary_for
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, VERSION, shard_name
-from zorse_prep.images import POLICY
-from zorse_prep.items import LAYOUT, Source
+from zorse_prep.images import POLICY, BadImage, prepare
+from zorse_prep.items import LAYOUT, Item, Source, Unreadable, in_words
 from zorse_prep.listing import BUCKETS, Hashed, Listing, Repeats, find_repeats, list_source
 from zorse_prep.plan import Plan, Policy, Shard, commit, load_plan
+from zorse_prep.sources import read
 
 LEAKS = ("trainA/testA", "trainB/testB")
 OTHER = "holds shards of other images or options; add --restart to replace them, or give another --out"
@@ -44,7 +46,7 @@ def make_plan(source: Source, policy: Policy, out: Path, choices: Choices) -> Pl
         listing = list_source(source, work)
         for split in ("trainA", "trainB"):
             if not listing.found.get(split):
-                raise UserError(f"{split} of {source.uri} holds no images; give {LAYOUT}")
+                raise UserError(_without_images(source, split))
         sha256 = hashlib.sha256(json.dumps([_policy(policy), listing.sha256]).encode()).hexdigest()
         unchanged = before is not None and before.listing_sha256 == sha256
         if unchanged:
@@ -60,6 +62,14 @@ def make_plan(source: Source, policy: Policy, out: Path, choices: Choices) -> Pl
         if plan != before and not choices.dry_run:
             commit(out, plan, None if unchanged else work, choices.restart)
     return plan
+
+
+def _without_images(source: Source, split: str) -> str:
+    """Why a split is empty, and what to do."""
+    dropped = source.dropped.get(split, {})
+    left_out = f" (left out: {in_words(dropped)})" if any(dropped.values()) else ""
+    fix = "unpack it with its password, and give the folder" if dropped.get("encrypted") else f"give {LAYOUT}"
+    return f"{split} of {source.uri} holds no images{left_out}; {fix}"
 
 
 def shared_images(overlaps: dict[str, dict]) -> list[str]:
@@ -130,7 +140,8 @@ def _drafted(
     with ThreadPoolExecutor(choices.threads) as threads:
         hashed = Hashed(listing, source.root, cache, threads)
         hashed.run()
-        repeats = find_repeats(hashed, list(found), policy.keep_repeats, work)
+        is_usable = partial(_is_usable, source.root, policy)
+        repeats = find_repeats(hashed, list(found), policy.keep_repeats, work, is_usable)
         splits = {
             split: {
                 "found": count,
@@ -157,6 +168,15 @@ def _drafted(
         overlaps=repeats.overlaps,
         shards=shards,
     )
+
+
+def _is_usable(root: str, policy: Policy, item: Item) -> bool:
+    """Whether the writer of the shards will take an image."""
+    try:
+        prepare(read(root, item), policy.images, policy.mode(item.split))
+    except (BadImage, Unreadable):
+        return False
+    return True
 
 
 def _write_lines(

@@ -6,6 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from zorse.terminal import one_line, plain_console
+from zorse_prep.items import in_words
 from zorse_prep.plan import Plan
 from zorse_prep.planning import shared_images
 
@@ -19,7 +21,7 @@ def show_plan(out: Path, plan: Plan) -> None:
         counts = [shard.count for shard in plan.shards if shard.split == split]
         each = str(counts[0]) if counts else "-"
         cells = (entry["found"], entry["planned"], f"{entry['bytes'] / 1e6:.1f}", len(counts), each)
-        table.add_row(split, *(str(cell) for cell in cells), _counts(entry["dropped"]))
+        table.add_row(split, *(str(cell) for cell in cells), in_words(entry["dropped"]))
     console = _console()
     console.print(table)
     _warn_of_overlaps(console, plan.overlaps)
@@ -29,17 +31,17 @@ def show_result(out: Path, manifest: dict, kept: int, seconds: float) -> None:
     """The finished shards, and what to do with them. kept: shards that were there already."""
     table = _table(f"{manifest['name']} in {out}", ("found", "images", "shards", "MB"), ("converted", "left out"))
     for split, entry in manifest["splits"].items():
-        table.add_row(split, *_sizes(entry), _counts(entry["converted"]), _counts(_left_out(entry)))
+        table.add_row(split, *_sizes(entry), in_words(entry["converted"]), in_words(_left_out(entry)))
     console = _console()
     console.print(table)
     _warn_of_overlaps(console, manifest["overlaps"])
     for split, entry in manifest["splits"].items():
         if entry.get("unconverted"):
-            console.print(f"warning: in {split} these are read as they are: {_counts(entry['unconverted'])}")
+            console.print(f"warning: in {split} these are read as they are: {in_words(entry['unconverted'])}")
     bad = [bad for entry in manifest["splits"].values() for bad in entry["quarantined"]["first"]]
     count = sum(entry["quarantined"]["count"] for entry in manifest["splits"].values())
     for entry in bad[:5]:
-        console.print(f"warning: left out {entry['file']}: {entry['reason']}")
+        console.print(f"warning: left out {one_line(entry['file'])}: {one_line(entry['reason'])}")
     if count > 5:
         console.print(f"warning: {count - 5} more, listed in {out / 'quarantine.jsonl'}")
     shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
@@ -70,14 +72,14 @@ def show_statistics(out: Path, manifest: dict) -> None:
     for split, entry in manifest["splits"].items():
         for what, counts in (("converted", entry["converted"]), ("left out", _left_out(entry))):
             if any(counts.values()):
-                console.print(f"{split} {what}: {_counts(counts)}")
+                console.print(f"{split} {what}: {in_words(counts)}")
         for reason, count in entry["quarantined"]["reasons"].items():
             console.print(f"{split} unusable: {count} x {reason}")
     _warn_of_overlaps(console, manifest["overlaps"])
 
 
 def _console() -> Console:
-    return Console(soft_wrap=True, highlight=False, markup=False)
+    return plain_console(soft_wrap=True)
 
 
 def _table(title: str, numbers: tuple[str, ...], words: tuple[str, ...]) -> Table:
@@ -97,10 +99,6 @@ def _left_out(entry: dict) -> dict[str, int]:
     return {**entry["dropped"], "unusable": entry["quarantined"]["count"]}
 
 
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "-"
-
-
 def _range(side: dict) -> str:
     if side["min"] == side["max"]:
         return str(side["min"])
@@ -113,4 +111,4 @@ def _levels(values: list[float]) -> str:
 
 def _warn_of_overlaps(console: Console, overlaps: dict[str, dict]) -> None:
     for sentence in shared_images(overlaps):
-        console.print(f"warning: {sentence}")
+        console.print(f"warning: {one_line(sentence)}")

@@ -26,7 +26,8 @@ from prep_tools import (
 
 from zorse.errors import UserError
 from zorse_prep import archives, items
-from zorse_prep.items import Unreadable
+from zorse_prep.items import Source, Unreadable
+from zorse_prep.listing import list_source
 from zorse_prep.sources import read
 
 
@@ -106,7 +107,16 @@ def evil_tar(path: Path) -> dict[str, int]:
         add("trainA/readme.txt", b"see the licence")
         add("outside.jpg", jpeg)
         add("other/outside.pkl", pickle.dumps(Evil()))
-    return {"unsafe": len(EVIL_NAMES) + 2 + 3 + 1, "not_image": 2}
+    return {"unsafe": len(EVIL_NAMES) + 2 + 3, "replaced": 1, "not_image": 2}
+
+
+def mark_encrypted(path: Path, name: str) -> None:
+    """Say in a zip, before a member and in its directory, that the member is encrypted."""
+    data = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.index(name.encode(), 0 if flags == 6 else data.index(b"PK\x01\x02"))
+        data[data.rindex(signature, 0, at) + flags] |= 1
+    path.write_bytes(data)
 
 
 def evil_zip(path: Path) -> dict[str, int]:
@@ -125,12 +135,8 @@ def evil_zip(path: Path) -> dict[str, int]:
         packed.writestr("__MACOSX/trainA/._0.jpg", b"resource fork")
         with pytest.warns(UserWarning, match="Duplicate name"):
             packed.writestr("trainA/0.jpg", noisy_jpeg(50))
-    data = bytearray(path.read_bytes())
-    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # mark the secret as encrypted
-        at = data.index(b"trainA/secret.jpg", 0 if flags == 6 else data.index(b"PK\x01\x02"))
-        data[data.rindex(signature, 0, at) + flags] |= 1
-    path.write_bytes(data)
-    return {"unsafe": len(EVIL_NAMES) + 3, "not_image": 2}
+    mark_encrypted(path, "trainA/secret.jpg")
+    return {"unsafe": len(EVIL_NAMES) + 1, "encrypted": 1, "replaced": 1, "hidden": 1, "not_image": 1}
 
 
 @pytest.mark.fault(16, 17)
@@ -279,6 +285,135 @@ def test_mistakes_in_archives_get_one_line(tmp_path):
     assert_refused(shard("--source", lone, "--out", out), "trainB", "holds no images")
     assert_refused(shard(str(lone)), "is a file: say --source")
     assert not out.exists()
+
+
+def found_in(archive: Path) -> tuple[dict[str, bytes], Source]:
+    """The images of an archive, each with its bytes, and the source, whose counts are complete."""
+    source = archives.archive_source(archive)
+    return {f"{item.split}/{item.name}": read(source.root, item) for item in source.items}, source
+
+
+def tar_of(path: Path, images: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, data in images.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_what_was_appended_to_a_tar_is_there(tmp_path):
+    """By tar's own means, under another way to write the folder, and by putting one tar behind the other."""
+    first = {"./trainA/0.jpg": b"a", "./trainB/0.jpg": b"b"}
+    tar = tar_of(tmp_path / "a.tar", first)
+    tar_of(tar, {"trainA/1.jpg": b"c"}, "a")
+    other = tar_of(tmp_path / "b.tar", {"trainA//2.jpg": b"d", "trainB/1.jpg": b"e"})
+    tar.write_bytes(tar.read_bytes() + bytes(512 * 40) + other.read_bytes())
+    images, _ = found_in(tar)
+    assert images == {
+        "trainA/0.jpg": b"a", "trainB/0.jpg": b"b", "trainA/1.jpg": b"c", "trainA/2.jpg": b"d", "trainB/1.jpg": b"e",
+    }  # fmt: skip
+    tar.write_bytes(tar.read_bytes() + b"no tar" * 200)
+    with pytest.raises(UserError, match=r"a\.tar.*damaged \(.*at byte"):
+        found_in(tar)
+
+
+def test_the_last_of_one_name_is_taken_as_when_it_is_unpacked(tmp_path):
+    source, out = make_folder(tmp_path / "pets", {"trainA": 2, "trainB": 2}), tmp_path / "out"
+    tar = pack(source, tmp_path / "pets.tar")
+    tar_of(tar, {"./trainA/0.jpg": noisy_jpeg(7)}, "a")
+    done(shard("--source", tar, "--out", out))
+    (entry,) = manifest_of(out)["splits"]["trainA"]["shards"]
+    with tarfile.open(out / entry["name"]) as written:
+        stored = {written.extractfile(member).read() for member in written}
+    assert stored == {noisy_jpeg(7), noisy_jpeg(1)} and manifest_of(out)["splits"]["trainA"]["dropped"]["replaced"] == 1
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar"])
+def test_what_systems_hide_is_left_out_and_what_is_beside_is_told(name, tmp_path, capsys):
+    folders = (".ipynb_checkpoints", "deep/.Trash-1000/files", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+    kept = {f"my/trainA/{folder}/1.jpg": b"kept" for folder in ("a", "$a", "@b")}
+    others = {f"my/trainA/{folder}/1.jpg": b"hidden" for folder in folders}
+    others |= {"__MACOSX/my/trainA/a.jpg": b"", ".Trash/my/trainA/a.jpg": b"", "my/trainA/.DS_Store": b""}
+    images = {**others, **kept, "my/trainB/1.jpg": b"b", "my/valA/1.jpg": b"", "my/valA/2.jpg": b"", "notes.txt": b""}
+    for place, data in images.items():
+        (tmp_path / "in" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / place).write_bytes(data)
+    found, source = found_in(pack(tmp_path / "in", tmp_path / name))
+    assert set(found) == {f"trainA/{folder}/1.jpg" for folder in ("a", "$a", "@b")} | {"trainB/1.jpg"}
+    assert source.dropped["trainA"]["hidden"] == len(others)
+    assert source.outside == {"in valA": 2, "in no folder": 1}
+    list_source(archives.archive_source(tmp_path / name), tmp_path)
+    assert "left out, in none of trainA, trainB, testA, testB: 2 in valA, 1 in no folder" in capsys.readouterr().out
+
+
+def v7(images: dict[str, bytes]) -> bytes:
+    """A tar as Unix of 1979 wrote it: no magic, zeros where later formats have owners' names."""
+    blocks = []
+    for name, data in images.items():
+        header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT))
+        header[124:136] = b"%011o\0" % len(data)
+        header[156:512] = bytes(356)
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        blocks += [bytes(header), data, bytes(-len(data) % 512)]
+    return b"".join([*blocks, bytes(1024)])
+
+
+def test_a_tar_of_the_oldest_format_is_read(tmp_path):
+    images = {f"train{domain}/{number}.jpg": noisy_jpeg(number) for domain in "AB" for number in range(2)}
+    (tmp_path / "old.tar").write_bytes(v7(images))
+    assert found_in(tmp_path / "old.tar")[0] == images
+
+
+def test_a_zip_of_windows_may_write_backslashes(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for name in ("pets\\trainA\\a.jpg", "pets\\trainB\\b.jpg", "pets\\trainA\\..\\..\\up.jpg"):
+            member = zipfile.ZipInfo("x")
+            member.filename = member.orig_filename = name
+            member.create_system = 0
+            packed.writestr(member, name.encode())
+    found, source = found_in(tmp_path / "a.zip")
+    assert set(found) == {"trainA/a.jpg", "trainB/b.jpg"} and source.dropped["trainA"]["unsafe"] == 1
+
+
+def test_refused_archives_name_the_true_reason(tmp_path):
+    def refused(name: str, *words: str) -> None:
+        assert_refused(shard("--source", tmp_path / name, "--out", tmp_path / "out"), name, *words)
+
+    source = make_folder(tmp_path / "pets", {"trainA": 1, "trainB": 1, "testA": 1})
+    pack(source, tmp_path / "secret.zip")
+    for name in ("trainA/0.jpg", "trainB/0.jpg"):
+        mark_encrypted(tmp_path / "secret.zip", name)
+    refused("secret.zip", "trainA", "1 encrypted", "with its password")
+    tar_of(tmp_path / "case.tar", {"my/TrainA/a.jpg": b"", "my/TrainB/b.jpg": b""})
+    refused("case.tar", "no folder trainA but TrainA", "rename TrainA to trainA")
+    tar_of(tmp_path / "test.tar", {"trainA/a.jpg": b"", "trainB/b.jpg": b"", "testa/b.jpg": b""})
+    refused("test.tar", "no folder testA but testa")
+    tar_of(tmp_path / "other.tar", {"horses/a.jpg": b"", "zebras/b.jpg": b""})
+    refused("other.tar", "no folder trainA", "horses, zebras")
+    (source / "testA").rename(source / "TESTA")
+    refused("pets", "no folder testA", "rename TESTA to testA")
+    heads = {"7z": b"7z\xbc\xaf\x27\x1c", "rar": b"Rar!\x1a\x07\x01\0", "split": b"PK\x07\x08", "Z": b"\x1f\x9d\x90"}
+    words = {"7z": "7z archive", "rar": "RAR archive", "split": "zip -s 0", "Z": "uncompress"}
+    for kind, head in heads.items():
+        (tmp_path / f"a.{kind}").write_bytes(head + bytes(600))
+        refused(f"a.{kind}", words[kind])
+    (tmp_path / "zeros.tar").write_bytes(bytes(10240))
+    refused("zeros.tar", "zeros alone")
+    named = tar_of(tmp_path / "named.tar", {"PK/trainA/a.jpg": b"a", "PK/trainB/b.jpg": b"b"})  # begins like a zip
+    assert set(found_in(named)[0]) == {"trainA/a.jpg", "trainB/b.jpg"}
+
+
+def test_an_odd_packing_in_a_zip_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("trainA/a.jpg", b"a")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    for signature, at in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        data[data.index(signature) + at] = 9  # Deflate64
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(Unreadable, match="packed in a way that is not read here"):
+        archives.read_zip(str(tmp_path / "a.zip"), 0, 10)
 
 
 def test_changed_archive_is_noticed(tmp_path):

@@ -26,6 +26,7 @@ from prep_tools import (
 )
 from running import script
 
+from zorse_prep.folders import folder_source
 from zorse_prep.format import SPLITS
 
 
@@ -37,6 +38,9 @@ def small(tmp_path_factory) -> tuple[Path, Path]:
     (source / "trainA" / ".DS_Store").write_bytes(b"Bud1")
     (source / "trainA" / "._0.jpg").write_bytes(b"resource fork")
     (source / "trainA" / "readme.txt").write_text("see the licence")
+    for folder in (".ipynb_checkpoints", "@eaDir/deeper"):
+        (source / "trainA" / folder).mkdir(parents=True)
+        (source / "trainA" / folder / "0.jpg").write_bytes(noisy_jpeg(9999))
     os.mkfifo(source / "trainA" / "pipe.jpg")
     (source / "trainB" / "deeper").mkdir()
     (source / "trainB" / "deeper" / "without_extension").write_bytes(encode(PHOTO, "PNG"))
@@ -57,7 +61,7 @@ def test_manifest_says_what_is_there(small):
     assert counts_of(out) == {"trainA": 70, "trainB": 8, "testB": 3}
     assert counts_of(out, "found") == {"trainA": 71, "trainB": 8, "testB": 3}
     assert [len(splits[split]["shards"]) for split in splits] == [2, 1, 1]
-    assert splits["trainA"]["dropped"] == {"null": 0, "repeat": 0, "not_image": 3, "unsafe": 1}
+    assert splits["trainA"]["dropped"] == {"null": 0, "repeat": 0, "not_image": 1, "unsafe": 1, "hidden": 4}
     bad = splits["trainA"]["quarantined"]
     assert bad["count"] == 1 and [entry["file"] for entry in bad["first"]] == ["trainA/broken.jpg"]
     assert list(bad["reasons"].values()) == [1]
@@ -323,3 +327,31 @@ def test_demo_zebras_are_striped_and_horses_are_not():
         return float(np.mean([abs(np.diff(centre, axis=1)).mean() for centre in centres]))
 
     assert contrast("trainB") > 4 * contrast("trainA")
+
+
+def test_copies_of_what_is_no_image_are_unusable_and_no_repeats(tmp_path):
+    source, out = make_folder(tmp_path / "pets", {"trainA": 30, "trainB": 3, "testA": 2}), tmp_path / "out"
+    for number in range(20):
+        (source / "trainA" / f"page{number}.jpg").write_text("<html>404 Not Found</html>")
+    (source / "testA" / "page.jpg").write_text("<html>404 Not Found</html>")
+    (source / "trainA" / "again.jpg").write_bytes(noisy_jpeg(1))
+    options = ("--source", source, "--out", out, "--leak", "fail")
+    assert_refused(shard(*options), "21 of 56 images are unusable", code=3)
+    done(shard(*options, "--max-corrupt", "0.4", "--restart"))
+    manifest = manifest_of(out)
+    assert counts_of(out) == {"trainA": 30, "trainB": 3, "testA": 2} and manifest["overlaps"] == {}
+    assert manifest["splits"]["trainA"]["dropped"]["repeat"] == 1
+    assert manifest["splits"]["trainA"]["quarantined"]["count"] == 20
+    assert len((out / "quarantine.jsonl").read_text().splitlines()) == 21
+
+
+def test_a_folder_that_is_reached_by_a_hidden_one_too_is_not_hidden(tmp_path):
+    source = make_folder(tmp_path / "pets", {"trainA": 1, "trainB": 1})
+    (source / "trainA" / ".store" / "photos").mkdir(parents=True)
+    (source / "trainA" / ".store" / "photos" / "x.jpg").write_bytes(noisy_jpeg(2))
+    (source / "trainA" / "photos").symlink_to(".store/photos")
+    (source / "trainB" / "lost+found").mkdir(mode=0)
+    (source / "valA").mkdir()
+    found = folder_source(source)
+    assert sorted(item.name for item in found.items) == ["0.jpg", "0.jpg", "photos/x.jpg"]
+    assert found.outside == {"folder valA": 1}

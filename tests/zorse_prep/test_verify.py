@@ -199,6 +199,7 @@ def test_foreign_tars_are_indexed_where_they_lie(tar_format, tmp_path):
     assert_refused(prep("index", folder, *globs), "2 of 12 images are unusable", "horse-1.tar/bad.jpg", code=3)
     output = done(prep("index", folder, *globs, "--max-corrupt", "0.2"))
     assert "in trainA these are read as they are: 1 exif_rotated, 1 png" in output
+    assert "trainA left out: 18 not_image, 6 further_image, 1 no_image, 1 unusable" in done(prep("stats", folder))
     assert {name: data for name, data in contents(folder).items() if name in before} == before
     assert counts_of(folder) == {"trainA": 6, "trainB": 4} and counts_of(folder, "found") == {"trainA": 7, "trainB": 5}
     assert "0 faults in 4 shards of 10 images" in done(prep("verify", folder, "--deep"))
@@ -221,6 +222,24 @@ def test_webdataset_writer_s_own_tars_are_usable(tmp_path):
     assert image.size == (32, 32) and image.getpixel((5, 5)) == (2, 2, 2)
 
 
+def test_index_takes_what_was_appended_and_counts_what_it_leaves_out(tmp_path):
+    images = [encode(np.full((32, 32, 3), number, np.uint8)) for number in range(4)]
+    for name, found in (("a.tar", images[:2]), ("b.tar", images[2:])):
+        with tarfile.open(tmp_path / name, "w") as tar:
+            for number, data in enumerate(found):
+                add(tar, f"{name[0]}{number}.jpg", data)
+            add(tar, ".ipynb_checkpoints/0.jpg", images[0])
+            link = tarfile.TarInfo("link.jpg")
+            link.type, link.linkname = tarfile.SYMTYPE, "0.jpg"
+            tar.addfile(link)
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes())
+    done(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "b.tar"))
+    shards = open_shards(tmp_path)
+    assert [shards.train_a.read(number) for number in range(4)] == images
+    dropped = counts_of(tmp_path, "dropped")["trainA"]
+    assert (dropped["hidden"], dropped["unsafe"]) == (2, 2)
+
+
 def test_mistakes_in_index_get_one_line(good, tmp_path):
     for name in ("a", "b"):
         with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
@@ -232,7 +251,12 @@ def test_mistakes_in_index_get_one_line(good, tmp_path):
     assert_refused(prep("index", good, "--train-a", "trainA*.tar", "--train-b", "trainB*.tar"), "made here")
     with tarfile.open(tmp_path / "z.tar", "w:gz") as tar:
         add(tar, "0.jpg", encode(PHOTO))
-    assert_refused(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "z.tar"), "z.tar is no uncompressed tar")
+    shutil.copy(tmp_path / "z.tar", tmp_path / "z.tar.gz")
+    for name in ("z.tar", "z.tar.gz"):
+        refused = prep("index", tmp_path, "--train-a", "a.tar", "--train-b", name)
+        assert_refused(refused, f"{name} is compressed by gzip; gunzip it first")
+    (tmp_path / "z.zip").write_bytes(b"PK\x03\x04" + bytes(600))
+    assert_refused(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "z.zip"), "z.zip is a zip and no tar")
     (tmp_path / "cut.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:900])
     assert_refused(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "cut.tar"), "cut.tar", "damaged")
     assert not (tmp_path / "manifest.json").exists()

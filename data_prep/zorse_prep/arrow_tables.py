@@ -3,71 +3,104 @@
 import os
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 
 from zorse.errors import UserError
+from zorse.files import load_json
 from zorse_prep.folders import read_file
 from zorse_prep.format import SPLITS
 from zorse_prep.items import LAYOUT, Item, Source, none_dropped
+from zorse_prep.table_layout import PHASES, View, label_columns, labels_of, only_images, unused, views_of
 
 HUB_TIMEOUT = 5  # seconds
-PHASES = {"train": "train", "test": "test", "validation": "test"}
+PACKAGED = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json"}  # by ending
 
 
-@dataclass(frozen=True)
-class View:
-    """A column of images of a table. Without a label column, the only label is None."""
+def is_table(path: Path) -> bool:
+    """Whether a file or folder is a table, or holds one and no folder of images."""
+    if not path.is_dir() or is_saved(path):
+        return path.is_dir() or path.suffix.lower() in PACKAGED
+    here = list(path.iterdir())
+    if any(entry.name.lower() == "traina" for entry in here):
+        return False
+    deep = (any(path.rglob(f"*{ending}")) for ending in (".parquet", ".arrow"))
+    return any(entry.suffix.lower() in PACKAGED for entry in here) or any(deep)
 
-    name: str
-    table: object  # datasets.Dataset
-    column: str
-    splits: dict  # {label: our split}
-    label: str = ""
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`; its splits are folders."""
+    return (path / "dataset_dict.json").exists() or all(
+        (path / name).exists()
+        for name in ("dataset_info.json", "state.json")  # of one split
+    )
 
 
-def table_source(where: str, revision: str | None, columns: dict[str, str], configs: dict[str, str]) -> Source:
-    """A table that `datasets.load_dataset` finds on the hub or in a local directory.
+def table_source(
+    where: str, revision: str | None, columns: dict[str, str], configs: dict[str, str], labels: dict[str, str]
+) -> Source:
+    """A table that `datasets.load_dataset` finds on the hub or in a local file or directory.
 
     Layouts: columns imageA and imageB in splits train and test, or those that `columns` names for A and B; an image
-    column and a label column whose classes are trainA, trainB, testA, testB; an image column in splits of these names;
-    or a configuration or a split for each of A and B, named by `configs`. In the first, the shorter domain is filled up
-    with nulls or repeats. Raises UserError.
+    column and a label column whose classes are trainA, trainB, testA, testB, or those that `labels` names for A and B;
+    an image column in splits of these names; or a configuration or a split for each of A and B, named by `configs`. In
+    the first, the shorter domain is filled up with nulls or repeats. Raises UserError.
     """
-    views = _views_of_configs(where, revision, configs) if configs else []
-    if not configs:
+    if configs:
+        views, outside = _views_of_configs(where, revision, configs)
+    else:
         tables = _load(where, revision)
-        for split, table in tables.items():
-            views += _views(split, table, columns)
-        if not views:
-            found = {split: list(table.features) for split, table in tables.items()}
-            wanted = " and ".join(columns.values()) if columns else "imageA and imageB"
-            raise UserError(f"{where} has no {wanted} columns but {found}; name them with --columns, or give {LAYOUT}")
-    local = Path(where).is_dir()
+        views = views_of(where, tables, columns, labels)
+        outside = unused(tables, views)
+    local = Path(where).exists()
     uri = str(Path(where).resolve()) if local else f"hf://datasets/{where}"
     commit = None if local else _commit(views) or revision
     splits = {split for view in views for split in view.splits.values()}
     dropped = {split: none_dropped() for split in SPLITS if split in splits}
-    return Source(Path(uri).name, "table" if local else "hub", uri, commit, "", _items(views, dropped), dropped)
+    items = _items(views, dropped, outside)
+    name = Path(uri).stem if Path(where).is_file() else Path(uri).name
+    return Source(name, "table" if local else "hub", uri, commit, "", items, dropped, outside)
 
 
 def _load(where: str, revision: str | None, config: str | None = None) -> dict:
     """{split: datasets.Dataset}, from the disk, the hub, or the hub's cache. Raises UserError."""
-    if not Path(where).is_dir() and not _hub_answers():
+    if not Path(where).exists() and not _hub_answers():
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when `datasets` is imported; saves half a minute of retries
     import datasets
 
-    datasets.utils.logging.set_verbosity_error()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # what is wrong is said below
     try:
-        if (Path(where) / "dataset_dict.json").exists():
-            return datasets.load_from_disk(where)
+        if is_saved(Path(where)):
+            return _load_saved(Path(where))
+        if Path(where).is_file():
+            return datasets.load_dataset(PACKAGED[Path(where).suffix.lower()], data_files=where)
         return datasets.load_dataset(where, config, revision=revision)
+    except UserError:
+        raise
     except Exception as error:  # `datasets` raises many kinds, of the network and of the table
+        while error.__cause__ is not None:  # "An error occurred while generating the dataset", for one
+            error = error.__cause__
         reason = (str(error) or type(error).__name__).splitlines()[0]
         hint = "name two of them with --configs A=... B=..., or " if "Config name is missing" in reason else ""
         raise UserError(f"cannot load {where} ({reason}); {hint}give the images yourself: {LAYOUT}") from None
+
+
+def _load_saved(folder: Path) -> dict:
+    """The splits that save_to_disk wrote; one without rows, which `datasets` cannot read back, is left out."""
+    import datasets
+
+    names = (load_json(folder / "dataset_dict.json") or {}).get("splits")
+    splits = {None: folder} if names is None else {name: folder / name for name in names}
+    full = {
+        name: path for name, path in splits.items() if (load_json(path / "state.json") or {}).get("_data_files", True)
+    }
+    if not full:
+        raise UserError(f"{folder} is empty: it has no rows{' in ' + ', '.join(names) if names else ''}")
+    tables = {name: datasets.load_from_disk(str(path)) for name, path in full.items()}
+    return {name or str(table.split or "train"): table for name, table in tables.items()}
 
 
 @lru_cache(1)
@@ -90,35 +123,43 @@ def _commit(views: list[View]) -> str | None:
     return None
 
 
-def _views_of_configs(where: str, revision: str | None, configs: dict[str, str]) -> list[View]:
-    """A configuration of the table for each domain, or else, where it has none of these names, a split."""
-    known = set() if (Path(where) / "dataset_dict.json").exists() else _config_names(where, revision)
+def _views_of_configs(where: str, revision: str | None, configs: dict[str, str]) -> tuple[list[View], Counter[str]]:
+    """A configuration of the table for each domain, or else, where it has none of these names, a split; and the rows of
+    splits that are not used."""
+    known = set() if is_saved(Path(where)) or Path(where).is_file() else _config_names(where, revision)
     if set(configs.values()) <= known:
-        loaded = {domain: _load(where, revision, config) for domain, config in configs.items()}
-        tables = [
-            (f"{configs[domain]}/{split}", f"{PHASES[split]}{domain}", table)
-            for domain, found in loaded.items()
-            for split, table in found.items()
-            if split in PHASES
+        loaded = [
+            (domain, split, f"{config}/{split}", table)
+            for domain, config in configs.items()
+            for split, table in _load(where, revision, config).items()
         ]
+        everything = {name: table for _, _, name, table in loaded}
+        tables = [(name, f"{PHASES[split]}{domain}", table) for domain, split, name, table in loaded if split in PHASES]
     else:
         found = known if len(known) > 1 else _load(where, revision)
         missing = [name for name in configs.values() if name not in found]
         if missing:
+            if not isinstance(found, set):
+                _refuse_labels(where, found, configs)
             names = ", ".join(sorted(found))
             raise UserError(f"{where} has no configuration or split {missing[0]}, for --configs; it has {names}")
+        everything = found
         tables = [(name, f"train{domain}", found[name]) for domain, name in configs.items()]
-    views = []
-    for name, split, table in tables:
-        images = _image_names(table)
-        if len(images) != 1:
-            raise UserError(f"{name} of {where} has {len(images)} image columns, not one; give {LAYOUT}")
-        views.append(View(name, table, images[0], {None: split}))
-    return views
+    views = [View(name, table, only_images(where, name, table), {None: split}) for name, split, table in tables]
+    return views, unused(everything, views)
+
+
+def _refuse_labels(where: str, tables: dict, configs: dict[str, str]) -> None:
+    """Raise UserError where the names given as configurations are labels."""
+    for table in tables.values():
+        for column in label_columns(table):
+            if set(configs.values()) <= set(labels_of(table, column)):
+                fix = f"--label-a {configs['A']} --label-b {configs['B']}"
+                raise UserError(f"{' and '.join(configs.values())} are labels in column {column} of {where}: say {fix}")
 
 
 def _config_names(where: str, revision: str | None) -> set[str]:
-    if not Path(where).is_dir() and not _hub_answers():
+    if not Path(where).exists() and not _hub_answers():
         os.environ["HF_HUB_OFFLINE"] = "1"
     import datasets
 
@@ -128,45 +169,21 @@ def _config_names(where: str, revision: str | None) -> set[str]:
         return set()
 
 
-def _views(split: str, table, columns: dict[str, str]) -> list[View]:
-    """The columns of one table which hold a domain or several."""
-    columns = columns or {"A": "imageA", "B": "imageB"}
-    features = table.features
-    if all(column in features for column in columns.values()):
-        phase = PHASES.get(split)
-        return [View(split, table, columns[domain], {None: f"{phase}{domain}"}) for domain in "AB"] if phase else []
-    images = _image_names(table)
-    if len(images) != 1:
-        return []
-    if split in SPLITS:
-        return [View(split, table, images[0], {None: split})]
-    for name, feature in features.items():
-        classes = getattr(feature, "names", [])
-        if "trainA" in classes and "trainB" in classes:
-            ours = {number: known for number, known in enumerate(classes) if known in SPLITS}
-            return [View(split, table, images[0], ours, name)]
-    return []
-
-
-def _image_names(table) -> list[str]:
-    return [name for name, feature in table.features.items() if type(feature).__name__ == "Image"]
-
-
-def _items(views: list[View], dropped: dict[str, dict[str, int]]) -> Iterator[Item]:
-    """Every image cell of every view; only the lengths of the cells are read."""
-    import pyarrow.compute
-
+def _items(views: list[View], dropped: dict[str, Counter[str]], outside: Counter[str]) -> Iterator[Item]:
+    """Every image cell of every view; only the lengths of the cells are read. Rows of other labels go to `outside`."""
     for view in views:
         number = -1
         for file in view.table.cache_files:
             path = file["filename"]
             mtime_ns = Path(path).stat().st_mtime_ns
             table = _table(path)
-            sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(table.column(view.column), "bytes"))
-            for row, size in enumerate(_values(sizes)):
+            sizes = _values(_sizes(table.column(view.column)))
+            labels = _values(table.column(view.label)) if view.label else repeat(None)
+            for row, (size, label) in enumerate(zip(sizes, labels, strict=False)):
                 number += 1
-                split = view.splits.get(table.column(view.label)[row].as_py() if view.label else None)
+                split = view.splits.get(label)
                 if split is None:
+                    outside[f"of other labels in {view.name}"] += 1
                     continue
                 if size is None:
                     size = _size_of_file(path, view.column, row)
@@ -177,6 +194,16 @@ def _items(views: list[View], dropped: dict[str, dict[str, int]]) -> Iterator[It
                     yield Item(split, name, size, path, ["cell", view.column, row], mtime_ns)
 
 
+def _sizes(column):
+    """The length of each cell in bytes, null where it holds none itself."""
+    import pyarrow
+    import pyarrow.compute
+
+    if pyarrow.types.is_struct(column.type):
+        column = pyarrow.compute.struct_field(column, "bytes")
+    return pyarrow.compute.binary_length(column)
+
+
 def _values(column) -> Iterator:
     for chunk in column.chunks:
         yield from chunk.to_pylist()
@@ -185,13 +212,18 @@ def _values(column) -> Iterator:
 def _size_of_file(path: str, column: str, row: int) -> int | None:
     """The size of the image file that a cell names instead of holding it; None for an empty cell."""
     cell = _table(path).column(column)[row].as_py()
-    return Path(cell["path"]).stat().st_size if cell and cell["path"] else None
+    if not isinstance(cell, dict) or not cell.get("path"):
+        return None
+    if "://" in cell["path"]:
+        raise UserError(f"column {column} names its images by URL ({cell['path']}); get them, and give {LAYOUT}")
+    return Path(cell["path"]).stat().st_size
 
 
 def read_cell(path: str, column: str, row: int, size: int) -> bytes:
     """The bytes of an image cell of an Arrow file; `size` bounds those of a file that the cell names."""
     cell = _table(path).column(column)[row].as_py()
-    return cell["bytes"] if cell["bytes"] is not None else read_file(cell["path"], size)
+    data = cell["bytes"] if isinstance(cell, dict) else cell
+    return data if data is not None else read_file(cell["path"], size)
 
 
 @lru_cache(maxsize=8)

@@ -23,13 +23,18 @@ class Options:
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")] = None
     """A known data set (horse2zebra, monet2photo, ...) or OWNER/NAME@REVISION on the hub; leave out with --source."""
     source: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
-    """A folder, .zip or .tar with trainA, trainB and optionally testA, testB; or a table of the `datasets` library."""
+    """A folder, .zip or .tar with trainA, trainB and optionally testA, testB; or a table of the `datasets` library, as
+    save_to_disk writes it, or in .parquet, .arrow or other files."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Where the shards go; shards/NAME unless given."""
     columns: Pairs = ()
     """The columns of a table that hold the domains; imageA and imageB need not be named."""
     configs: Pairs = ()
     """The configurations, or else the splits, of a table that hold a domain each."""
+    label_a: Annotated[str | None, tyro.conf.arg(metavar="LABEL", help_behavior_hint="")] = None
+    """The label of domain A, by name or number, in a table of labelled images; its test split stays one."""
+    label_b: Annotated[str | None, tyro.conf.arg(metavar="LABEL", help_behavior_hint="")] = None
+    """The label of domain B."""
     shard_size: int = 0
     """Samples per shard; 0 chooses a 64th of a split, within 64 and 10000."""
     max_side: int = 1024

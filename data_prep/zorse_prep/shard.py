@@ -133,7 +133,9 @@ def _plan(options: Options) -> tuple[Path, Plan]:
         ("--max-side", options.max_side, options.min_side),
     )
     _check_share(options.max_corrupt)
-    source = open_source(options.name, options.source, options.columns, options.configs)
+    source = open_source(
+        options.name, options.source, options.columns, options.configs, (options.label_a, options.label_b)
+    )
     names = ("max_side", "min_side", "shard_size", "lossless", "mode_a", "mode_b")
     policy = Policy(**{name: getattr(options, name) for name in names}, keep_repeats=options.keep_duplicates)
     out = options.out or Path("shards", source.name)

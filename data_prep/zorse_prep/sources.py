@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zorse.errors import UserError
 from zorse_prep.archives import archive_source, read_tar, read_zip
-from zorse_prep.arrow_tables import read_cell, table_source
+from zorse_prep.arrow_tables import is_table, read_cell, table_source
 from zorse_prep.folders import folder_source, read_file
 from zorse_prep.items import LARGEST, LAYOUT, Item, Source, Unreadable
 
@@ -18,31 +18,31 @@ READERS = {"file": read_file, "tar": read_tar, "zip": read_zip, "cell": read_cel
 
 
 def open_source(
-    name: str | None, path: Path | None, columns: tuple[str, ...] = (), configs: tuple[str, ...] = ()
+    name: str | None,
+    path: Path | None,
+    columns: tuple[str, ...] = (),
+    configs: tuple[str, ...] = (),
+    labels: tuple[str | None, str | None] = (None, None),
 ) -> Source:
     """The source that the user named: a data set by `name`, or else `path`. Raises UserError.
 
-    columns, configs: of a table, as ("A=photo", "B=painting").
+    columns, configs: of a table, as ("A=photo", "B=painting"). labels: of A and B, where a table's rows have labels.
     """
     if (name is None) == (path is None):
         raise UserError(f"give a data set's name ({', '.join(KNOWN[:3])}, ...) or {LAYOUT}, one of the two")
-    names = _by_domain("--columns", columns), _by_domain("--configs", configs)
+    names = _by_domain("--columns", columns), _by_domain("--configs", configs), _labels(labels)
+    if sum(map(bool, names)) > 1:
+        raise UserError("--columns, --configs and --label-a with --label-b exclude each other; give one of the three")
     if path is None:
         return table_source(*_hub_name(name), *names)
     if not path.exists():
         raise UserError(f"--source {path} does not exist; give {LAYOUT}")
-    is_table = path.is_dir() and _holds_table(path)
-    if any(names) and not is_table:
-        raise UserError(f"--columns and --configs are for tables, and --source {path} is none; leave them out")
-    if is_table:
+    if is_table(path):
         return table_source(str(path), None, *names)
+    if any(names):
+        given = "--columns" if columns else "--configs" if configs else "--label-a and --label-b"
+        raise UserError(f"{given}: for tables alone, and --source {path} is none; leave them out")
     return folder_source(path) if path.is_dir() else archive_source(path)
-
-
-def _holds_table(path: Path) -> bool:
-    if (path / "dataset_dict.json").exists():  # as saved by `datasets`; its splits are folders
-        return True
-    return not (path / "trainA").is_dir() and any(path.rglob("*.parquet"))
 
 
 def _hub_name(name: str) -> tuple[str, str | None]:
@@ -62,6 +62,14 @@ def _by_domain(flag: str, pairs: tuple[str, ...]) -> dict[str, str]:
     if pairs and (set(found) != {"A", "B"} or len(pairs) != 2 or not all(found.values())):
         raise UserError(f"{flag} {' '.join(pairs)}: give {flag} A=... B=...")
     return found
+
+
+def _labels(labels: tuple[str | None, str | None]) -> dict[str, str]:
+    """{"A": ..., "B": ...}; {} from nothing."""
+    a, b = labels
+    if (a is None) != (b is None) or (a is not None and a == b):
+        raise UserError("--label-a and --label-b go together; give two different labels")
+    return {} if a is None else {"A": a, "B": b}
 
 
 def read(root: str, item: Item) -> bytes:

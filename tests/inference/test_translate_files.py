@@ -219,7 +219,7 @@ def test_too_little_memory_is_a_failure_of_these_images(model, tmp_path, monkeyp
     monkeypatch.setattr(Translator, "translate_pixels", scarce)
     with pytest.raises(UserError, match="2 of 3"):
         translate(model, tmp_path / "in", tmp_path / "out", batch=2)
-    assert "smaller --batch" in capsys.readouterr().err and tree(tmp_path / "out") == ["c.png"]
+    assert "smaller --batch" in capsys.readouterr().err and tree(tmp_path / "out") == ["c.png", "failed.jsonl"]
 
 
 # Which images, and where to
@@ -233,6 +233,7 @@ def test_folder_keeps_names_and_tree(model, tmp_path, capsys):
     deep = Image.fromarray(np.linspace(0, 65535, 400).reshape(20, 20).astype(np.uint16))
     deep.save(source / "deep.png")
     (source / "._x.png").write_text("not an image, and hidden")
+    fill(source, "@eaDir/x.png", "__MACOSX/x.png")
     (source / "notes.txt").write_text("not an image")
     translate(model, source, out)
     assert read_as((source / "deep.png").read_bytes(), "rgb").getextrema() == (0, 255)  # scaled, not cut off
@@ -242,7 +243,7 @@ def test_folder_keeps_names_and_tree(model, tmp_path, capsys):
         "deep.png": (20, 20),
     }  # fmt: skip
     told = capsys.readouterr().out
-    assert "5 of 5 images translated" in told and "left out: 1 (.txt 1)" in told
+    assert "5 of 5 images translated" in told and "left out: 5 (hidden 4, .txt 1)" in told
     for _ in range(2):  # what OUT holds is none of the images, if it lies in IN
         translate(model, source, source / "out")
         assert "5 of 5" in capsys.readouterr().out
@@ -382,7 +383,7 @@ def test_a_damaged_sample_of_shards_is_named(model, shards, tmp_path, capsys):
     with pytest.raises(UserError, match="1 of 3"):
         translate(model, copy, tmp_path / "out")
     assert f"{tar.name} sample 1: not an image" in capsys.readouterr().err
-    assert len(tree(tmp_path / "out")) == 2 and member.name not in tree(tmp_path / "out")
+    assert len(tree(tmp_path / "out")) == 3 and member.name not in tree(tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["../out.jpg", "/tmp/out.jpg", "a/../../out.jpg"])
@@ -476,7 +477,7 @@ def test_a_name_that_transparency_changes_is_no_others(model, tmp_path, capsys):
     with pytest.raises(UserError, match="1 of 3"):
         translate(model, tmp_path / "in", tmp_path / "out")
     assert "x.gif: " in (told := capsys.readouterr().err) and "would both become" in told
-    assert tree(tmp_path / "out") == ["x.png", "y.png"]
+    assert tree(tmp_path / "out") == ["failed.jsonl", "x.png", "y.png"]
     assert Image.open(tmp_path / "out" / "x.png").mode == "RGB"  # that of x.png
     translate(model, tmp_path / "in" / "y.gif", tmp_path / "z.gif")
     assert f"translated to {tmp_path / 'z.png'}" in capsys.readouterr().out and not (tmp_path / "z.gif").exists()
@@ -606,19 +607,39 @@ def test_unreadable_files_are_named_and_the_others_are_done(model, tmp_path):
     *listed, last = done.stderr.splitlines()
     assert done.returncode == 2 and "1 of 4 images translated" in done.stdout
     assert [Path(line.split(":")[0]).name for line in listed] == ["a.jpg", "c.png", "tall.webp"], done.stderr
-    assert last == "error: 3 of 4 files failed; fix or remove them"
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.jpg"]
+    assert last == f"error: 3 of 4 files failed, all listed in {tmp_path / 'out' / 'failed.jsonl'}; fix or remove them"
+    assert tree(tmp_path / "out") == ["b.jpg", "failed.jsonl"]
 
 
-def test_of_many_failures_ten_are_listed(model, tmp_path, capsys):
+def test_of_many_failures_ten_are_told_and_all_are_listed_in_a_file(model, tmp_path, capsys):
     (tmp_path / "in").mkdir()
-    for number in range(13):
-        (tmp_path / "in" / f"{number:02}.jpg").write_text("<html>")
-    with pytest.raises(UserError, match="13 of 13 files failed"):
+    names = [f"{number:02}\x1b[31m\n.jpg" for number in range(13)]
+    for name in names:
+        (tmp_path / "in" / name).write_text("<html>")
+    with pytest.raises(UserError, match=r"13 of 13 files failed, all listed in .*/failed\.jsonl"):
         translate(model, tmp_path / "in", tmp_path / "out")
     assert len(lines := capsys.readouterr().err.splitlines()) == 11 and lines[-1] == "and 3 more"
+    assert "\\x1b[31m\\n.jpg: not an image" in lines[0]
+    (listed,) = (tmp_path / "out").iterdir()
+    found = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [Path(line["file"]).name for line in found] == names and "not an image" in found[12]["reason"]
+    # The list of the run before goes; what somebody else has there stays.
+    for name in names[1:]:
+        noise(20, 20).save(tmp_path / "in" / name)
+    (tmp_path / "out" / "failed-1.jsonl").write_text('{"mine": 1}\n')
+    with pytest.raises(UserError, match="1 of 13 files failed"):
+        translate(model, tmp_path / "in", tmp_path / "out")
+    assert len(listed.read_text().splitlines()) == 1
+    listed.write_text("my notes")
+    with pytest.raises(UserError, match=r"1 of 13 files failed, all listed in .*/failed-2\.jsonl"):
+        translate(model, tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in" / names[0]).unlink()
+    translate(model, tmp_path / "in", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").glob("failed*")) == ["failed-1.jsonl", "failed.jsonl"]
+    capsys.readouterr()
     with pytest.raises(UserError, match=r"00\.jpg: not an image"):  # of one there is no list
-        translate(model, tmp_path / "in" / "00.jpg", tmp_path / "x.jpg")
+        (tmp_path / "00.jpg").write_text("<html>")
+        translate(model, tmp_path / "00.jpg", tmp_path / "x.jpg")
     assert capsys.readouterr().err == ""
 
 
@@ -628,7 +649,7 @@ def test_a_file_that_cannot_be_written_is_one_failure(model, tmp_path, capsys):
     with pytest.raises(UserError, match="1 of 2"):
         translate(model, tmp_path / "in", tmp_path / "out")
     assert "x.png" in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x.png", "y.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["failed.jsonl", "x.png", "y.png"]
 
 
 def test_a_full_disk_ends_it_and_leaves_no_half_file(model, tmp_path, small_disk, capsys):

@@ -17,6 +17,7 @@ from zorse.files import write_quickly
 from zorse_prep.folders import files_below
 from zorse_prep.format import Mode
 from zorse_prep.images import read_as, read_noted
+from zorse_prep.items import is_hidden, is_system
 from zorse_prep.pixels import convert
 
 KINDS = {
@@ -30,7 +31,8 @@ PLAIN = ("rgb", "rgb")  # modes that every kind holds
 
 
 class Found(NamedTuple):
-    """pairs: of a file to read and the file to write. left_out: other files there, counted by their endings."""
+    """pairs: of a file to read and the file to write. left_out: other files there, counted by their endings, and hidden
+    ones."""
 
     pairs: list[tuple[Path, Path]]
     left_out: Counter[str]
@@ -57,7 +59,9 @@ def find(sources: Sequence[str], out: str) -> Found:
     pairs, left_out = {}, Counter()
     for source in sources:
         for file, name in _files(source, folder, alone=len(sources) == 1):
-            if file.suffix.lower() in KINDS:
+            if name is None:
+                left_out["hidden"] += 1
+            elif file.suffix.lower() in KINDS:
                 pairs.setdefault(file, folder / name)
             else:
                 left_out[file.suffix.lower() or "no ending"] += 1
@@ -66,8 +70,8 @@ def find(sources: Sequence[str], out: str) -> Found:
     return Found(sorted(pairs.items()), left_out)
 
 
-def _files(source: str, out: Path, alone: bool) -> Iterator[tuple[Path, Path]]:
-    """Files of a source that are not hidden, and the name of each below OUT; none that lies in OUT, if OUT is in it."""
+def _files(source: str, out: Path, alone: bool) -> Iterator[tuple[Path, Path | None]]:
+    """Files of a source, and the name of each below OUT, None for a hidden one; without those that lie in OUT."""
     path = Path(source).expanduser()
     try:
         if path.is_dir():
@@ -81,7 +85,8 @@ def _files(source: str, out: Path, alone: bool) -> Iterator[tuple[Path, Path]]:
                 if match.is_dir():
                     yield from _below(match, match.relative_to(root), in_out)
                 elif match.is_file() and not in_out(match.parent):
-                    yield match, match.relative_to(root)
+                    name = match.relative_to(root)
+                    yield match, None if any(map(is_system, name.parts)) else name
         else:
             raise UserError(f"{source}: no such file or folder; give an image, a folder of images, or shards")
     except OSError as error:
@@ -92,12 +97,12 @@ def _is_glob(text: str) -> bool:
     return any(sign in text for sign in "*?[")
 
 
-def _below(folder: Path, prefix: Path, in_out: Callable[[Path], bool]) -> Iterator[tuple[Path, Path]]:
+def _below(folder: Path, prefix: Path, in_out: Callable[[Path], bool]) -> Iterator[tuple[Path, Path | None]]:
     for entry in files_below(folder):
         file = Path(entry.path)
         name = file.relative_to(folder)
-        if entry.is_file() and not any(part.startswith(".") for part in name.parts) and not in_out(file.parent):
-            yield file, prefix / name
+        if entry.is_file() and not in_out(file.parent):
+            yield file, None if is_hidden(name.parts) else prefix / name
 
 
 def _in_out(root: Path, out: Path) -> Callable[[Path], bool]:

@@ -1,14 +1,19 @@
 """The result of a translation command: what happened to each image, and the closing lines."""
 
+import json
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from zorse.errors import UserError
+from zorse.files import write_quickly
+from zorse.terminal import one_line
 
 LISTED = 10  # files that failed
+FAILED = "failed{}.jsonl"  # in the folder of the translations, each failed file in a line
 
 
 class Done(NamedTuple):
@@ -31,14 +36,14 @@ class Tally:
     done: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
     first_frames: int = 0
-    failed: list[str] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, done: Done) -> None:
         self.done[done.direction] += 1
         self.skipped += done.skipped
         self.first_frames += done.first_frame
         if done.failed:
-            self.failed.append(f"{done.where}: {' '.join(done.failed.split())}")
+            self.failed.append({"file": done.where, "reason": " ".join(done.failed.split())})
 
     @property
     def total(self) -> int:
@@ -51,16 +56,50 @@ class Tally:
         return f"{made} of {self.total} images translated to {out}{there}{failed}"
 
     def print_summary(self, out: Path) -> None:
-        """Say what was done. Raises UserError where images failed, after a list of the first ones."""
+        """Say what was done. Raises UserError where images failed, after a list of the first ones; a file lists all."""
+        lines = [one_line(f"{failed['file']}: {failed['reason']}") for failed in self.failed]
         if self.total == 1 and self.failed:
-            raise UserError(self.failed[0])
+            raise UserError(lines[0])
         print(self.line(out))
         if self.first_frames:
             print(f"{self.first_frames} with several frames or pages: the first one was translated")
         if self.left_out:
             kinds = ", ".join(f"{ending} {count}" for ending, count in self.left_out.most_common(LISTED))
             print(f"other files, left out: {self.left_out.total()} ({kinds})", flush=True)
+        listed = self.list_failed(out)
         if self.failed:
-            more = len(self.failed) - LISTED
-            print(*self.failed[:LISTED], *([f"and {more} more"] if more > 0 else []), sep="\n", file=sys.stderr)
-            raise UserError(f"{len(self.failed)} of {self.total} files failed; fix or remove them")
+            shown = LISTED if listed else len(lines)
+            more = [f"and {len(lines) - shown} more"] if len(lines) > shown else []
+            print(*lines[:shown], *more, sep="\n", file=sys.stderr)
+            where = f", all listed in {listed}" if listed else ""
+            raise UserError(f"{len(lines)} of {self.total} files failed{where}; fix or remove them")
+
+    def list_failed(self, out: Path) -> Path | None:
+        """List all that failed in a file in the folder `out`, in place of an earlier run's list.
+
+        Returns the file, or None where there is nothing to list, or nowhere to write. A single image has no list.
+        """
+        names = [FAILED.format(number) for number in ("", *(f"-{number}" for number in range(1, 100)))]
+        path = next((out / name for name in names if _is_free(out / name)), None)
+        if path is None or self.total == 1:
+            return None
+        with suppress(OSError):
+            if not self.failed:
+                path.unlink(missing_ok=True)
+                return None
+            out.mkdir(parents=True, exist_ok=True)
+            write_quickly(path, "".join(json.dumps(failed) + "\n" for failed in self.failed))
+            return path
+        return None
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a list may be written there: there is nothing, or another list."""
+    try:
+        with path.open() as file:
+            first = json.loads(file.readline())
+        return set(first) == {"file", "reason"}
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, TypeError):
+        return False

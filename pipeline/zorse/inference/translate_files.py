@@ -161,6 +161,7 @@ def translate_all(
         for future in writing:
             if not future.cancelled() and not future.exception():
                 tally.add(future.result())
+        tally.list_failed(out)
         line = f"{tally.line(out)}; rerun the same command with --skip-existing to continue"
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"stopped: {line}") from None

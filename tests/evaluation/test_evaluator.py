@@ -294,6 +294,17 @@ def test_a_checkpoint_is_evaluated_as_the_run_did(shards, evaluated, tmp_path):
     assert raw["protocol"]["real_images"] == {"a_to_b": 2, "b_to_a": 2}
 
 
+def test_patches_alone_are_compared_without_a_network(evaluated, tmp_path):
+    done = evaluate(evaluated, "--features", "none", "--out", tmp_path / "patches.json")
+    assert done.returncode == 0, done.stderr
+    found, theirs = json.loads((tmp_path / "patches.json").read_text()), last_evaluation(evaluated)
+    assert found["protocol"]["features"] is None and not any("kid" in name or "fid" in name for name in found["a_to_b"])
+    # The untranslated images depend on no weights and no precision.
+    for way in ("a_to_b", "b_to_a"):
+        value = theirs["untranslated"][way]["sliced_wasserstein"]
+        assert found["untranslated"][way]["sliced_wasserstein"] == pytest.approx(value, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -301,6 +312,8 @@ def test_a_checkpoint_is_evaluated_as_the_run_did(shards, evaluated, tmp_path):
         (["--out", "."], "--out .: is a folder; give a file to write"),
         (["--features", "inception_v3", "--class-b", "340"], "need --features efficientnet_lite0"),
         (["--features", "inception_v3", "--feature-weights", "absent.pth"], "--feature-weights"),
+        (["--features", "none", "--class-a", "340"], "need --features efficientnet_lite0"),
+        (["--features", "none", "--feature-weights", "absent.pth"], "--feature-weights is for --features inception_v3"),
     ],
 )
 def test_mistakes_in_one_line(evaluated, options, words):

@@ -35,8 +35,9 @@ class Options:
     """real images that translations are compared with"""
     images: Annotated[int | None, optional("INT")] = None
     """images of a domain at most; by default all"""
-    features: Literal["efficientnet_lite0", "inception_v3"] = "efficientnet_lite0"
-    """network whose features KID and FID compare. inception_v3: as in published numbers; its weights are downloaded"""
+    features: Literal["efficientnet_lite0", "inception_v3", "none"] = "efficientnet_lite0"
+    """network whose features KID and FID compare. inception_v3: as in published numbers; its weights are downloaded.
+    none: only the sliced Wasserstein distance of patches"""
     feature_weights: Annotated[Path | None, optional("PATH")] = None
     """file with the weights of inception_v3, where they cannot be downloaded"""
     weights: Weights = "auto"
@@ -75,6 +76,8 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     classes = {Direction.A_TO_B: options.class_b, Direction.B_TO_A: options.class_a}
     if options.features != "efficientnet_lite0" and (options.class_a, options.class_b) != (None, None):
         raise UserError("--class-a and --class-b need --features efficientnet_lite0")
+    if options.features == "none" and options.feature_weights:
+        raise UserError("--feature-weights is for --features inception_v3; drop one of the two")
     for name in ("class_a", "class_b"):
         if (number := getattr(options, name)) is not None and not 0 <= number < 1000:
             raise UserError(f"{flag(name)} {number}: ImageNet's classes are 0 to 999")
@@ -98,7 +101,7 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     device = accelerator.device
     translate = translation(trained.generators.to(device), accelerator, shards.modes)
     load = partial(feature_network, options.features, options.feature_weights, device)
-    network = rank0_first(load, accelerator)
+    network = None if options.features == "none" else rank0_first(load, accelerator)
     evaluation = Evaluation(
         shards,
         (options.size, options.size) if options.size else trained.config.eval_size,

@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
 import sys
+import sysconfig
 import zipfile
+from pathlib import Path
 
 import pytest
+from prep_tools import make_folder
 from running import ROOT, command
 
 from zorse import __version__
@@ -79,3 +83,22 @@ def test_it_is_found_beside_folders_of_the_same_names(request, tmp_path, install
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert found == {"version": __version__, "early": [], "folders": expected, "of": "zorse.inference.translator"}
+
+
+def test_a_checkout_works_without_being_installed_or_says_what_is_missing(tmp_path):
+    """Beside all that it needs, and without any of it; its own installation is the one thing that is hidden."""
+    for folder in ("pipeline", "data_prep"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "zorse" not in path.name and "webdataset" not in path.name:  # which only reads shards
+            (packages / path.name).symlink_to(path)
+    source = make_folder(tmp_path / "pets", {"trainA": 1, "trainB": 1})
+    shard = [sys.executable, "-S", "data_prep/shard.py", "--source", source, "--out", tmp_path / "shards"]
+    for arguments in (shard, [sys.executable, "-S", "pipeline/translate.py", "--help"]):
+        done = command(arguments, cwd=tmp_path, PYTHONPATH=str(packages))
+        assert done.returncode == 0, done.stderr
+        missing = command(arguments, cwd=tmp_path, PYTHONPATH="")
+        assert missing.returncode == 1 and missing.stderr.count("\n") == 1 and "is not installed; run" in missing.stderr
+    assert json.loads((tmp_path / "shards" / "manifest.json").read_text())["tool"]["webdataset"] is None

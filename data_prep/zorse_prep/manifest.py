@@ -6,7 +6,7 @@ import re
 import shlex
 from collections import Counter
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from zorse.errors import TooManyCorrupt, UserError
@@ -68,12 +68,19 @@ def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts)
         "format": FORMAT,
         "version": VERSION,
         **facts,
-        "tool": {"zorse": __version__, **{package: version(package) for package in ("pillow", "webdataset")}},
+        "tool": {"zorse": __version__, **{package: _version(package) for package in ("pillow", "webdataset")}},
         "fingerprint": fingerprint([(split, entry["fingerprint"]) for split, entry in splits.items()]),
         "splits": splits,
     }
     write_json(out / MANIFEST, manifest)
     return manifest
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def split_entry(records: list[dict], white: int) -> dict:

@@ -6,6 +6,7 @@ Every picture is a function of (seed, split, number) alone. Both kinds share pos
 coat tells them apart, which is what a CycleGAN is to learn.
 """
 
+import io
 import math
 import random
 import shlex
@@ -18,7 +19,7 @@ import tyro
 from PIL import Image, ImageDraw
 
 from zorse.errors import UserError
-from zorse.files import load_json, write_json
+from zorse.files import load_json, write_json, write_quickly
 from zorse.terminal import colours_of_help, run_command
 from zorse_prep.images import JPEG_OPTIONS
 
@@ -217,17 +218,19 @@ def draw_all(out: Path, /, seed: int = 0, size: int = 64) -> None:
     wanted = {"drawing": DRAWING, "seed": seed, "size": size, "counts": COUNTS}
     if not 16 <= size <= 2048:
         raise UserError(f"--size {size}: give 16 to 2048 pixels")
-    if load_json(out / "demo.json") == wanted:
+    made = load_json(out / "demo.json") or {}
+    if made == wanted:
         print(f"{out} is complete")
         return
-    if out.exists() and any(out.iterdir()) and not (out / "demo.json").exists():
+    if out.exists() and not (out.is_dir() and ({"drawing", "complete"} & made.keys() or not any(out.iterdir()))):
         raise UserError(f"{out} holds other files; give another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "demo.json", {"complete": False})  # claims the folder, and is none of the wanted
     for split, count in COUNTS.items():
         (out / split).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            draw(seed, split, number, size).save(out / split / f"{number:04d}.jpg", **JPEG_OPTIONS)
+            draw(seed, split, number, size).save(picture := io.BytesIO(), **JPEG_OPTIONS)
+            write_quickly(out / split / f"{number:04d}.jpg", picture.getvalue())
     write_json(out / "demo.json", wanted)
     print(f"drew {sum(COUNTS.values())} pictures in {out}")
     print(f"next: python data_prep/shard.py --source {shlex.quote(str(out))}")

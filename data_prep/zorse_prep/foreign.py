@@ -9,16 +9,32 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from itertools import groupby
+from contextlib import suppress
+from itertools import chain, groupby
 from pathlib import Path
+
+import numpy as np
 
 from zorse.errors import UserError
 from zorse.files import load_json, sha256_of
 from zorse_prep.archives import is_plain, refuse_packed, tar_members
-from zorse_prep.format import FOREIGN, FORMAT, MANIFEST, PLAN, TAR_BLOCK, TAR_NAME, member_size, padded
+from zorse_prep.format import (
+    CHECKSUMS,
+    FOREIGN,
+    FORMAT,
+    INDEX,
+    INDEX_TYPE,
+    MANIFEST,
+    PLAN,
+    TAR_BLOCK,
+    TAR_NAME,
+    is_index,
+    member_size,
+    padded,
+)
 from zorse_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
 from zorse_prep.items import LARGEST, is_hidden, looks_like_image, none_dropped
-from zorse_prep.manifest import check_usable, split_entry, write_manifest
+from zorse_prep.manifest import check_unusable, check_usable, split_entry, write_manifest
 from zorse_prep.shards import totals, write_index
 from zorse_prep.workers import Task, run_all
 
@@ -31,7 +47,14 @@ def index_tars(
 ) -> dict:
     """Index the tars of each split; returns the manifest. Raises UserError, TooManyCorrupt."""
     # Index every tar in parallel.
-    tars = _find(folder, globs)
+    tars, before = _find(folder, globs), load_json(folder / MANIFEST)
+    check_unusable(folder)
+    indexed = {}
+    with suppress(KeyError, TypeError, AttributeError):  # of a manifest that is damaged, or not there
+        for entry in before["splits"].values():
+            indexed |= {shard["name"]: shard["index_sha256"] for shard in entry["shards"]}
+    for name in chain(*tars.values()):
+        _check_index(folder / name, indexed.get(name))
     policy = ImagePolicy(max_side=ANY_SIDE, min_side=min_side)
     tasks = [Task(split, 0, index_tar, (folder, name, policy)) for split, names in tars.items() for name in names]
     records = run_all("indexing", tasks, workers)
@@ -102,6 +125,17 @@ def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str
         if names:
             found[split] = sorted(names)
     return found
+
+
+def _check_index(tar: Path, sha256: str | None) -> None:
+    """Raise UserError where a tar has an index of another program. sha256: of the one by the manifest, if any."""
+    index, sums = (tar.with_name(f"{tar.name}{end}") for end in (INDEX, CHECKSUMS))
+    found = index if index.exists() else sums
+    if not found.exists() or (found == index and sha256_of(index) == sha256):
+        return
+    offsets = np.fromfile(index, dtype=INDEX_TYPE) if found == index else []
+    if len(offsets) == 0 or not is_index(offsets, len(offsets) - 1, tar.stat().st_size):
+        raise UserError(f"{found} is of something else; move it away, or link the tars into a folder of their own")
 
 
 def index_tar(folder: Path, name: str, policy: ImagePolicy, count) -> dict:

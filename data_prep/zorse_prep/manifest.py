@@ -10,13 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from zorse.errors import TooManyCorrupt, UserError
-from zorse.files import load_json, remove_stale, replacing, write_json
+from zorse.files import load_json, remove_all_stale, replacing, write_json
 from zorse.version import __version__
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, SPLITS, VERSION, full_level
 from zorse_prep.images import POLICY
 from zorse_prep.plan import Plan
 from zorse_prep.shards import committed
 
+QUARANTINE = "quarantine.jsonl"  # a line for each unusable image
 FIRST = 100  # unusable images which the manifest itself lists, per split
 
 
@@ -61,8 +62,8 @@ def finalize(out: Path, plan: Plan) -> dict:
 def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts) -> dict:
     """Write quarantine.jsonl and then manifest.json, and return the latter."""
     for name in (PLAN, *(f"{split}-*" for split in SPLITS)):  # of those two files, writing them removes it
-        remove_stale(out / name)
-    with replacing(out / "quarantine.jsonl") as file:
+        remove_all_stale(out, name)
+    with replacing(out / QUARANTINE) as file:
         file.writelines(json.dumps(bad).encode() + b"\n" for bad in quarantined)
     manifest = {
         "format": FORMAT,
@@ -81,6 +82,21 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def check_unusable(out: Path) -> None:
+    """Raise UserError where quarantine.jsonl is something else than a list of unusable images that was written here."""
+    path = out / QUARANTINE
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+        ours = not first or {"file", "reason"} <= json.loads(first).keys()
+    except FileNotFoundError:
+        return
+    except (ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise UserError(f"{path} is of something else; move it away, or give another folder")
 
 
 def split_entry(records: list[dict], white: int) -> dict:

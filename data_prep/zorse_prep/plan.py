@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from zorse.errors import UserError
-from zorse.files import load_json, write_json
+from zorse.files import fsync, load_json, write_json
 from zorse_prep.format import FORMAT, MANIFEST, OURS, PLAN, PLAN_DIGITS, SPLITS, VERSION, Mode
 from zorse_prep.images import ImagePolicy
 from zorse_prep.items import Item
@@ -116,6 +116,7 @@ def commit(out: Path, plan: Plan, lines: Path | None, restart: bool) -> None:
         remove_shards(out)
     for split in plan.splits if lines else ():
         (lines / f"{split}.jsonl").replace(out / "plan" / lines_of(split, plan.plan_sha256))
+    fsync(out / "plan")
     write_json(out / PLAN, {"format": FORMAT, "version": VERSION, **asdict(plan)})
 
 

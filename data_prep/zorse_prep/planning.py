@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -14,11 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from zorse.errors import UserError
-from zorse.files import fsync, load_json, remove_stale, take_lock, temporary_for
+from zorse.files import fsync, held, load_json, remove_all_stale, remove_stale, temporary_for
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, VERSION, shard_name
 from zorse_prep.images import POLICY, BadImage, prepare
 from zorse_prep.items import LAYOUT, Item, Source, Unreadable, in_words
 from zorse_prep.listing import BUCKETS, Hashed, Listing, Repeats, find_repeats, list_source
+from zorse_prep.manifest import check_unusable
 from zorse_prep.plan import Plan, Policy, Shard, commit, load_plan
 from zorse_prep.sources import read
 
@@ -93,7 +93,7 @@ def _work_folder(out: Path, dry_run: bool) -> Iterator[Path]:
         return
     existed = out.exists()
     (out / "plan").mkdir(parents=True, exist_ok=True)
-    with _only_one(out):
+    with held(out / "plan", f"{out} is being planned by another process; wait for it, or give another --out"):
         remove_stale(out / "plan" / "work")
         work = temporary_for(out / "plan" / "work")
         work.mkdir()
@@ -105,21 +105,6 @@ def _work_folder(out: Path, dry_run: bool) -> Iterator[Path]:
                 (out / "plan").rmdir()
                 if not existed:
                     out.rmdir()
-
-
-@contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    """Raise UserError where another process plans for `out` now, as far as the file system can tell."""
-    folder = os.open(out / "plan", os.O_RDONLY)
-    try:
-        free = True
-        with suppress(OSError):  # no locks there
-            free = take_lock(folder)
-        if not free:
-            raise UserError(f"{out} is being planned by another process; wait for it, or give another --out")
-        yield
-    finally:
-        os.close(folder)
 
 
 def _renewed(before: Plan, source: Source, choices: Choices) -> Plan:
@@ -153,7 +138,7 @@ def _drafted(
         }
         sha256, shards = _write_lines(hashed, repeats, policy, splits, work)
     # The hashes are in the plan now.
-    remove_stale(cache / "*.sha256")
+    remove_all_stale(cache, "*.sha256")
     for path in cache.glob("*.sha256"):
         path.unlink(missing_ok=True)
     return Plan(
@@ -229,6 +214,7 @@ def _origin(source: Source) -> dict:
 
 def _refuse_other(out: Path, plan: Plan, restart: bool) -> None:
     """Raise UserError where `out` holds another plan that is not to be replaced, or what was not made here."""
+    check_unusable(out)
     for name in (PLAN, MANIFEST):
         path = out / name
         found = (load_json(path) or {}) if path.exists() else None

@@ -310,6 +310,7 @@ def test_patches_alone_are_compared_without_a_network(evaluated, tmp_path):
     [
         (["--size", "30"], "--size 30: must be a multiple of 4, from 16 to 8192"),
         (["--out", "."], "--out .: is a folder; give a file to write"),
+        (["--out", "README.md"], "--out README.md: is there already and is something else; give another --out"),
         (["--features", "inception_v3", "--class-b", "340"], "need --features efficientnet_lite0"),
         (["--features", "inception_v3", "--feature-weights", "absent.pth"], "--feature-weights"),
         (["--features", "none", "--class-a", "340"], "need --features efficientnet_lite0"),
@@ -320,6 +321,16 @@ def test_mistakes_in_one_line(evaluated, options, words):
     done = evaluate(evaluated, *options)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_without_a_network(evaluated, tmp_path):
+    done = evaluate(evaluated, "--features", "none", "--out", tmp_path / "none.json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "none.json").read_text())
+    assert set(record["a_to_b"]) == {"sliced_wasserstein", "cycle_l1", "cycle_psnr"}
+    assert record["protocol"]["features"] is None
+    done = evaluate(evaluated, "--features", "none", "--out", tmp_path / "none.json")  # in place of its own
+    assert done.returncode == 0, done.stderr
 
 
 def test_options_that_cannot_work(tmp_path):

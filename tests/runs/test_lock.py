@@ -1,5 +1,6 @@
 """Who owns a run directory: lock and owner file, on one machine and over several."""
 
+import errno
 import json
 import os
 import threading
@@ -106,6 +107,42 @@ def test_an_earlier_start_that_lives_on_a_lost_node_is_replaced(tmp_path, monkey
     monkeypatch.setenv("SLURM_JOB_ID", "32")
     with pytest.raises(UserError, match="is being trained by"):
         RunLock(tmp_path)
+
+
+@pytest.mark.fault(22)
+def test_where_times_cannot_be_set_the_owner_still_shows_that_it_lives(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refused)
+    mine = RunLock(tmp_path)
+    written = (tmp_path / "owner.json").stat().st_mtime
+    time.sleep(1)
+    assert (tmp_path / "owner.json").stat().st_mtime > written
+    mine.check()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.fault(22)
+def test_a_file_system_that_is_away_decides_nothing(tmp_path, monkeypatch):
+    mine = RunLock(tmp_path)
+
+    def away(_):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "read", away)
+        mine.check()
+    elsewhere(tmp_path)
+    with pytest.raises(UserError, match="was taken over"):
+        mine.check()
+
+
+def test_an_owner_file_of_something_else_stays(tmp_path):
+    (tmp_path / "owner.json").write_text('{"name": "of a repository"}')
+    with pytest.raises(UserError, match=r"owner.json: is there already and is something else; give another --out"):
+        RunLock(tmp_path)
+    assert (tmp_path / "owner.json").read_text() == '{"name": "of a repository"}'
 
 
 @pytest.mark.fault(22)

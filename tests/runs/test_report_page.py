@@ -5,12 +5,14 @@ import os
 import re
 import shutil
 import sys
+import threading
 
 import pytest
 from PIL import Image
 from running import TINY, script, train
 
 from zorse.commands.report import main
+from zorse.errors import UserError
 from zorse.runs import sample_grid
 from zorse.runs.charts import POINTS, charts
 from zorse.runs.report_page import write_report
@@ -59,6 +61,51 @@ def test_a_name_may_hold_bytes_that_are_no_text(run, tmp_path):
     done = report(odd)
     assert done.returncode == 0 and "[b]/report.html" in done.stdout, done.stderr
     assert "<h1>x \\udcff [b]</h1>" in (odd / "report.html").read_text()
+
+
+def test_writers_of_one_page_do_not_tear_it(run):
+    page = run / "report.html"
+    write_report(run)
+    whole, failed = page.read_bytes(), []
+
+    def again():
+        try:
+            for _ in range(4):
+                write_report(run)
+        except Exception as error:
+            failed.append(error)
+
+    before = {path.name for path in run.iterdir()}
+    writers = [threading.Thread(target=again) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        assert page.read_bytes() == whole
+    assert not failed and {path.name for path in run.iterdir()} == before
+
+
+def test_only_a_page_is_replaced(run, tmp_path):
+    for name in ("notes.html", "mine.html"):
+        (tmp_path / name).write_text("<html>my notes")
+    for out in ("notes.html", "link.html"):
+        (tmp_path / "link.html").unlink(missing_ok=True)
+        (tmp_path / "link.html").symlink_to("mine.html")
+        done = report(run, "--out", tmp_path / out)
+        assert done.returncode == 2 and f"{'notes' if out == 'notes.html' else 'mine'}.html: is there" in done.stderr
+        assert done.stderr.count("\n") == 1 and "give another --out" in done.stderr
+    assert (tmp_path / "notes.html").read_text() == (tmp_path / "mine.html").read_text() == "<html>my notes"
+    for _ in range(2):
+        assert report(run, "--out", tmp_path / "new" / "page.html").returncode == 0
+    old = (tmp_path / "new" / "page.html").read_text().replace('<meta name="generator" content="Zorse">\n', "")
+    (tmp_path / "old.html").write_text(old)  # as version 0.1 wrote them
+    assert report(run, "--out", tmp_path / "old.html").returncode == 0
+    assert (tmp_path / "old.html").read_text() != old
+
+    copied = shutil.copytree(run, tmp_path / "run")
+    (copied / "report.html").write_text("<html>my notes")
+    with pytest.raises(UserError, match="is something else; say by --out where to write"):
+        write_report(copied)
+    assert (copied / "report.html").read_text() == "<html>my notes"
 
 
 def test_what_is_not_a_run(tmp_path):

@@ -7,6 +7,22 @@ import pytest
 from PIL import Image
 from running import ROOT, command
 
+from zorse.errors import UserError
+from zorse_prep import demo
+
+
+def test_only_pictures_that_were_drawn_here_are_drawn_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "COUNTS", {"trainA": 2})
+    for name, content in (("demo.json", '{"name": "a demo of something else"}'), ("trainA", "a file")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match="holds other files; give another folder"):
+            demo.draw_all(tmp_path)
+        assert (tmp_path / name).read_text() == content
+        (tmp_path / name).unlink()
+    for seed in (0, 1):
+        demo.draw_all(tmp_path, seed=seed)
+        assert [Image.open(path).size for path in sorted((tmp_path / "trainA").iterdir())] == 2 * [(64, 64)]
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

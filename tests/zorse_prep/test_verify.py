@@ -240,6 +240,26 @@ def test_index_takes_what_was_appended_and_counts_what_it_leaves_out(tmp_path):
     assert (dropped["hidden"], dropped["unsafe"]) == (2, 2)
 
 
+@pytest.mark.parametrize("name", ["a.tar.idx", "b.tar.crc", "quarantine.jsonl"])
+def test_index_replaces_no_file_of_others(tmp_path, name):
+    """Such as the indexes that DALI reads; those of an earlier start it does."""
+    for tar_name in "ab":
+        with tarfile.open(tmp_path / f"{tar_name}.tar", "w") as tar:
+            add(tar, "0.jpg", noisy_jpeg(0))
+    globs = ["--train-a", "a.tar", "--train-b", "b.tar"]
+    (tmp_path / name).write_text("v1.2 1\njpg 512 1234 0.jpg 0\n")
+    assert_refused(prep("index", tmp_path, *globs), f"{name} is of something else; move it away")
+    assert (tmp_path / name).read_text().startswith("v1.2")
+    (tmp_path / name).unlink()
+    done(prep("index", tmp_path, *globs))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "0.jpg", encode(PHOTO))  # smaller than the index says
+    (tmp_path / "quarantine.jsonl").write_text('{"file": "x", "reason": "y"}\n')
+    done(prep("index", tmp_path, *globs))
+    (tmp_path / "manifest.json").unlink()  # and where one was killed
+    done(prep("index", tmp_path, *globs))
+
+
 def test_mistakes_in_index_get_one_line(good, tmp_path):
     for name in ("a", "b"):
         with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:

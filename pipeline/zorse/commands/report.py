@@ -11,7 +11,7 @@ from zorse.config.command_line import options_of
 from zorse.config.schema import optional
 from zorse.errors import UserError
 from zorse.files import check_file
-from zorse.runs.report_page import write_report
+from zorse.runs.report_page import is_report, write_report
 from zorse.terminal import run_command
 
 
@@ -22,15 +22,14 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     """run directory of pipeline/train.py; the run may be going on"""
     out: Annotated[Path | None, optional("PATH")] = None
-    """HTML file to write; by default RUN/report.html"""
+    """HTML file to write, where nothing but such a page may be already; by default RUN/report.html"""
 
 
 def report(options: Options) -> None:
     """Write the page. Raises UserError where there is no run, or where its records are not what training wrote."""
-    if options.out:
-        check_file(options.out)
+    out = check_file(options.out, is_report) if options.out else None
     try:
-        print(f"written to {write_report(options.run, options.out)}")
+        print(f"written to {write_report(options.run, out)}")
     except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError, UndefinedError) as error:
         reason = f"{type(error).__name__}: {error}"
         fix = "restore its .json and .jsonl files"

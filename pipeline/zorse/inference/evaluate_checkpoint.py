@@ -18,6 +18,7 @@ from zorse.evaluation.evaluator import Evaluation, too_few, translation
 from zorse.evaluation.features import feature_network
 from zorse.files import check_file
 from zorse.processes import rank0_first
+from zorse.runs.records import read_evaluation
 
 LARGEST = 8192  # --size, in pixels
 
@@ -49,7 +50,8 @@ class Options:
     class_b: Annotated[int | None, optional("INT")] = None
     """the same for translations to b, such as 340 for zebras"""
     out: Annotated[Path | None, optional("PATH")] = None
-    """JSON file to write; by default beside the trainer's in RUN/eval, named after what was chosen"""
+    """JSON file to write, where nothing but an evaluation may be already; by default beside the trainer's in RUN/eval,
+    named after what was chosen"""
 
 
 def where(options: Options, trained: Trained, fingerprint: str) -> Path:
@@ -64,8 +66,7 @@ def where(options: Options, trained: Trained, fingerprint: str) -> Path:
             if (value := getattr(options, name)) is not None:
                 chosen.append(f"{name}{value}")
         out = run / "eval" / ".".join([checkpoint.name, *chosen, *([fingerprint[:8]] if options.data else []), "json"])
-    check_file(out)
-    return out
+    return check_file(out, lambda path: read_evaluation(path) is not None)
 
 
 def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, Path]:

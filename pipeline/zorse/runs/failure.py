@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from zorse.errors import first_sentence
+from zorse.files import write_quickly
 from zorse.runs.lock import superseded
 
 FILE = "failure.txt"
@@ -49,8 +50,8 @@ def claim_failure_report(out: Path | None, text: str) -> bool:
     try:
         if file.exists() and not _is_from_this_launch(file):
             file.unlink(missing_ok=True)
-        with file.open("x") as stream:
-            stream.write(text)
+        file.open("x").close()  # the first one makes it, and then fills it at once
+        write_quickly(file, text)
     except FileExistsError:
         return False
     except OSError:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from zorse.errors import UserError
-from zorse.files import take_lock, write_durably
+from zorse.files import take_lock, write_durably, write_quickly
 
 LOCK_PATIENCE = 15.0  # seconds
 HEARTBEAT = 5.0  # seconds between renewals
@@ -48,17 +48,25 @@ class RunLock:
             raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
         locked = self._take_lock(out)
         owner = read(self.path)
+        if owner and "process" not in owner:
+            raise UserError(f"{self.path}: is there already and is something else; give another --out")
         if owner and not owner.get("ended") and not self._surely_dead(owner, locked):
             note(f"{out} belongs to {describe(owner)}; watching for {SILENCE:g} s whether it lives")
             if renewed(self.path, SILENCE):
                 raise UserError(f"{out} is being trained by {describe(owner)}; stop it, or give another --out")
-        write_durably(self.path, json.dumps(self.me) + "\n")
+        try:
+            write_durably(self.path, json.dumps(self.me) + "\n")
+        except OSError as error:  # such as of file systems without renaming
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); give another --out") from None
         atexit.register(self._release)
         threading.Thread(target=self._renew, daemon=True).start()
 
     def check(self) -> None:
         """Raise UserError where another process has taken the run directory over."""
-        owner = read(self.path)
+        try:
+            owner = read(self.path)
+        except OSError:  # a file system away for a while, to which nothing is written, either
+            return
         if owner != self.me:
             if owner is None:
                 raise UserError(f"{self.path} was removed while this process trained; it exits without saving")
@@ -103,7 +111,10 @@ class RunLock:
             with suppress(OSError):  # a file system away for a while; check() has the say
                 if read(self.path) != self.me:
                     return
-                os.utime(self.path)
+                try:
+                    os.utime(self.path)
+                except OSError:  # where times cannot be set
+                    write_quickly(self.path, json.dumps(self.me) + "\n")
 
     def _release(self) -> None:
         with suppress(OSError):

@@ -15,15 +15,23 @@ from zorse.runs.charts import charts
 from zorse.runs.records import EVENTS, STATS, read_evaluation, read_lines, read_samples
 from zorse.runs.sample_grid import GAP, HEADER, TITLES, opened, through_time
 
+GENERATOR = b'<meta name="generator" content="Zorse">'  # of report.html
 FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last are always there
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
-    """Write RUN/report.html, or `out`. Raises UserError if there is no run, OSError if it cannot be written."""
+    """Write RUN/report.html, or `out`. Raises UserError if there is no run, OSError if it cannot be written.
+
+    `out` is replaced whatever it holds; RUN/report.html only if it is such a page.
+    """
     try:
         config = from_dict(json.loads((run / "config.json").read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{run}: no run of this version here; give a run directory of pipeline/train.py") from None
+    if out is None:
+        out = run / "report.html"
+        if out.exists() and not is_report(out):
+            raise UserError(f"{out}: is there already and is something else; say by --out where to write")
     # All records, the run's own evaluations apart from those of evaluate.py.
     stats, samples = read_lines(run / STATS), read_samples(run)
     evaluations, others = [], []
@@ -55,9 +63,14 @@ def write_report(run: Path, out: Path | None = None) -> Path:
             "grid": {"gap": GAP, "header": HEADER, "columns": len(TITLES), "aspect": height / width},
         },
     )
-    out = out or run / "report.html"
     write_durably(out, text.encode(errors="backslashreplace"))  # names of files may hold bytes that are no UTF-8
     return out
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a page that was written here; version 0.1 did not name itself in it."""
+    page = path.read_bytes()
+    return GENERATOR in page or all(part in page for part in (b" pairs seen", b"<h2>What happened</h2>"))
 
 
 def frame(grid: Path) -> dict | None:

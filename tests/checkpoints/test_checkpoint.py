@@ -1,10 +1,14 @@
 """Checkpoints: written behind training, kept or removed by rule, never trusted without their sums."""
 
+import errno
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import signal
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +31,7 @@ from runs import (
 )
 
 from zorse.checkpoints import format as checkpoint
+from zorse.checkpoints.load import whole_checkpoint
 from zorse.checkpoints.writer import CheckpointWriter
 from zorse.errors import UserError
 from zorse.runs.lock import RunLock
@@ -42,6 +47,14 @@ def finished(shards, tmp_path_factory):
 
 def names(out):
     return [int(path.name.split("-")[1]) for path in sorted((out / "checkpoints").glob("pairs-*"))]
+
+
+def until_names(out, expected, seconds=5):
+    """Whether these checkpoints are left; those that are not kept go while training goes on."""
+    deadline = time.monotonic() + seconds
+    while names(out) != expected and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return names(out) == expected
 
 
 DAMAGES = {
@@ -106,7 +119,8 @@ def saver_of(tmp_path):
             state.pairs_seen = pairs
             saver.save(state, best=best, wait=False)
             saver.poll(wait=True)
-            return json.loads((tmp_path / "checkpoints" / "best" / "state.json").read_text())
+            best = checkpoint.followed(tmp_path / "checkpoints" / "best")
+            return json.loads((best / "state.json").read_text())
 
         return saver, save, told
 
@@ -117,8 +131,10 @@ def test_a_checkpoint_that_could_not_be_written_is_not_the_best(saver_of, tmp_pa
     _, save, told = saver_of()
     assert save(10, 3.0)["best"]["pairs"] == 10
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=1, free=0))
         assert save(20, 1.0)["pairs_seen"] == 10 and "no checkpoint at pair 20" in told[0]
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=0, free=0))  # a store without an end
+        assert save(25, 3.5)["pairs_seen"] == 10 and len(told) == 1
     assert save(30, 2.0)["best"]["pairs"] == 30  # better than the best one that there is
     assert save(40, 2.5)["pairs_seen"] == 30
     assert json.loads((tmp_path / "checkpoints/pairs-000000000040/state.json").read_text())["best"]["pairs"] == 30
@@ -146,6 +162,111 @@ def test_a_resume_makes_best_right(saver_of, tmp_path):
     (tmp_path / "checkpoints" / "pairs-000000000020").rename(tmp_path / "checkpoints" / "damaged-pairs-000000000020")
     _, save, _ = saver_of(state)
     assert save(30, 9.0)["pairs_seen"] == 30
+
+
+def refusing(number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+POOR = {"vfat": errno.EPERM, "FUSE": errno.ENOSYS, "a mount of Windows": errno.EOPNOTSUPP}
+
+
+@pytest.mark.parametrize("disk", POOR)
+def test_without_links_best_is_a_file_and_the_best_stays(saver_of, tmp_path, monkeypatch, disk):
+    monkeypatch.setattr(os, "symlink", refusing(POOR[disk]))
+    best = tmp_path / "checkpoints" / "best"
+    saver, save, told = saver_of()
+    saver.keep = 1
+    for pairs, value in ((10, 3.0), (20, 2.0), (30, 2.5), (40, 2.7)):
+        state = save(pairs, value)
+    assert best.read_text() == "pairs-000000000020\n" and state["pairs_seen"] == 20 and not told
+    assert until_names(tmp_path, [20, 40])
+    best.unlink()
+    saver, save, told = saver_of(state)
+    assert best.read_text() == "pairs-000000000020\n" and saver.best["value"] == 2.0 and not told
+    monkeypatch.undo()
+    save(50, 1.0)
+    assert best.is_symlink() and best.resolve().name == "pairs-000000000050"
+
+
+def test_a_best_that_cannot_be_written_costs_nothing(saver_of, tmp_path, monkeypatch):
+    """Neither the best checkpoint, nor the one that `best` still names, nor the room of those that are to go."""
+    saver, save, told = saver_of()
+    saver.keep = 1
+    save(10, 3.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "symlink", refusing(errno.EDQUOT))
+        for pairs, value in ((20, 2.0), (30, 2.5), (40, 2.6)):
+            assert save(pairs, value)["pairs_seen"] == 10
+    assert until_names(tmp_path, [10, 20, 40]) and len(told) == 3 and "could not be tidied up" in told[0]
+    assert saver.best["pairs"] == 20
+    assert save(50, 2.7)["pairs_seen"] == 20 and until_names(tmp_path, [20, 50])  # when there is room again
+
+
+def test_where_folders_cannot_be_renamed(saver_of, tmp_path, monkeypatch):
+    rename, folders = os.rename, refusing(errno.ENOTSUP)
+    monkeypatch.setattr(os, "rename", lambda a, b, **at: (folders if Path(a).is_dir() else rename)(a, b, **at))
+    saver, save, told = saver_of()
+    saver.keep = 2
+    for pairs in (10, 20, 30):
+        save(pairs, pairs)
+    assert until_names(tmp_path, [10, 20, 30]) and not told  # the best, and two
+    cut(tmp_path / "checkpoints" / "pairs-000000000030" / "networks.safetensors")
+    accelerator = Accelerator(cpu=True)
+    assert checkpoint.latest_for_all_ranks(tmp_path, accelerator, told.append).name == "pairs-000000000020"
+    assert "could not be set aside" in told[-1]
+    _, save, _ = saver_of(json.loads((tmp_path / "checkpoints/pairs-000000000020/state.json").read_text()))
+    save(30, 30)  # in its place
+    assert checkpoint.latest_valid(tmp_path).name == "pairs-000000000030"
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_a_copy_that_was_made_of_what_links_point_to(saver_of, tmp_path):
+    """`best` is a folder there, and may be the only copy of the best checkpoint."""
+    _, save, _ = saver_of()
+    save(10, 2.0)
+    save(20, 3.0)
+    folder = tmp_path / "checkpoints"
+    state = json.loads((folder / "pairs-000000000020" / "state.json").read_text())
+    for alone in (False, True):
+        (folder / "best").unlink()
+        shutil.copytree(folder / "pairs-000000000010", folder / "best")
+        if alone:
+            shutil.rmtree(folder / "pairs-000000000010")
+        saver, _, told = saver_of(state)
+        assert (folder / "best").is_symlink() and (folder / "best").resolve().name == "pairs-000000000010"
+        assert saver.best["pairs"] == 10 and not told and names(tmp_path) == [10, 20]
+    (folder / "best").unlink()
+    (folder / "best").mkdir()
+    (folder / "best" / "notes.txt").write_text("of something else")
+    _, _, told = saver_of(state)
+    assert "best stays as it is" in told[0] and (folder / "best" / "notes.txt").exists()
+
+
+def test_hidden_files_of_others_stay(saver_of, tmp_path):
+    saver_of()[1](10, 1.0)
+    others = [tmp_path / "checkpoints" / name for name in (".git", ".snapshot", ".nfs0001", ".ipynb_checkpoints")]
+    mine = tmp_path / "checkpoints" / ".pairs-000000000020.00.tmp"
+    for folder in (*others, mine):
+        (folder / "deeper").mkdir(parents=True)
+    saver_of({"pairs_seen": 10, "best": None})
+    assert all(folder.exists() for folder in others) and not mine.exists()
+
+
+def test_best_is_followed_once(saver_of, tmp_path):
+    """So that what is read of it is of one checkpoint while training names another; also as a file."""
+    saver_of()[1](10, 1.0)
+    best = tmp_path / "checkpoints" / "best"
+    assert checkpoint.followed(best) == best.resolve() != best
+    best.unlink()
+    best.write_text("pairs-000000000010\n")
+    assert whole_checkpoint(best).name == "pairs-000000000010"
+    best.write_text("somewhere else")
+    with pytest.raises(UserError, match="no checkpoint here"):
+        whole_checkpoint(best)
 
 
 @pytest.mark.slow

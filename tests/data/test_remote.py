@@ -1,5 +1,7 @@
 """Shards at a URL: a fault of a server is retried, then told, and never a hang; the cache serves only what is whole."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -291,6 +293,26 @@ def test_of_several_readers_one_fetches(blocks):
     for thread in threads:
         thread.join()
     assert len(asked) == 1 and found == [b"a" * 1000] * 4
+
+
+def test_without_locks_each_reader_fetches_and_keeps_a_block_whole(blocks, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    found, together = [], threading.Barrier(3)
+
+    def fetch():
+        together.wait(10)
+        return b"a" * 1000
+
+    threads = [threading.Thread(target=lambda: found.append(blocks.fill("a", 1000, fetch, 5.0))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [b"a" * 1000] * 3 and blocks.read("a", 0, 1000, 1000) == b"a" * 1000
+    assert [path.name for path in blocks.place.iterdir()] == ["a.block"]
 
 
 PROGRAM = """

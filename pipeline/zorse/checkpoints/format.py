@@ -8,7 +8,7 @@ checkpoints/pairs-000000001200/
     state.json               pairs seen, configuration, data constants, losses not yet reported, fp16's loss scale
     manifest.json            size and sha256 of every file, and which slots it has; written last
     keep                     in those that are never removed: milestones, or any that a user wants
-checkpoints/best -> pairs-N  the one of the lowest distance so far
+checkpoints/best -> pairs-N  the one of the lowest distance so far; where there are no links, a file with its name
 
 A checkpoint is written (writer.py) to a hidden directory that rank 0 renames when all of it is on disk. Older ones are
 removed only afterwards. Nothing random is stored, since everything random is a function of the position (order.py).
@@ -16,8 +16,10 @@ The directory must be on a file system that all nodes share.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +41,7 @@ from zorse.files import fsync, sha256_of
 
 NETWORKS, EMA, OPTIMIZER = "networks.safetensors", "ema.safetensors", "optimizer.safetensors"
 STATE, MANIFEST, KEEP, BEST = "state.json", "manifest.json", "keep", "best"
+NAME, LONGEST_NAME = re.compile(r"pairs-[0-9]{12}"), 64  # of a checkpoint; bytes
 PER_LAUNCH_OPTIONS = (
     "out",
     "init_from",
@@ -87,10 +90,35 @@ def latest_for_all_ranks(run: Path, accelerator: Accelerator, warn: Callable[[st
 
     whole = _first_intact(run, found, error_on_any_rank, warn)
     for path in found[: found.index(whole)] if whole and rank == 0 else []:
-        aside = path.with_name(f"damaged-{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+        try:
+            set_aside(path)
+        except OSError as error:
+            warn(f"warning: {path} could not be set aside: {error}")
     return whole
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint. Raises OSError, also where folders cannot be renamed."""
+    aside = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def followed(path: Path) -> Path:
+    """The checkpoint that `best` names, so that all that is read is of one while training goes on; others as given."""
+    if path.name != BEST:
+        return path
+    named = path.with_name(name) if (name := name_in(path)) else path.resolve()
+    return named if named.is_dir() else path
+
+
+def name_in(best: Path) -> str | None:
+    """The name of a checkpoint that a file holds; None where it is no file, or holds something else."""
+    if not best.is_file():
+        return None
+    with best.open("rb") as file:
+        name = file.read(LONGEST_NAME).decode(errors="replace").strip()
+    return name if NAME.fullmatch(name) else None
 
 
 def _first_intact(
@@ -212,7 +240,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     path.touch()
     mode = path.stat().st_mode  # what the user's umask gives; safetensors would make it readable by its owner alone
     save_file(tensors, path)
-    path.chmod(mode)
+    with suppress(OSError):  # of file systems without modes
+        path.chmod(mode)
     fsync(path)
 
 

@@ -79,6 +79,7 @@ def load_discriminators(trained: Trained) -> nn.ModuleDict:
 
 def whole_checkpoint(model: Path, taken: str = TAKEN) -> Path:
     """Find a checkpoint, or the latest one of a run directory. Raises UserError if it is damaged or there is none."""
+    model = checkpoint.followed(model)
     if (model / checkpoint.STATE).exists():
         if problem := checkpoint.integrity_error(model):
             raise UserError(f"{model}: this checkpoint is damaged ({problem}); give another")

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from zorse.checkpoints import format as checkpoint
+from zorse.checkpoints.folder import link_best, path_of, prune, put_in_place, remove_left, rename_copied_best
 from zorse.checkpoints.format import BEST, EMA, KEEP, MANIFEST, NETWORKS, OPTIMIZER, STATE, Checkpointed
 from zorse.errors import UserError
 from zorse.files import fsync, write_durably
@@ -50,12 +51,14 @@ class CheckpointWriter:
         self.newest, best = (resumed["pairs_seen"], resumed["best"]) if resumed else (-1, None)
         self._writing: Future[dict[str, dict]] | None = None
         if accelerator.is_main_process:
-            for left in self.folder.glob(".*"):  # of a killed one
-                left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
-            if best and not self._path(best["pairs"]).is_dir():  # removed, or damaged and set aside
+            remove_left(self.folder)
+            if trouble := attempt(rename_copied_best, self.folder):
+                warn(f"warning: {self.folder / BEST} stays as it is: {trouble}")
+            named = best and path_of(self.folder, best["pairs"])
+            if named and not named.is_dir():  # removed, or damaged and set aside
                 best = None
-            if best:  # a kill may have come before the link
-                self._link_best(best["pairs"])
+            elif named and (trouble := attempt(link_best, named)):  # a kill may have come before it
+                warn(f"warning: {self.folder / BEST} could not be written: {trouble}")
         token, self.best = broadcast_object_list([owner.me["token"] if owner else None, best])
         # Named after its owner, so that one that was taken for dead cannot write into the files of its successor.
         self._suffix = f".{token}.tmp"
@@ -98,7 +101,7 @@ class CheckpointWriter:
         pairs, rank, pools = state.pairs_seen, self.accelerator.process_index, state.pools
         milestone = bool(self.keep_every) and pairs // self.keep_every > max(self.newest, 0) // self.keep_every
         self._pairs, self._best, self._milestone = pairs, best or self.best, milestone
-        self._final = self._path(pairs)
+        self._final = path_of(self.folder, pairs)
         self._temporary = self.folder / f".{self._final.name}{self._suffix}"
         self._writing = Future()
 
@@ -153,14 +156,11 @@ class CheckpointWriter:
             self.newest, self.best = self._pairs, self._best
         return problem
 
-    def _path(self, pairs: int) -> Path:
-        return self.folder / f"pairs-{pairs:012d}"
-
     def _begin(self, needed: int) -> None:
         self.folder.mkdir(exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise OSError(f"it takes {needed / 1e6:.1f} MB, and {self.folder} has {free / 1e6:.1f} MB free")
+        disk = shutil.disk_usage(self.folder)
+        if disk.total and disk.free < needed:  # stores without an end have none
+            raise OSError(f"it takes {needed / 1e6:.1f} MB, and {self.folder} has {disk.free / 1e6:.1f} MB free")
         self._temporary.mkdir()
 
     def _commit(self, files: dict[str, dict]) -> None:
@@ -169,27 +169,15 @@ class CheckpointWriter:
         if self._milestone:
             (self._temporary / KEEP).touch()
         fsync(self._temporary)
-        self._temporary.rename(self._final)
-        fsync(self.folder)
+        put_in_place(self._temporary, self._final)
 
     def _tidy(self) -> None:
-        """Let `best` name the new checkpoint, if it is, and remove those that are not kept."""
-        if self._best and self._best["pairs"] == self._pairs:
-            self._link_best(self._pairs)
-        best = (self.folder / BEST).resolve().name
-        for old in checkpoint.list_checkpoints(self.folder.parent)[self.keep :]:
-            if old.name != best and not (old / KEEP).exists():
-                # Renamed at once, and removed while training goes on.
-                removed = old.rename(old.with_name(f".{old.name}.removed"))
-                threading.Thread(target=shutil.rmtree, args=(removed, True), daemon=True).start()
-
-    def _link_best(self, pairs: int) -> None:
-        link, best = self.folder / f".{BEST}.tmp", self.folder / BEST
-        if best.is_dir() and not best.is_symlink():  # in a copy of a run that was made of what links point to
-            shutil.rmtree(best)
-        link.unlink(missing_ok=True)
-        link.symlink_to(self._path(pairs).name)
-        link.rename(best)
+        """Let `best` name the best checkpoint, and remove those that are not kept, but none that `best` still names."""
+        best, named = self._best and path_of(self.folder, self._best["pairs"]), checkpoint.followed(self.folder / BEST)
+        trouble = attempt(link_best, best) if best and named.name != best.name else None
+        prune(self.folder.parent, self.keep, {path.name for path in (best, named if trouble else best) if path})
+        if trouble:
+            raise OSError(trouble)
 
 
 def write(folder: Path, files: dict[str, dict[str, Tensor]], state: str | None, result: Future) -> None:
@@ -210,10 +198,10 @@ def write(folder: Path, files: dict[str, dict[str, Tensor]], state: str | None, 
         result.set_exception(error)
 
 
-def attempt(part):
-    """The result of `part`, or the message of an error with files."""
+def attempt(part: Callable, *arguments):
+    """The result of part(*arguments), or the message of an error with files."""
     try:
-        return part()
+        return part(*arguments)
     except (OSError, SafetensorError) as error:
         return str(error)
 

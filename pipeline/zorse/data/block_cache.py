@@ -11,6 +11,7 @@ and reaches files only relative to that descriptor. What is not a regular file w
 
 import os
 import re
+import secrets
 import stat
 import tempfile
 import time
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zorse.errors import OneRankError
-from zorse.files import take_lock
+from zorse.files import take_lock, unsupported
 
 CHECKSUM = 4  # bytes at the end of a file
 TOUCH = 10.0  # seconds; a use is noted in a file's access time no more often
@@ -70,12 +71,22 @@ class BlockCache:
                 with suppress(FileExistsError):  # a directory, or something that is told below
                     self.place.mkdir(mode=0o700, parents=True)
                 with self._opened() as place, _open_part(place, part) as file:
-                    if take_lock(file) and _is_at(place, part, file):  # not renamed by who had the lock before
+                    try:
+                        free = take_lock(file)
+                    except OSError as error:
+                        if not unsupported(error):
+                            raise
+                        free = part != f"{key}.part"
+                        if not free:  # there are no locks, so that each process writes a file of its own
+                            _unlink(place, part)
+                            part = f"{key}{secrets.token_hex(4)}.part"
+                            continue
+                    if free and _is_at(place, part, file):  # not renamed by who had the lock before
                         try:
                             data = _read(place, key, 0, size, size)
                             if data is None:
                                 data = fetch()
-                                self._keep(place, file, key, data)
+                                self._keep(place, file, key, data, part)
                                 return data
                         except BaseException:
                             _unlink(place, part)
@@ -91,14 +102,14 @@ class BlockCache:
                 return None
             time.sleep(POLL_SECONDS)
 
-    def _keep(self, place: int, file, key: str, data: bytes) -> None:
-        self._make_room(place, len(data) + CHECKSUM, f"{key}.part")
+    def _keep(self, place: int, file, key: str, data: bytes, part: str) -> None:
+        self._make_room(place, len(data) + CHECKSUM, part)
         file.truncate(0)
         file.write(data)
         file.write(zlib.crc32(data).to_bytes(CHECKSUM, "little"))
         file.flush()
         with suppress(FileNotFoundError):  # evicted already
-            os.rename(f"{key}.part", f"{key}.block", src_dir_fd=place, dst_dir_fd=place)
+            os.rename(part, f"{key}.block", src_dir_fd=place, dst_dir_fd=place)
 
     def _make_room(self, place: int, needed: int, part: str) -> None:
         """Remove the blocks that were not used for longest, until `needed` bytes more stay within the limit."""
@@ -151,7 +162,8 @@ def _read(place: int, key: str, start: int, end: int, size: int) -> bytes | None
             _unlink(place, f"{key}.block")
             return None
         if time.time() - state.st_atime > TOUCH:
-            os.utime(file, ns=(time.time_ns(), state.st_mtime_ns))
+            with suppress(OSError):  # where times cannot be set
+                os.utime(file, ns=(time.time_ns(), state.st_mtime_ns))
         data = os.pread(file, end - start, start)
         return data if len(data) == end - start else None
     finally:

@@ -227,9 +227,9 @@ def disk(config: Config, shards: Shards) -> list[Finding]:
     pairs = total_pairs(config.optimization, shards.epoch)
     milestones = pairs // config.checkpointing.keep_every if config.checkpointing.keep_every else 0
     count = config.checkpointing.keep + milestones + 2  # the best, and the one that is being written
-    free = shutil.disk_usage(there).free
+    total, _, free = shutil.disk_usage(there)
     needs = f"{count} checkpoints of {each / 1e6:.0f} MB, and {free / 1e9:.1f} GB free in {there}"
-    verdict = OK if free > 1.1 * count * each else WARN if free > 2.2 * each else FAIL
+    verdict = OK if free > 1.1 * count * each or not total else WARN if free > 2.2 * each else FAIL
     return [Finding(verdict, "disk", needs + ("" if verdict == OK else "; give fewer --keep, or another --out"))]
 
 

@@ -102,9 +102,9 @@ class TrainState:
                 for name in layout
                 if stored["how"][name] != layout[name]
             ]
-            notes.append(f"parallel layout changed (same samples): {', '.join(differ)}")
+            notes.append(f"parallel layout changed (same samples, other rounding): {', '.join(differ)}")
         if harmless:
-            notes.append(f"changed; does not affect training, except for rounding: {', '.join(harmless)}")
+            notes.append(f"changed; affects rounding at most, which training amplifies: {', '.join(harmless)}")
         if changed:
             notes.append(f"changed from pair {self.pairs_seen} on: {', '.join(changed)}")
         if self.config.checkpointing.init_from:

@@ -19,6 +19,7 @@ from zorse.config.schema import Networks
 from zorse.cyclegan.build import build_generator, init_weights
 from zorse.cyclegan.resnet import Generator
 from zorse.errors import UserError
+from zorse.files import held
 from zorse.inference import banded
 from zorse.inference.translator import Translator, pad_for
 from zorse.interop import saved_model
@@ -58,9 +59,8 @@ def make(folder, modes=("rgb", "rgb"), scale=1.0, **changes):
     provenance = {"data": "0", "pairs_seen": 1, "weights": "raw", "crop_size": 32, "evaluation": None}
     about = {"zorse": "0", "direction": "a2b", "networks": sizes, "dtype": "float32", "provenance": provenance}
     folder.mkdir(parents=True, exist_ok=True)
-    saved_model.write(
-        folder, generator, about | {"modes": dict(zip(("from", "to"), modes, strict=True))} | changes, None
-    )
+    about |= {"modes": dict(zip(("from", "to"), modes, strict=True))} | changes
+    saved_model.write(folder, generator, about, None, "")
     return folder
 
 
@@ -242,6 +242,32 @@ def test_what_records_say_is_no_markup_in_a_card(trained, tmp_path):
     text = model_card(about, None).text
     assert text.count(r"\[x\](javascript:1) \<img src=x\> \`y\` \| # z {{ 1 }}") == 4
     assert "<img" not in text.replace(r"\<img", "") and "\n# z" not in text
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "model.safetensors", "sample.png"])
+def test_files_of_others_are_not_replaced(trained, tmp_path, name):
+    """Not that of a run, either, or a picture beside a README."""
+    content = (trained / "config.json").read_bytes() if name == "config.json" else b"library: another"
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: is there already and is something else; give another folder"):
+        Translator(trained).save_pretrained(tmp_path)
+    assert (tmp_path / name).read_bytes() == content and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_directory_that_was_written_in_part_is_written_again(trained, tmp_path, monkeypatch):
+    """And is no model until then, as it is none of two at once."""
+    Translator(trained, "a2b").save_pretrained(tmp_path)
+    translator = Translator(trained, "b2a")
+    with monkeypatch.context() as patch:
+        patch.setattr(saved_model, "write_durably", lambda path, content: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            translator.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="not a whole model"):
+        Translator(tmp_path)
+    with held(tmp_path, ""), pytest.raises(UserError, match="another process writes a model there"):
+        translator.save_pretrained(tmp_path)
+    translator.save_pretrained(tmp_path)
+    assert Translator(tmp_path).about["direction"] == "b2a"
 
 
 def test_the_nearest_evaluation_and_picture(tmp_path):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 import sysconfig
 import tempfile
 import zipfile
@@ -19,6 +21,7 @@ from zorse.config.schema import Networks
 from zorse.cyclegan.build import build_generator, init_weights
 from zorse.cyclegan.step import CycleGANStep
 from zorse.errors import UserError
+from zorse.files import temporary_for
 from zorse.inference import export as module
 from zorse.inference.export import Options, export
 from zorse.inference.translator import Translator
@@ -79,7 +82,7 @@ def test_other_generators(tmp_path, options):
     about = {"zorse": "0", "direction": "a2b", "networks": dataclasses.asdict(networks), "dtype": "float32"}
     of = {"data": "0", "pairs_seen": 1, "weights": "raw", "crop_size": 32, "evaluation": None}
     (tmp_path / "model").mkdir()
-    write(tmp_path / "model", generator, about | {"modes": {"from": "rgb", "to": "rgb"}, "provenance": of}, None)
+    write(tmp_path / "model", generator, about | {"modes": {"from": "rgb", "to": "rgb"}, "provenance": of}, None, "")
     measured = export(Options(tmp_path / "model", tmp_path / "out", formats=("onnx", "torch_export")))
     assert {name: found["value"] < 1e-5 for name, found in measured.items()} == {"model.onnx": True, "model.pt2": True}
     multiple = generator.multiple
@@ -262,6 +265,32 @@ def test_what_is_there_stays(exported, trained):
     with pytest.raises(UserError, match="is there already"):
         export(Options(trained, exported[0]))
     assert {path: path.stat().st_mtime_ns for path in exported[0].iterdir()} == before
+
+
+def test_an_empty_folder_is_filled_where_it_is(trained, tmp_path):
+    """It may be a disk of its own, or the only place that can be written."""
+    out = tmp_path / "out"
+    out.mkdir()
+    before = out.stat().st_ino
+    (killed := subprocess.Popen(["true"])).wait()
+    left = out / temporary_for(out / "export").name.replace(f".{os.getpid()}-", f".{killed.pid}-")
+    left.mkdir()
+    export(Options(trained, out))
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json", "README.md", "sample.png"}
+    assert out.stat().st_ino == before and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_exports_to_one_folder(trained, tmp_path, monkeypatch):
+    def other_first(staging, out):
+        out.mkdir()
+        (out / "model.onnx").write_text("another's")
+        put_in_place(staging, out)
+
+    put_in_place = module.put_in_place
+    monkeypatch.setattr(module, "put_in_place", other_first)
+    with pytest.raises(UserError, match="another process wrote there; give another folder"):
+        export(Options(trained, tmp_path / "out"))
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["out", "out/model.onnx"]
 
 
 @pytest.mark.slow

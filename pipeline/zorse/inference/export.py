@@ -16,12 +16,12 @@ from zorse.checkpoints import format as checkpoint
 from zorse.checkpoints.load import Weights, load_discriminators, load_trained
 from zorse.config.schema import Networks, optional
 from zorse.errors import UserError
-from zorse.files import fsync, temporary_for
+from zorse.files import fsync, remove_stale, temporary_for
 from zorse.inference.translator import PRECISIONS, Precision, Translator, newest
 from zorse.interop.graphs import NEEDED, ONNX, TORCH, Graph, save_onnx, save_torch, smallest_of, traced
 from zorse.interop.junyanz import FILES, read_discriminator, read_generator, to_their_weights
 from zorse.interop.parity import ParityCheck, sizes_to_check
-from zorse.interop.saved_model import MODEL
+from zorse.interop.saved_model import CONFIG, MODEL
 from zorse_prep.format import CHANNELS
 
 Format = Literal["safetensors", "onnx", "torch_export", "pth"]
@@ -39,7 +39,7 @@ class Options:
     """run directory, whose newest checkpoint is taken, one checkpoint, an exported model, or a file or folder of the
     well-known PyTorch code's weights (.pth)"""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """folder to make"""
+    """folder to make, or an empty one"""
     direction: Annotated[Literal["a2b", "b2a"] | None, optional("{a2b,b2a}")] = None
     """which domain the images belong to, and which they are translated to; by default a2b, or the one that an exported
     model has. For pth of a run it does not matter"""
@@ -107,9 +107,12 @@ def every_network(translator: Translator, options: Options) -> dict[str, nn.Modu
 
 
 def export(options: Options) -> dict[str, dict]:
-    """Export a model: {file: its measured difference}. All files appear at once, in a new folder, or none does."""
+    """Export a model: {file: its measured difference}. All files appear, in a new or empty folder, or none does."""
     # Options, before torch is busy.
     out, dtype = options.out.resolve(), PRECISIONS[options.precision]
+    making = out / "export" if out.is_dir() else out  # inside, since it may be the only place that can be written
+    if out.is_dir():
+        remove_stale(making)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{options.out}: is there already; give another folder, or remove it")
     if not options.formats:
@@ -132,8 +135,8 @@ def export(options: Options) -> dict[str, dict]:
     check = ParityCheck(translator.generator, sizes, tolerance)
     shape = f"float32 [N, C, H, W] in [-1, 1]; H and W multiples of {multiple}, at least {smallest}"
     about = translator.about | {"image": shape}  # in and out
-    # Write and check every format beside the folder, which is then renamed.
-    staging, measured = temporary_for(out), {}
+    # Write and check every format in a folder that then takes its place.
+    staging, measured = temporary_for(making), {}
     try:
         staging.mkdir(parents=True)
     except OSError as error:
@@ -149,8 +152,25 @@ def export(options: Options) -> dict[str, dict]:
             measured |= save_pth(translator, options, staging, sizes, tolerance)
         if "safetensors" in options.formats:
             measured[MODEL] = save_safetensors(translator, staging, options.license, check)
-        staging.rename(out)
+        put_in_place(staging, out)
+    except FileExistsError:
+        raise UserError(f"{options.out}: another process wrote there; give another folder, or remove it") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    fsync(out.parent)
     return measured
+
+
+def put_in_place(staging: Path, out: Path) -> None:
+    """Give an export its final place; in a folder that is there, file by file, what a reader looks for first last."""
+    if staging.parent != out:
+        try:
+            staging.rename(out)
+        except OSError as error:  # ENOTEMPTY, where it is not EEXIST
+            raise FileExistsError if out.exists() else error from None
+    elif any(path != staging for path in out.iterdir()):
+        raise FileExistsError
+    else:
+        for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG):
+            path.rename(out / path.name)
+    fsync(out)
+    fsync(out.parent)

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from torch import Tensor, nn
 
+from zorse.checkpoints.format import followed
 from zorse.checkpoints.load import Weights, whole_checkpoint
 from zorse.cyclegan.resnet import Generator
 from zorse.data.pixels import image_of, pixels_of, to_network, to_pixels
@@ -164,10 +165,26 @@ class Translator(ModelHubMixin):
             )
         return cls(model_id, **options)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        (save_directory / "README.md").unlink(missing_ok=True)  # the mixin would keep it, and it may tell of others
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        model_card_kwargs: dict | None = None,
+        **push_to_hub_kwargs,
+    ) -> str | None:
+        """Write the model into a directory, a new one or that of a model, and return what the mixin's method does.
+
+        The mixin's own begins by removing any config.json. Raises UserError for files that were not written here.
+        """
         generator = extract_model_from_parallel(self.generator, keep_torch_compile=False)
-        saved_model.write(save_directory, generator, self.about, self.sample)
+        card = self.generate_model_card(**(model_card_kwargs or {}))
+        saved_model.write(Path(save_directory), generator, self.about, self.sample, str(card))
+        if not push_to_hub:
+            return None
+        name = repo_id or Path(save_directory).name
+        return self.push_to_hub(name, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs)
 
     def generate_model_card(self, license: str | None = None) -> ModelCard:
         return model_card(self.about, saved_model.SAMPLE if self.sample else None, license)
@@ -184,8 +201,9 @@ def usable(device: torch.device | str) -> torch.device:
 
 
 def newest(model: Path) -> Path:
-    """The latest checkpoint of a run directory, so that both directions are of one; any other path as it is."""
-    return whole_checkpoint(model) if (model / "checkpoints").is_dir() else model
+    """The latest checkpoint of a run directory, or the one that `best` names, so that both directions are of one; any
+    other path as it is."""
+    return whole_checkpoint(model) if (model / "checkpoints").is_dir() else followed(model)
 
 
 def pad_for(generator: nn.Module, image: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A generator to use anywhere: a directory without pickles, that needs nothing of the run it comes from.
 
 DIR/model.safetensors  one generator's weights, named as in cyclegan/resnet.py
-DIR/config.json        what they are (`about`); written last
+DIR/config.json        what they are (`about`); written last, and until then {"zorse": ..., "complete": false}
 DIR/README.md          a model card (model_card.py)
 DIR/sample.png         test images and their translations, if the run has drawn any
 
@@ -31,19 +31,20 @@ from zorse.config.schema import Networks
 from zorse.cyclegan.build import build_generator
 from zorse.directions import Direction
 from zorse.errors import UserError
-from zorse.files import write_durably
+from zorse.files import held, load_json, write_durably, write_json
 from zorse.interop import junyanz
 from zorse.runs.records import read_evaluation
 from zorse.version import __version__
 from zorse_prep.format import CHANNELS
 
-MODEL, CONFIG, SAMPLE = "model.safetensors", "config.json", "sample.png"
+MODEL, CONFIG, SAMPLE, CARD = "model.safetensors", "config.json", "sample.png", "README.md"
 DIRECTIONS = tuple(direction.option for direction in Direction)
 TAKEN = (
     "a run directory of pipeline/train.py, a checkpoint, the folder of an exported model, or a file or folder of .pth "
     "weights"
 )
 DTYPES = ("float32", "float16", "bfloat16")
+LIBRARY = "library_name: zorse"  # a line of the card
 
 
 @dataclass(frozen=True)
@@ -156,14 +157,36 @@ def _of_reference(model: Path, files: dict[str, Path], direction: str | None, we
     return OneWay(generator.eval().requires_grad_(False), about, None)
 
 
-def write(out: Path, generator: nn.Module, about: dict, sample: Path | None) -> None:
-    """All but the card, each file whole; config.json last, so that without it nothing here counts as a model."""
-    dtype = getattr(torch, about["dtype"])
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in generator.state_dict().items()}
-    picture = sample.read_bytes() if sample else None  # first, since it may lie in `out`
-    (out / CONFIG).unlink(missing_ok=True)
-    (out / SAMPLE).unlink(missing_ok=True)
-    write_durably(out / MODEL, to_bytes(tensors, {"format": "pt"}))
-    if picture:
-        write_durably(out / SAMPLE, picture)
-    write_durably(out / CONFIG, json.dumps(about, indent=2) + "\n")
+def write(out: Path, generator: nn.Module, about: dict, sample: Path | None, card: str) -> None:
+    """Write all files, each whole; config.json last, so that without it nothing here counts as a model.
+
+    Raises UserError where something else is there under one of their names, or another process writes there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out, f"{out}: another process writes a model there; wait for it, or give another folder"):
+        check_ours(out)
+        dtype = getattr(torch, about["dtype"])
+        weights = generator.state_dict().items()
+        tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights}
+        picture = sample.read_bytes() if sample else None  # first, since it may lie in `out`
+        write_json(out / CONFIG, {"zorse": about["zorse"], "complete": False})  # claims the folder
+        (out / SAMPLE).unlink(missing_ok=True)
+        write_durably(out / MODEL, to_bytes(tensors, {"format": "pt"}))
+        if picture:
+            write_durably(out / SAMPLE, picture)
+        write_durably(out / CARD, card)
+        write_durably(out / CONFIG, json.dumps(about, indent=2) + "\n")
+
+
+def check_ours(out: Path) -> None:
+    """Raise UserError where a folder has files under a model's names that were not written here.
+
+    config.json and the card show that they were; a model or a picture counts as what lies beside these.
+    """
+    about = load_json(out / CONFIG) or {}
+    shown = {CONFIG: "zorse" in about and bool({"direction", "complete"} & about.keys())}
+    if (out / CARD).exists() and (out / CARD).stat().st_size:
+        shown[CARD] = LIBRARY in (out / CARD).read_text(errors="replace").splitlines()
+    for name in (CONFIG, CARD, MODEL, SAMPLE):
+        if (out / name).exists() and not shown.get(name, any(shown.values())):
+            raise UserError(f"{out / name}: is there already and is something else; give another folder")

@@ -116,7 +116,7 @@ def measure(checkout: Path, images: Path) -> dict[str, str]:
         run("pipeline/translate.py", "run", "some", "bands", "--direction", "b2a", "--tile", "64", "--weights", "raw")
         for folder in ("translated", "bands"):
             for path in sorted((work / folder).iterdir()):
-                found[f"{folder}/{path.name}"] = sha256(path.read_bytes())
+                found[f"{folder}/{path.name}"] = of_array(pixels(path))
         run("pipeline/evaluate.py", "run", "--images", "24", "--out", "evaluation.json")
         found["evaluation"] = numbers(json.loads((work / "evaluation.json").read_text()))
 
@@ -145,6 +145,13 @@ def of_tensors(path: Path) -> dict[str, str]:
 
     with safe_open(path, framework="np") as stored:
         return {name: of_array(stored.get_tensor(name)) for name in sorted(stored.keys())}
+
+
+def pixels(path: Path) -> np.ndarray:
+    """What a translation shows; the file also names what made it."""
+    from PIL import Image
+
+    return np.asarray(Image.open(path))
 
 
 def of_array(array: np.ndarray) -> str:

@@ -346,7 +346,7 @@ def test_shards_by_their_keys(model, shards, tmp_path):
     translator = Translator(model, "a2b")
     for name, data in images.items():
         fake = translator(Image.open(io.BytesIO(data)))
-        assert (tmp_path / "out" / name).read_bytes() == encode(fake, quality=95, subsampling=0)
+        assert (tmp_path / "out" / name).read_bytes() == encode(fake, quality=95, subsampling=0, comment="Zorse")
 
 
 def test_shards_in_both_directions_of_the_training_images(model, shards, tmp_path, capsys):
@@ -356,7 +356,7 @@ def test_shards_in_both_directions_of_the_training_images(model, shards, tmp_pat
     assert tree(tmp_path / "out") == sorted(expected) and len(expected) == 18
     name = next(iter(stored(shards, "trainB")))
     fake = Translator(model, "b2a")(Image.open(io.BytesIO(stored(shards, "trainB")[name])))
-    assert (tmp_path / "out" / "b2a" / name).read_bytes() == encode(fake, quality=95, subsampling=0)
+    assert (tmp_path / "out" / "b2a" / name).read_bytes() == encode(fake, quality=95, subsampling=0, comment="Zorse")
     assert "18 of 18" in capsys.readouterr().out
 
 
@@ -456,7 +456,7 @@ def test_transparency_is_put_back(model, tmp_path, name, data, written):
     expected = Translator(model, "a2b")(white)
     expected.putalpha(source.getchannel("A"))
     if written == "x.webp":
-        assert (tmp_path / "out" / written).read_bytes() == encode(expected, "WEBP", quality=95)
+        assert np.array_equal(pixels(tmp_path / "out" / written), pixels(encode(expected, "WEBP", quality=95)))
     else:
         assert np.array_equal(pixels(tmp_path / "out" / written), np.asarray(expected))
 
@@ -498,7 +498,7 @@ def test_the_result_is_upright_and_without_the_tag(model, tmp_path):
     assert not any(result.getexif() or "icc_profile" in result.info for result in (made, photo))
     seen = ImageOps.exif_transpose(Image.open(tmp_path / "in" / "y.jpg"))
     assert (tmp_path / "out" / "y.jpg").read_bytes() == encode(
-        Translator(model, "a2b")(seen), quality=95, subsampling=0
+        Translator(model, "a2b")(seen), quality=95, subsampling=0, comment="Zorse"
     )
 
 
@@ -578,11 +578,11 @@ def test_what_is_there_is_not_translated_again(model, tmp_path, capsys):
     assert tree(tmp_path / "out") == ["a.png", "deep/y.png", "x.png", "z.gif", "z.png"]
     for name in ("deep/y.png", "z.gif"):
         (tmp_path / "out" / name).unlink()
-    (tmp_path / "out" / "x.png").write_text("whatever")
+    (tmp_path / "out" / "x.png").write_text("whatever, Zorse")
     kept = (tmp_path / "out" / "a.png").stat().st_mtime_ns
     translate(model, tmp_path / "in", tmp_path / "out", skip_existing=True)
     assert "2 of 5 images translated" in (told := capsys.readouterr().out) and "3 were there already" in told
-    assert (tmp_path / "out" / "x.png").read_text() == "whatever"
+    assert (tmp_path / "out" / "x.png").read_text() == "whatever, Zorse"
     assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == kept
     assert tree(tmp_path / "out") == ["a.png", "deep/y.png", "x.png", "z.gif", "z.png"]
     translate(model, tmp_path / "in", tmp_path / "out", skip_existing=True, also=("pair",))  # none has its pair
@@ -590,9 +590,63 @@ def test_what_is_there_is_not_translated_again(model, tmp_path, capsys):
     assert pixels(tmp_path / "out" / "x.png").shape == (20, 20, 3)
     translate(model, tmp_path / "in", tmp_path / "out", skip_existing=True, also=("pair",))
     assert "0 of 5 images translated" in capsys.readouterr().out
-    fill(tmp_path / "out", "x.png", size=(8, 8))
+    (tmp_path / "out" / "x.png").write_bytes(b"")
     translate(model, tmp_path / "in", tmp_path / "out")  # without the option, all of them
     assert pixels(tmp_path / "out" / "x.png").shape == (20, 20, 3)
+
+
+def test_a_translation_is_replaced_by_another_and_no_other_file_is(model, tmp_path, capsys):
+    """Of any kind of file, also one that holds transparency or 16 bits."""
+    names = [f"x.{kind}" for kind in ("jpg", "png", "webp", "tif", "bmp", "gif", "ppm")]
+    fill(tmp_path / "in", *names)
+    for kind in ("png", "webp", "tif"):
+        Image.fromarray(with_hole()).save(tmp_path / "in" / f"alpha.{kind}")
+    for kind in ("png", "tif"):
+        Image.fromarray(RAMP).save(tmp_path / "in" / f"deep.{kind}")
+    for weights in ("raw", "auto"):
+        translate(model, tmp_path / "in", tmp_path / "out", also=("pair", "cycle"), weights=weights)
+    assert all(Image.open(tmp_path / "out" / name).load() for name in tree(tmp_path / "out"))
+    assert len(tree(tmp_path / "out")) == 3 * len(tree(tmp_path / "in"))
+
+    for name in names[::3]:
+        before = (tmp_path / "in" / name).read_bytes()
+        (tmp_path / "out" / name).write_bytes(before)
+        with pytest.raises(UserError, match=rf"{name}: is there already and is no translation; give another place"):
+            translate(model, tmp_path / "in", tmp_path / "out")
+        assert (tmp_path / "out" / name).read_bytes() == before
+        translate(model, tmp_path / "in", tmp_path / "out", skip_existing=True)
+        (tmp_path / "out" / name).unlink()
+    assert "were there already" in capsys.readouterr().out
+
+
+def test_shards_replace_no_other_file(model, shards, tmp_path, capsys):
+    name = next(iter(stored(shards, "testA")))
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="1 of 3"):
+        translate(model, shards, tmp_path)
+    assert "is there already" in capsys.readouterr().err and (tmp_path / name).read_text() == "mine"
+
+
+def test_names_that_a_file_system_takes_for_one(model, tmp_path, monkeypatch):
+    """A disk without upper and lower case, or one that composes characters; here both are told apart."""
+    fill(tmp_path / "in", "deep/a.png", "Deep/a.png", "e\u0301.png", "\u00e9.png", "b.png")
+    translate(model, tmp_path / "in", tmp_path / "out")
+    assert len(tree(tmp_path / "out")) == 5 and not list((tmp_path / "out").rglob(".*"))
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path.name == "deep" or exists(path))
+    with pytest.raises(UserError, match=r"deep/a.png would become .*, which are one file there; rename one"):
+        translate(model, tmp_path / "in", tmp_path / "out")
+
+
+def test_the_longest_names(model, tmp_path, capsys):
+    long = "x" * 251 + ".png"
+    fill(tmp_path / "in", long)
+    translate(model, tmp_path / "in", tmp_path / "out")
+    assert tree(tmp_path / "out") == [long]
+    fill(tmp_path / "in", "y.png")
+    with pytest.raises(UserError, match="1 of 2"):  # and one that becomes too long
+        translate(model, tmp_path / "in", tmp_path / "out", also=("cycle",))
+    assert "File name too long" in capsys.readouterr().err and "y.cycle.png" in tree(tmp_path / "out")
 
 
 def test_unreadable_files_are_named_and_the_others_are_done(model, tmp_path):

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from zorse.config.command_line import options_of
-from zorse.inference.image_files import check_writable, claim_all, find
+from zorse.inference.image_files import find
 from zorse.inference.options import Options, check, of_shards
+from zorse.inference.places import check_writable, claim_all
 from zorse.terminal import run_command
 
 

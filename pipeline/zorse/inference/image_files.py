@@ -2,15 +2,15 @@
 
 import glob
 import io
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from zorse.errors import UserError
 from zorse.files import write_quickly
@@ -26,7 +26,16 @@ KINDS = {
 }  # fmt: skip
 TRANSPARENT = (".png", ".webp", ".tif", ".tiff")  # kinds that hold transparency
 DEEP = (".png", ".tif", ".tiff")  # kinds that hold 16 bits
-SAVING = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}
+# Each translation says what made it, so that a later one may replace it, and nothing else.
+MARK, SOFTWARE = b"Zorse", 305  # of EXIF and TIFF
+MARK_WITHIN = 1024  # bytes from the beginning or the end of a file, where every kind has the mark
+NAMED, PNG_TEXT = Image.Exif(), PngInfo()
+NAMED[SOFTWARE] = MARK.decode()
+PNG_TEXT.add_text("Software", MARK.decode())
+SAVING = {
+    "JPEG": {"quality": 95, "subsampling": 0, "comment": MARK}, "WEBP": {"quality": 95, "exif": NAMED},
+    "PNG": {"pnginfo": PNG_TEXT}, "TIFF": {"tiffinfo": {SOFTWARE: MARK.decode()}}, "GIF": {"comment": MARK},
+}  # fmt: skip
 PLAIN = ("rgb", "rgb")  # modes that every kind holds
 
 
@@ -117,75 +126,6 @@ def _in_out(root: Path, out: Path) -> Callable[[Path], bool]:
     return in_out if start in end.parents else lambda folder: False
 
 
-def outputs(target: Path, also: Sequence[str], modes: Sequence[Mode] = PLAIN, alpha: bool = False) -> dict[str, Path]:
-    """The files that one image becomes: {"": the translation, "cycle": ..., "pair": ...}.
-
-    modes: of the image and of its translation. alpha: whether transparency is put back. A kind that cannot hold one of
-    these, or that cannot be written, is replaced by .png.
-    """
-    kinds = {"": _kinds(modes[1], alpha), "cycle": _kinds(modes[0], alpha), "pair": tuple(KINDS)}
-    named = {"": target, **{name: target.with_stem(f"{target.stem}.{name}") for name in also}}
-    return {
-        name: path if path.suffix.lower() in kinds[name] else path.with_suffix(".png") for name, path in named.items()
-    }
-
-
-def _kinds(mode: Mode, alpha: bool) -> Iterable[str]:
-    return DEEP if mode == "grey16" else TRANSPARENT if mode == "rgba" or alpha else KINDS
-
-
-class Places:
-    """Which image owns which file, so that no two are written to one place, and none over a source."""
-
-    def __init__(self, sources: Iterable[Path] = ()):
-        self.owners: dict[Path, str] = {}
-        self.sources = {_identity(path) for path in sources} - {None}
-
-    def claim(self, where: str, paths: Iterable[Path]) -> None:
-        """Raises UserError for a file that is another image's, or a source."""
-        for path in paths:
-            owner = self.owners.setdefault(path, where)
-            if owner != where:
-                raise UserError(f"{owner} and {where} would both become {path}; rename one, or translate them apart")
-            if self.sources and _identity(path) in self.sources:
-                raise UserError(f"{path}: would overwrite a source; give another folder or file to write to")
-
-    def there(self, where: str, target: Path, also: Sequence[str]) -> bool:
-        """Whether all that an image becomes is there, under its own ending or as the .png that it may have become."""
-        pairs = zip(outputs(target, also).values(), outputs(target, also, ("grey16", "grey16")).values(), strict=True)
-        return all(
-            path.exists() or (self.owners.get(instead, where) == where and instead.exists()) for path, instead in pairs
-        )
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return status.st_dev, status.st_ino
-
-
-def claim_all(pairs: list[tuple[Path, Path]], also: Sequence[str], modes: Sequence[Mode] = PLAIN) -> Places:
-    """Raises UserError where two images would become one file, or one would overwrite a source."""
-    places = Places(source for source, _ in pairs)
-    for source, target in pairs:
-        places.claim(str(source), outputs(target, also, modes).values())
-    return places
-
-
-def check_writable(folder: Path) -> None:
-    """Raise UserError unless a folder can be written to, or be made."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"{there}: is a file; give another folder to write to")
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise UserError(f"{there}: cannot be written to ({error.strerror}); give another folder to write to") from None
-
-
 class Picture(NamedTuple):
     """image: upright, sRGB, in the PIL mode of its domain's mode. alpha: its transparency, L, None where it has none.
     first_frame: of an animation, or the first of several pages."""
@@ -223,7 +163,12 @@ def encode(image: Image.Image, path: Path) -> bytes:
     """The bytes of a file of the kind that its name says. PIL raises nearly anything where the kind cannot hold it."""
     buffer, kind = io.BytesIO(), KINDS[path.suffix.lower()]
     image.save(buffer, format=kind, **SAVING.get(kind, {}))
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    if kind == "PPM":  # PIL writes no comments
+        data = data[:3] + b"# " + MARK + b"\n" + data[3:]
+    elif kind == "BMP":  # which has no place for any but its end; the header says how long it is
+        data = data[:2] + (len(data) + len(MARK)).to_bytes(4, "little") + data[6:] + MARK
+    return data
 
 
 def save(data: bytes, path: Path) -> None:

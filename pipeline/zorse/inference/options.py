@@ -17,7 +17,8 @@ class Options:
 
     Names and folders are kept. A translation is upright, in sRGB, and has the transparency of its source; EXIF data,
     colour profiles and frames after the first are left out. Where a name's kind cannot hold transparency or 16 bits, it
-    ends in .png. Files that cannot be read are passed over and listed in OUT/failed.jsonl; the exit code is then 2.
+    ends in .png. An earlier translation is replaced, no other file is. Files that cannot be read are passed over and
+    listed in OUT/failed.jsonl; the exit code is then 2.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]

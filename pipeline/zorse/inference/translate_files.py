@@ -19,8 +19,9 @@ from zorse.data.samples import CorruptSample, Split
 from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.inference import image_files
-from zorse.inference.image_files import Found, Picture, Places
+from zorse.inference.image_files import Found, Picture
 from zorse.inference.options import Options
+from zorse.inference.places import Places, check_replaceable, claim_all, output_files
 from zorse.inference.summary import Done, Tally
 from zorse.inference.translator import Translator, newest, usable
 from zorse.terminal import parts_shown, progress
@@ -43,7 +44,7 @@ class Item(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """pixels: [C, H, W] of the domain's mode. outputs: the files to write, see image_files.outputs."""
+    """pixels: [C, H, W] of the domain's mode. outputs: the files to write, see output_files."""
 
     item: Item
     picture: Picture
@@ -55,11 +56,14 @@ def translate_files(options: Options, found: Found) -> None:
     """Translate image files. Raises UserError, at the end where images failed."""
     translators = build(options)
     modes = translators[options.direction].modes
-    places = image_files.claim_all(found.pairs, options.also, modes)
+    places = claim_all(found.pairs, options.also, modes)
     todo, tally = found.pairs, Tally({options.direction: len(found.pairs)}, found.left_out)
     if options.skip_existing:
         todo = [pair for pair in todo if not places.there(str(pair[0]), pair[1], options.also)]
         tally.skipped = tally.done[options.direction] = len(found.pairs) - len(todo)
+
+    for _, target in todo:
+        check_replaceable(output_files(target, options.also, modes).values())
 
     def read(source: Path, target: Path) -> tuple[bytes, Path]:
         return source.read_bytes(), target
@@ -68,7 +72,7 @@ def translate_files(options: Options, found: Found) -> None:
     translate_all(options, translators, items, places, tally)
     out = Path(options.paths[-1])
     if len(found.pairs) == 1:  # the file that was written; transparency may have changed its name
-        names = [image_files.outputs(found.pairs[0][1], (), modes, alpha)[""] for alpha in (True, False)]
+        names = [output_files(found.pairs[0][1], (), modes, alpha)[""] for alpha in (True, False)]
         out = next(name for name in names if name in places.owners)
     tally.print_summary(out)
 
@@ -188,7 +192,7 @@ def load_item(options: Options, translators: dict[str, Translator], places: Plac
         if options.skip_existing and places.there(item.where, target, options.also):
             return item.result(skipped=True)
         picture = image_files.read_picture(data, modes[0])
-        outputs = image_files.outputs(target, options.also, modes, picture.alpha is not None)
+        outputs = output_files(target, options.also, modes, picture.alpha is not None)
         return Loaded(item, picture, pixels_of(picture.image, modes[0]), outputs)
     except (BadImage, CorruptSample, OSError, MemoryError) as error:
         return item.result(failed=getattr(error, "strerror", None) or str(error) or "not enough memory")
@@ -200,6 +204,7 @@ def claim_outputs(loaded: Iterable[Loaded | Done], places: Places, report: Calla
         try:
             if isinstance(one, Loaded):
                 places.claim(one.item.where, one.outputs.values())
+                check_replaceable(one.outputs.values())
         except UserError as error:
             one = one.item.result(failed=str(error))
         if isinstance(one, Done):

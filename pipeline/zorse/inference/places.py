@@ -1,0 +1,124 @@
+"""Where translations go: the files that each image becomes, none of them another's, a source, or something else."""
+
+import io
+import stat
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from zorse.errors import UserError
+from zorse.inference.image_files import DEEP, KINDS, MARK, MARK_WITHIN, PLAIN, TRANSPARENT
+from zorse_prep.format import Mode
+
+
+def output_files(
+    target: Path, also: Sequence[str], modes: Sequence[Mode] = PLAIN, alpha: bool = False
+) -> dict[str, Path]:
+    """The files that one image becomes: {"": the translation, "cycle": ..., "pair": ...}.
+
+    modes: of the image and of its translation. alpha: whether transparency is put back. A kind that cannot hold one of
+    these, or that cannot be written, is replaced by .png.
+    """
+    kinds = {"": _kinds(modes[1], alpha), "cycle": _kinds(modes[0], alpha), "pair": tuple(KINDS)}
+    named = {"": target, **{name: target.with_stem(f"{target.stem}.{name}") for name in also}}
+    return {
+        name: path if path.suffix.lower() in kinds[name] else path.with_suffix(".png") for name, path in named.items()
+    }
+
+
+def _kinds(mode: Mode, alpha: bool) -> Iterable[str]:
+    return DEEP if mode == "grey16" else TRANSPARENT if mode == "rgba" or alpha else KINDS
+
+
+class Places:
+    """Which image owns which file, so that no two are written to one place, and none over a source."""
+
+    def __init__(self, sources: Iterable[Path] = ()):
+        self.owners: dict[Path, str] = {}
+        self.alike: dict[str, Path] = {}  # by a name that is the same for all that some file systems take for one
+        self.sources = {_identity(path) for path in sources} - {None}
+
+    def claim(self, where: str, paths: Iterable[Path]) -> None:
+        """Raises UserError for a file that is another image's, or a source."""
+        for path in paths:
+            owner = self.owners.setdefault(path, where)
+            if owner != where:
+                raise UserError(f"{owner} and {where} would both become {path}; rename one, or translate them apart")
+            alike = self.alike.setdefault(unicodedata.normalize("NFC", str(path)).casefold(), path)
+            if alike != path and not _told_apart(alike, path):
+                raise UserError(
+                    f"{self.owners[alike]} and {where} would become {alike.name} and {path.name}, which are one file "
+                    "there; rename one, or translate them apart"
+                )
+            if self.sources and _identity(path) in self.sources:
+                raise UserError(f"{path}: would overwrite a source; give another folder or file to write to")
+
+    def there(self, where: str, target: Path, also: Sequence[str]) -> bool:
+        """Whether all that an image becomes is there, under its own ending or as the .png that it may have become."""
+        pairs = zip(
+            output_files(target, also).values(), output_files(target, also, ("grey16", "grey16")).values(), strict=True
+        )
+        return all(
+            path.exists() or (self.owners.get(instead, where) == where and instead.exists()) for path, instead in pairs
+        )
+
+
+def _told_apart(one: Path, other: Path) -> bool:
+    """Whether two paths that differ in case, or in how their characters are composed, are two files there."""
+    level = next(level for level, names in enumerate(zip(one.parts, other.parts, strict=True)) if len(set(names)) > 1)
+    folder = next(folder for end in range(level, -1, -1) if (folder := Path(*one.parts[:end])).is_dir())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as probe:
+            Path(probe, one.parts[level]).touch()
+            return not Path(probe, other.parts[level]).exists()
+    except OSError:
+        return True  # nothing can be written there, which is told in its own words
+
+
+def check_replaceable(paths: Iterable[Path]) -> None:
+    """Raise UserError where a file is there that is no translation, and not empty; a folder cannot be replaced."""
+    for path in paths:
+        try:
+            status = path.stat()
+            kept = status.st_size > 0 and not _is_marked(path) if stat.S_ISREG(status.st_mode) else not path.is_dir()
+            if kept:
+                raise UserError(f"{path}: is there already and is no translation; give another place to write to")
+        except OSError:
+            pass  # nothing there, or what writing will tell of
+
+
+def _is_marked(path: Path) -> bool:
+    with path.open("rb") as file:
+        if MARK in file.read(MARK_WITHIN):
+            return True
+        file.seek(-min(MARK_WITHIN, file.seek(0, io.SEEK_END)), io.SEEK_END)
+        return MARK in file.read()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:  # not there, or what writing will tell of
+        return None
+    return status.st_dev, status.st_ino
+
+
+def claim_all(pairs: list[tuple[Path, Path]], also: Sequence[str], modes: Sequence[Mode] = PLAIN) -> Places:
+    """Raises UserError where two images would become one file, or one would overwrite a source."""
+    places = Places(source for source, _ in pairs)
+    for source, target in pairs:
+        places.claim(str(source), output_files(target, also, modes).values())
+    return places
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError unless a folder can be written to, or be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{there}: is a file; give another folder to write to")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{there}: cannot be written to ({error.strerror}); give another folder to write to") from None

@@ -5,8 +5,11 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 import numpy as np
@@ -14,15 +17,17 @@ import pytest
 from PIL import Image
 from running import ROOT, script
 
+from zorse.inference import web_page
 from zorse.inference.translator import Translator
+from zorse.inference.web_page import Refused, private_folder
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-gradio = pytest.importorskip("gradio")
+gradio, httpx = pytest.importorskip("gradio"), pytest.importorskip("httpx")
 
 
-def start(*arguments):
+def start(*arguments, **environment):
     program = [sys.executable, ROOT / "pipeline" / "app.py", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
     return subprocess.Popen(
         [str(part) for part in program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -106,8 +111,92 @@ def test_what_is_no_image_is_told_on_the_page(browser, tmp_path):
     until(lambda: "cannot be read" in browser.find_element("css selector", "body").text)
 
 
+def noise(folder, height, width):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    image.save(folder / f"{height}.png")
+    return folder / f"{height}.png"
+
+
+def test_too_many_pixels_are_told_before_they_are_decoded(trained, tmp_path, monkeypatch):
+    desk = web_page.Desk({"way": Translator(trained)}, 10_000)
+    assert desk.translate(noise(tmp_path, 100, 90), "way")[1].size == (90, 100)
+    Image.new("L", (13_000, 13_000)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(web_page, "read_as", None)
+    for path, size in ((noise(tmp_path, 101, 100), "100 x 101"), (tmp_path / "bomb.png", "13000 x 13000")):
+        with pytest.raises(Refused, match=f"this image has {size} pixels, and 0.01 million pixels are allowed; give a"):
+            desk.translate(path, "way")
+
+
+def test_a_large_image_makes_nobody_wait(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(web_page, "LARGE", 10_000)
+    translator, begun, over = Translator(trained), threading.Event(), threading.Event()
+    small, large = noise(tmp_path, 20, 20), noise(tmp_path, 120, 120)
+
+    def slow(image):
+        if image.height == 120:
+            begun.set()
+            over.wait(30)
+        return translator(image)
+
+    slow.modes = translator.modes
+    desk = web_page.Desk({"way": slow}, 10**6)
+    first = threading.Thread(target=desk.translate, args=(large, "way"))
+    first.start()
+    assert begun.wait(30)
+    assert desk.translate(small, "way")[1].size == (20, 20)
+    with pytest.raises(Refused, match="a large image is being translated; try again"):
+        desk.translate(large, "way")
+    over.set()
+    first.join()
+    assert desk.translate(large, "way")[1].size == (120, 120)
+    with pytest.raises(Refused, match="deleted after 10 minutes"):
+        desk.translate(tmp_path / "gone.png", "way")
+
+
+def test_what_visitors_send_is_private_and_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "elsewhere")
+    monkeypatch.setattr(web_page, "SWEEP_SECONDS", 0.05)
+    with private_folder() as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and os.environ["GRADIO_TEMP_DIR"] == str(folder)
+        for age in (1000, 300, 200, 100):
+            (folder / str(age)).mkdir()
+            (folder / str(age) / "x.png").write_bytes(bytes(100))
+            os.utime(folder / str(age) / "x.png", (time.time() - age,) * 2)
+        until(lambda: not (folder / "1000" / "x.png").exists(), 5)
+        monkeypatch.setattr(web_page, "KEPT_BYTES", 250)
+        until(lambda: not (folder / "300" / "x.png").exists(), 5)
+        assert sorted(path.parent.name for path in folder.rglob("x.png")) == ["100", "200"]
+        (killed := subprocess.Popen(["true"])).wait()
+        other = tmp_path / folder.name.replace(f".{os.getpid()}-", f".{killed.pid}-")
+        other.mkdir()
+    assert list(tmp_path.iterdir()) == [other]
+    with private_folder():
+        assert not other.exists()
+
+
+def test_the_server_keeps_nothing_and_takes_no_file_without_end(trained, tmp_path):
+    server = start(trained, "--port", "0", TMPDIR=str(tmp_path))
+    address = re.search(r"http://[^/ ]+", server.stdout.readline())[0]
+    folder = next(tmp_path.glob(".zorse-app-*"))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for size, taken in ((1000, True), (web_page.LARGEST_FILE + 1, False)):
+        (tmp_path / f"{size}.png").write_bytes(bytes(size))
+        with (tmp_path / f"{size}.png").open("rb") as file:
+            answer = httpx.post(f"{address}/gradio_api/upload", files={"files": file}, timeout=30)
+        assert (answer.status_code == 200) == taken and ("exceeded maximum" in answer.text) != taken
+        assert bool(list(folder.rglob(f"{size}.png"))) == taken
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(30) == 0 and not folder.exists()
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(("nowhere",), "no checkpoint"), (("MODEL", "--host", "256.0.0.1"), "--host")]
+    ("arguments", "words"),
+    [
+        (("nowhere",), "no checkpoint"),
+        (("MODEL", "--host", "256.0.0.1"), "--host"),
+        (("MODEL", "--max-megapixels", "0"), "--max-megapixels 0"),
+    ],
 )
 def test_mistakes_in_one_line(trained, arguments, words):
     done = script("pipeline/app.py", *(trained if part == "MODEL" else part for part in arguments))

@@ -12,13 +12,14 @@ import tyro
 from zorse.checkpoints.load import Weights
 from zorse.config.command_line import options_of
 from zorse.errors import UserError
-from zorse.inference.web_page import load, page, serve
+from zorse.inference.web_page import load, page, private_folder, serve
 from zorse.terminal import run_command
 
 
 @dataclass(frozen=True)
 class Options:
-    """A page in the browser: drop an image, choose the direction, see before and after."""
+    """A page in the browser: drop an image, choose the direction, see before and after. Images lie in a private folder,
+    and are deleted after some minutes."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """run directory, whose newest checkpoint is taken, one checkpoint, an exported model, or a file or folder of the
@@ -33,6 +34,8 @@ class Options:
     """port to listen at; 0 takes a free one"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """where to compute"""
+    max_megapixels: float = 16.0
+    """million pixels that an image may have; a large one takes memory and minutes"""
     weights: Weights = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
 
@@ -44,10 +47,14 @@ def run() -> None:
         raise UserError("gradio is not installed; run: pip install 'zorse[app]'")
     with suppress(KeyboardInterrupt):
         names = {"a": options.class_a, "b": options.class_b}
+        if not options.max_megapixels > 0:
+            raise UserError(f"--max-megapixels {options.max_megapixels:g}: must be greater than 0")
         translators = load(options.model, names, options.device, options.weights)
-        serve(page(translators, f"Zorse: {options.model.resolve().name}"), options.host, options.port)
+        title, most_pixels = f"Zorse: {options.model.resolve().name}", round(options.max_megapixels * 1e6)
+        with private_folder():
+            serve(page(translators, title, most_pixels), options.host, options.port)
 
 
 def main() -> None:
-    """Exit codes: 0 ended by Ctrl-C, 2 a mistake in the options."""
+    """Exit codes: 0 ended by Ctrl-C or SIGTERM, 2 a mistake in the options."""
     run_command(run)

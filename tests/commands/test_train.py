@@ -1,11 +1,15 @@
 """Whole runs, in processes of their own: N ranks equal one, a resume equals no stop, odd data, bad input."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,7 +65,7 @@ def test_resume_equals_never_having_stopped(shards, tmp_path):
     (tmp_path / "stopped" / "stats.jsonl").open("a").write('{"pairs": 17, "cut off')
     done = run(shards, tmp_path / "stopped", *SEVENTEEN, "--workers", "2", "--log-every", "2")
     assert "resuming" in done.stdout and "at 9 of 17 pairs" in done.stdout
-    assert "does not affect training, except for rounding: --keep 9 -> 2\n" in done.stdout
+    assert "affects rounding at most, which training amplifies: --keep 9 -> 2\n" in done.stdout
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")  # to the last bit
     assert_close(final(tmp_path / "stopped"), final(tmp_path / "whole"), 0)
 
@@ -78,6 +82,43 @@ def test_resume_on_another_world_size(shards, tmp_path):
     for (pairs, mine), (same, theirs) in zip(losses(tmp_path / "stopped"), losses(tmp_path / "whole"), strict=True):
         assert pairs == same
         assert mine == pytest.approx(theirs, abs=1e-8)
+
+
+@pytest.mark.fault(22)
+def test_a_run_on_a_disk_that_can_do_little(shards, tmp_path, monkeypatch):
+    """No links, locks, modes or times, no folder that is renamed or brought to the disk; as on a store behind FUSE."""
+    out, rename, fsync = tmp_path / "run", os.rename, os.fsync
+
+    def unable(*_, **__):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    def rename_file(one, other, **at):
+        return (unable if Path(one).is_dir() else rename)(one, other, **at)
+
+    def sync_file(descriptor):
+        return (unable if stat.S_ISDIR(os.fstat(descriptor).st_mode) else fsync)(descriptor)
+
+    for module, name in ((os, "symlink"), (fcntl, "flock"), (os, "chmod"), (os, "utime")):
+        monkeypatch.setattr(module, name, unable)
+    monkeypatch.setattr(os, "rename", rename_file)
+    monkeypatch.setattr(os, "fsync", sync_file)
+    run(shards, out, *SEVENTEEN, "--keep", "2")
+    for path in (out / "checkpoints").glob("pairs-*17"):
+        shutil.rmtree(path)
+    done = run(shards, out, *SEVENTEEN, "--keep", "2")
+    assert "is finished at 17 pairs" in done.stdout and "warning" not in done.stdout
+    best = out / "checkpoints" / "best"
+    named = (out / "checkpoints" / best.read_text().strip()).name
+    done = script("pipeline/translate.py", best, shards, tmp_path / "translated", "--direction", "a2b")
+    assert done.returncode == 0 and f"checkpoints/{named}, raw weights" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("config", ['{"architectures": ["Bert"]}', "[1]", "half of a li"])
+def test_a_directory_of_something_else_is_not_trained_in(shards, tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    done = train(*TINY, "--data", shards, "--out", tmp_path)
+    refused(done, "config.json: is there already and is something else; give another --out")
+    assert (tmp_path / "config.json").read_text() == config
 
 
 def times(out):

@@ -1,9 +1,9 @@
 """The pool of generated images that discriminators are trained on (section 4, after Shrivastava et al. 2017).
 
 Each slot of the global batch has its own buffer of `size` images, so an image's age in steps is the same at any batch
-size, and any split of the slots over ranks and micro-batches gives the same images. With batch 1 this is the paper's
-buffer: until it is full, each new image is stored and used; from then on a fair coin decides between using the new
-image, and using a random stored one whose place the new image takes.
+size, and any split of the slots over ranks and micro-batches takes images of the same steps. With batch 1 this is the
+paper's buffer: until it is full, each new image is stored and used; from then on a fair coin decides between using the
+new image, and using a random stored one whose place the new image takes.
 """
 
 import torch

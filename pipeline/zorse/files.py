@@ -222,12 +222,24 @@ def check_file(out: Path, ours: Callable[[Path], bool]) -> Path:
     if not out.name or out.is_dir():
         raise UserError(f"--out {out}: is a folder; give a file to write")
     out = out.resolve() if out.is_symlink() else out
+    if _is_taken(out, ours):
+        raise UserError(f"--out {out}: is there already and is something else; give another --out")
     try:
-        if out.exists() and not (out.is_file() and (out.stat().st_size == 0 or ours(out))):
-            raise UserError(f"--out {out}: is there already and is something else; give another --out")
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:
         raise UserError(f"{out.parent}: cannot be written ({error.strerror}); give another --out") from None
     return out
+
+
+def _is_taken(path: Path, ours: Callable[[Path], bool]) -> bool:
+    """Whether something is there that is not ours, or cannot be read."""
+    try:
+        size = path.stat().st_size
+    except OSError:  # nothing there, or what writing will tell of
+        return False
+    try:
+        return not (path.is_file() and (size == 0 or ours(path)))
+    except OSError:
+        return True

@@ -1,6 +1,7 @@
 """Where translations go: the files that each image becomes, none of them another's, a source, or something else."""
 
 import io
+import os
 import stat
 import tempfile
 import unicodedata
@@ -60,7 +61,7 @@ class Places:
             output_files(target, also).values(), output_files(target, also, ("grey16", "grey16")).values(), strict=True
         )
         return all(
-            path.exists() or (self.owners.get(instead, where) == where and instead.exists()) for path, instead in pairs
+            _status(path) or (self.owners.get(instead, where) == where and _status(instead)) for path, instead in pairs
         )
 
 
@@ -79,29 +80,34 @@ def _told_apart(one: Path, other: Path) -> bool:
 def check_replaceable(paths: Iterable[Path]) -> None:
     """Raise UserError where a file is there that is no translation, and not empty; a folder cannot be replaced."""
     for path in paths:
-        try:
-            status = path.stat()
-            kept = status.st_size > 0 and not _is_marked(path) if stat.S_ISREG(status.st_mode) else not path.is_dir()
-            if kept:
-                raise UserError(f"{path}: is there already and is no translation; give another place to write to")
-        except OSError:
-            pass  # nothing there, or what writing will tell of
+        status = _status(path)
+        if status and not stat.S_ISDIR(status.st_mode) and not (stat.S_ISREG(status.st_mode) and _is_marked(path)):
+            raise UserError(f"{path}: is there already and is no translation; give another place to write to")
 
 
 def _is_marked(path: Path) -> bool:
-    with path.open("rb") as file:
-        if MARK in file.read(MARK_WITHIN):
-            return True
-        file.seek(-min(MARK_WITHIN, file.seek(0, io.SEEK_END)), io.SEEK_END)
-        return MARK in file.read()
+    """Whether a file is empty or names what made it; False also where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            begin = file.read(MARK_WITHIN)
+            file.seek(max(0, size - MARK_WITHIN))
+            return size == 0 or MARK in begin or MARK in file.read()
+    except OSError:
+        return False
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # not there, or what writing will tell of
+        return None
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:  # not there, or what writing will tell of
-        return None
-    return status.st_dev, status.st_ino
+    status = _status(path)
+    return (status.st_dev, status.st_ino) if status else None
 
 
 def claim_all(pairs: list[tuple[Path, Path]], also: Sequence[str], modes: Sequence[Mode] = PLAIN) -> Places:

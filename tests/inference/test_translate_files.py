@@ -611,7 +611,7 @@ def test_a_translation_is_replaced_by_another_and_no_other_file_is(model, tmp_pa
     for name in names[::3]:
         before = (tmp_path / "in" / name).read_bytes()
         (tmp_path / "out" / name).write_bytes(before)
-        with pytest.raises(UserError, match=rf"{name}: is there already and is no translation; give another place"):
+        with pytest.raises(UserError, match=rf"{name}: is there already and is no translation; remove it"):
             translate(model, tmp_path / "in", tmp_path / "out")
         assert (tmp_path / "out" / name).read_bytes() == before
         translate(model, tmp_path / "in", tmp_path / "out", skip_existing=True)

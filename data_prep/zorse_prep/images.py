@@ -7,8 +7,8 @@ count it:
   bmp, gif, jpeg, png, ...  the file's format, where it could not be kept
   first_frame               of an animation, or of a file of many pages
   exif_rotated              turned upright
-  deep_colour               16 bits a channel in colour or with alpha; Pillow reads the upper 8 of them
-  deep_grey                 16-bit or float grey, scaled to what is stored
+  deep_colour               more than 8 bits a channel in colour or with alpha: the upper 8; floats: 0 to 1, scaled
+  deep_grey                 grey of more than 8 bits or of floats, scaled to what is stored
   shallow_grey              8-bit grey where 16 bits are stored: times 257
   alpha                     transparent pixels put on white
   opaque                    no transparency where alpha is stored: full alpha added
@@ -24,11 +24,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zorse_prep.format import Mode
-from zorse_prep.pixels import convert, sums
-from zorse_prep.whole import check_whole
+from zorse_prep.pixels import MOST_PIXELS, BadImage, convert, sums
+from zorse_prep.whole import check_decoded, check_whole
 
 # A short list keeps PIL away from formats which run other programs (EPS) or hold no photographs.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
@@ -38,12 +39,9 @@ PNG_OPTIONS = {"format": "PNG"}
 PNG_MODES = ("rgba", "grey16")  # what no JPEG holds
 # PIL's names of the pixels in a PNG that may be copied.
 PNG_KEPT = {"rgb": ("RGB", "L"), "grey": ("L",), "rgba": ("RGBA",), "grey16": ("I;16B",)}
-BITS_PER_SAMPLE = 258  # TIFF tag
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes; the last two are of files that may pass 4 GB
 ORIENTATION = 0x0112  # EXIF tag
-
-
-class BadImage(Exception):
-    """The bytes are not a usable image; the message is the reason."""
+SHALLOW_GREY = {"L;2": 85, "L;4": 17}  # PIL's names of grey PNGs' pixels, and what it multiplies their levels by
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def _reasons(data: bytes) -> Iterator[None]:
     except UnidentifiedImageError:
         raise BadImage(f"not an image ({', '.join(FORMATS)} are read)") from None
     except Image.DecompressionBombError:
-        raise BadImage(f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels") from None
+        raise BadImage(f"more than {MOST_PIXELS / 1e6:.0f} million pixels") from None
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
         raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from None
 
@@ -106,21 +104,31 @@ def read_as(data: bytes, mode: Mode) -> Image.Image:
 def read_noted(data: bytes, mode: Mode) -> tuple[Image.Image, list[str]]:
     """Like `read_as`, and the names of the conversions."""
     with _reasons(data):
-        return _normalised(_open(data), mode, lossless=False)
+        return _normalised(data, *_open(data), mode, lossless=False)
 
 
-def _open(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+def _open(data: bytes) -> tuple[Image.Image, list[str]]:
+    """An image of which the size is known, and the names of conversions that were part of its opening.
+
+    A TIFF is decoded here; the others are when they are loaded.
+    """
+    if data.startswith(TIFF):
+        from zorse_prep.tiff import read_tiff  # of many megabytes, for few
+
+        image, conversions = read_tiff(data)
+        return image, ["tiff", *conversions]
+    image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name != "TIFF"])
     check_whole(data, image.format)
-    return image
+    return image, []
 
 
 def _prepare(data: bytes, policy: ImagePolicy, mode: Mode) -> Prepared:
-    image = _open(data)
+    image, conversions = _open(data)
     size = _reduced(image.size, policy.max_side)
     if min(size) < policy.min_side:
-        raise BadImage(f"{image.width}x{image.height} is too small (a side under {policy.min_side} px)")
-    image, conversions = _normalised(image, mode, policy.lossless)
+        reduced = f", once --max-side has reduced it to {size[0]}x{size[1]}" if size != image.size else ""
+        raise BadImage(f"{image.width}x{image.height} is too small (a side under {policy.min_side} px{reduced})")
+    image, conversions = _normalised(data, image, conversions, mode, policy.lossless)
     if max(image.size) > policy.max_side:
         # Reducing in two steps is quicker, but PIL has no first step for 16 bits.
         gap = None if image.mode == "I;16" else 3.0
@@ -136,24 +144,51 @@ def _prepare(data: bytes, policy: ImagePolicy, mode: Mode) -> Prepared:
     return Prepared(data, extension, conversions, image.size, *sums(image, mode))
 
 
-def _normalised(image: Image.Image, mode: Mode, lossless: bool) -> tuple[Image.Image, list[str]]:
-    """The decoded image in the pixels that `mode` stores, and the conversions it took: none where a copy will do."""
-    conversions = [] if _is_kept_format(image, mode, lossless) else [image.format.lower()]
+def _normalised(
+    data: bytes, image: Image.Image, conversions: list[str], mode: Mode, lossless: bool
+) -> tuple[Image.Image, list[str]]:
+    """The image in the pixels that `mode` stores, and the conversions it took: none where a copy will do.
+
+    image, conversions: as `_open` returns them.
+    """
+    icc = image.info.get("icc_profile")
+    if not conversions:
+        if not _is_kept_format(image, mode, lossless):
+            conversions.append(image.format.lower())
+        image, icc = _load(data, image, conversions)
+    return convert(image, icc, mode, conversions), conversions
+
+
+def _load(data: bytes, image: Image.Image, conversions: list[str]) -> tuple[Image.Image, bytes | None]:
+    """An image that PIL has opened, decoded and upright, and its colour profile."""
     # A phone's MPO is a JPEG with further pictures after it, which no JPEG decoder reads.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         conversions.append("first_frame")
-    is_deep = _is_deep_colour(image)
-    rotated = image.getexif().get(ORIENTATION, 1) in range(2, 9)  # asked before load(): TIFF turns itself there
+    is_deep, raw_mode = _is_deep_colour(image), image.tile[0].args if image.format == "PNG" else None
     image.load()
+    check_decoded(data, image)
     icc = image.info.get("icc_profile")
     if is_deep:
         conversions.append("deep_colour")
-        if "transparency" in image.info:  # the colour that stands for none, which PIL leaves at 16 bits
-            image.info["transparency"] = tuple(level >> 8 for level in image.info["transparency"])
-    if rotated:
+    # The level or colour that stands for transparent is left as the file has it, where PIL scales the pixels.
+    if "transparency" in image.info and raw_mode in SHALLOW_GREY:
+        image.info["transparency"] *= SHALLOW_GREY[raw_mode]
+    elif "transparency" in image.info and is_deep:
+        image = _with_alpha_of_16_bits(data, image)
+    if image.getexif().get(ORIENTATION, 1) in range(2, 9):
         conversions.append("exif_rotated")
         image = ImageOps.exif_transpose(image)
-    return convert(image, icc, mode, conversions), conversions
+    return image, icc
+
+
+def _with_alpha_of_16_bits(data: bytes, image: Image.Image) -> Image.Image:
+    """A PNG of which one colour is transparent, and not also those that share its upper 8 bits."""
+    from imagecodecs import png_decode  # takes a moment, for a kind that is rare
+
+    deep, exif = png_decode(data), image.getexif()  # [H, W, 4], uint16
+    image = Image.fromarray((deep >> 8).astype(np.uint8), "RGBA")
+    image.getexif().update(exif)
+    return image
 
 
 def _is_kept_format(image: Image.Image, mode: Mode, lossless: bool) -> bool:
@@ -167,8 +202,6 @@ def _is_deep_colour(image: Image.Image) -> bool:
     """Whether PIL reduces the channels to 8 bits while it decodes, which it does for all but single ones."""
     if image.mode not in ("RGB", "RGBA", "CMYK"):
         return False
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8
     if image.format == "PPM":
         return image.tile[0].codec_name != "raw" and image.tile[0].args[1] > 255  # the largest value in the file
     return image.format == "PNG" and "16" in image.tile[0].args

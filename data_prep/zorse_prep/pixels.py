@@ -1,6 +1,7 @@
 """From the pixels that files have to the pixels that shards store: colour, grey, alpha, depth, colour profiles."""
 
 import io
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -8,23 +9,52 @@ from PIL import Image, ImageCms
 
 from zorse_prep.format import Mode
 
+MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # of an image that is decoded, PIL's own limit
+BAND = 1 << 22  # pixels that are converted at once, so that a large image is not held several times
 ICC_TOLERANCE = 2  # mean 8-bit levels: profiles which call themselves sRGB stay below, Display P3 and Adobe RGB do not
+
+
+class BadImage(Exception):
+    """The bytes are not a usable image; the message is the reason."""
 
 
 def convert(image: Image.Image, icc: bytes | None, mode: Mode, conversions: list[str]) -> Image.Image:
     """A decoded image in the PIL mode that is stored: L or RGB for "rgb", L, RGBA, I;16.
 
-    icc: the file's colour profile. What had to be done is appended to `conversions`. Raises ValueError for grey values
+    icc: the file's colour profile. What had to be done is appended to `conversions`. Raises BadImage for grey values
     without a known white.
     """
-    return {"rgb": _rgb_or_grey, "grey": _grey, "rgba": _rgba, "grey16": _grey16}[mode](image, icc, conversions)
+    way = {"rgb": _rgb_or_grey, "grey": _grey, "rgba": _rgba, "grey16": _grey16}[mode]
+    bands = list(_bands(image))
+    if len(bands) == 1:
+        return way(image, icc, conversions)
+    # Every conversion is one of single pixels, so that bands give what the whole gives.
+    first = image.crop(bands[0])
+    converted = way(first, icc, conversions)
+    if converted is first:
+        return image
+    result = Image.new(converted.mode, image.size)
+    result.paste(converted, bands[0])
+    for band in bands[1:]:
+        result.paste(way(image.crop(band), icc, []), band)
+    return result
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of whole rows, from top to bottom; one for most images."""
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
 
 
 def sums(image: Image.Image, mode: Mode) -> tuple[list[int], list[int]]:
     """Sums and sums of squares of the stored levels, as integers, so that no order of adding matters."""
     if mode == "grey16":
-        levels = np.asarray(image).astype(np.int64)  # squares of all the pixels that PIL opens stay below 2**63
-        return [int(levels.sum())], [int((levels**2).sum())]
+        total = squares = 0  # Python's integers, which have no end
+        for band in _bands(image):
+            levels = np.asarray(image.crop(band)).astype(np.int64)
+            total, squares = total + int(levels.sum()), squares + int((levels**2).sum())
+        return [total], [squares]
     counts = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)  # [C, 256]
     if mode == "rgb" and len(counts) == 1:
         counts = counts.repeat(3, 0)
@@ -37,7 +67,7 @@ def _rgb_or_grey(image: Image.Image, icc: bytes | None, conversions: list[str]) 
     if _is_deep_grey(image):
         conversions.append("deep_grey")
         image = Image.fromarray(_scaled_grey(image, 255, conversions).astype(np.uint8))
-    return _srgb(_opaque(image, conversions), icc, conversions)
+    return to_srgb(_opaque(image, conversions), icc, conversions)
 
 
 def _grey(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Image.Image:
@@ -57,7 +87,7 @@ def _rgba(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Imag
     if icc:
         alpha = image.getchannel("A")
         colours = image.convert("RGB")
-        converted = _srgb(colours, icc, conversions)
+        converted = to_srgb(colours, icc, conversions)
         if converted is not colours:
             converted.putalpha(alpha)
             return converted
@@ -69,7 +99,7 @@ def _grey16(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Im
     if not _is_deep_grey(image):
         conversions.append("shallow_grey")
         return Image.fromarray(np.asarray(_grey(image, icc, conversions), dtype=np.uint16) * 257)
-    if icc and _to_srgb(icc, "L"):
+    if icc and _transform(icc, "L"):
         conversions.append("icc_ignored")
     if image.mode == "I;16" and "transparency" not in image.info:
         return image
@@ -86,7 +116,7 @@ def _scaled_grey(image: Image.Image, full: int, conversions: list[str]) -> np.nd
     """16-bit or float grey to whole numbers in 0 .. full, [H, W]; PIL's convert() would cut at 255, and give white."""
     pixels, most = np.asarray(image, dtype=np.float64), 1 if image.mode == "F" else 65535
     if not (pixels.min() >= 0 and pixels.max() <= most):  # NaN fails too
-        raise ValueError(f"grey values outside 0 .. {most}")
+        raise BadImage(f"grey values outside 0 .. {most}")
     if "transparency" in image.info:  # a PNG's one level that means transparent
         conversions.append("alpha")
         pixels[pixels == image.info["transparency"]] = most
@@ -106,11 +136,11 @@ def _opaque(image: Image.Image, conversions: list[str]) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _srgb(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Image.Image:
+def to_srgb(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Image.Image:
     """Bring other colour spaces to sRGB by the embedded profile, or CMYK without one by PIL's formula."""
     if image.mode == "CMYK":
         conversions.append("cmyk")
-    transform = _to_srgb(icc, image.mode) if icc else None
+    transform = _transform(icc, image.mode) if icc else None
     if transform is not None:
         conversions.append("icc")
         return ImageCms.applyTransform(image, transform)
@@ -118,7 +148,7 @@ def _srgb(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Imag
 
 
 @lru_cache(maxsize=64)
-def _to_srgb(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """The transform from a profile to sRGB; None where it changes nothing or the profile does not fit the pixels."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))

@@ -2,39 +2,91 @@
 
 Pillow decodes what it finds and says nothing of what is missing after the last pixel that it needs; of a PNG whose
 tail was filled with zeros, as an interrupted download leaves it, it even gives the missing rows as black. What has an
-end marker, checksums or a table of its parts is therefore held to them here. BMP, PPM and WebP need no help.
+end marker, checksums or a table of its parts is therefore held to them here, and TIFF in tiff.py. BMP and PPM need no
+help.
+
+JPEG and WebP have no checksums. Where the pixels of one look as those of half a file do, bytes are put where the data
+would go on, or the last ones are changed: that alters the pixels of half a JPEG alone, or of a whole WebP alone.
 """
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 
 from PIL import Image
 
 EOI = b"\xff\xd9"  # JPEG's end of image
 SOI_SIZE = 2
+SOS = b"\xff\xda"  # start of scan
+ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}  # kinds of JPEG whose coding leaves out zeros at the end
+MISSING_GREY = {127, 128}  # how libjpeg fills in blocks without data; CMYK is inverted
+MORE_SCAN = bytes(range(1, 200))
+FLUSHED = 32  # bytes at the end of a WebP's data that may change nothing
+BAND = 1 << 22  # pixels
 IEND = b"IEND\xae\x42\x60\x82"  # PNG's end chunk and its checksum
 # In a scan, FF 00 stands for the byte FF, and FF D0 to FF D7 restart the decoder; all else after FF is a segment.
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-BIG_TIFF = (b"II+\0", b"MM\0+")
-STRIPS, TILES = (273, 279), (324, 325)  # TIFF tags: offsets, byte counts
 
 
 def check_whole(data: bytes, kind: str) -> None:
     """Raise OSError where the end of a file is missing; PIL raises other kinds for broken ones. kind: PIL's format."""
-    check = {"JPEG": _check_jpeg, "MPO": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "TIFF": _check_tiff}
+    check = {"JPEG": _check_jpeg, "MPO": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "WEBP": _check_webp}
     if kind in check:
         check[kind](data)
 
 
+def check_decoded(data: bytes, image: Image.Image) -> None:
+    """Raise OSError where the pixels of a loaded JPEG or WebP are those of half a file."""
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(data, image)
+    elif image.format == "WEBP":
+        _check_pixels_of_webp(data, image)
+
+
 def _check_jpeg(data: bytes) -> None:
-    if data.endswith(EOI):
-        return
-    at = SOI_SIZE
-    while found := MARKER.search(data, at):
-        if found[0].endswith(EOI):  # cameras append their own data
-            return
-        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])  # the segment's length counts itself
+    if not data.endswith(EOI):  # cameras append their own data
+        _markers(data)
+
+
+def _markers(data: bytes) -> list[tuple[int, int]]:
+    """The second byte and the place of each marker up to the end of the image. Raises OSError where that is missing."""
+    at, found = SOI_SIZE, []
+    while marker := MARKER.search(data, at):
+        found.append((marker[1][0], marker.end() - 2))
+        if marker[0].endswith(EOI):
+            return found
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])  # the segment's length counts itself
     raise OSError("the file is truncated: no end of image")
+
+
+def _check_scans(data: bytes, image: Image.Image) -> None:
+    """Whether the last scan has all its data before the end marker; libjpeg makes what is missing grey, or blurred.
+
+    A scan that is whole ignores what follows it. It is decoded twice only where the last pixel is that grey, and of a
+    JPEG of several scans, since there each adds to what the ones before have left.
+    """
+    corner = image.getpixel((image.width - 1, image.height - 1))
+    is_grey = set(corner if isinstance(corner, tuple) else (corner,)) <= MISSING_GREY
+    if not is_grey and data.count(SOS) == 1:
+        return
+    markers = _markers(data)
+    codes, end = [code for code, _ in markers], markers[-1][1]
+    if not (is_grey or codes.count(SOS[1]) > 1) or ARITHMETIC.intersection(codes):
+        return
+    if not _same_pixels(image, data[:end] + MORE_SCAN + data[end:]):
+        raise OSError("the file is truncated: its last scan is not complete")
+
+
+def _same_pixels(image: Image.Image, data: bytes) -> bool:
+    """Whether a file has the pixels of the image, which are compared in bands, to hold no copy of all of them."""
+    other = Image.open(io.BytesIO(data), formats=["JPEG" if image.format == "MPO" else image.format])
+    with suppress(OSError):  # changed data may be invalid
+        other.load()
+        rows = max(1, BAND // image.width)
+        boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+        return all(image.crop(box).tobytes() == other.crop(box).tobytes() for box in boxes)
+    return False
 
 
 def _check_png(data: bytes) -> None:
@@ -66,21 +118,28 @@ def _gif_colours(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _check_tiff(data: bytes) -> None:
-    """All pages' strips and tiles; a writer that was stopped leaves zero for the offset of what it had not reached."""
-    start, end = (8, 16) if data[:4] in BIG_TIFF else (4, 8)
-    pages = [int.from_bytes(data[start:end], "little" if data[:2] == b"II" else "big")]
-    image = Image.open(io.BytesIO(data), formats=["TIFF"])
-    while True:
-        for offsets, counts in (STRIPS, TILES):
-            sizes = image.tag_v2.get(counts) or (1,) * len(image.tag_v2.get(offsets, ()))  # old ones have no counts
-            for at, size in zip(image.tag_v2.get(offsets, ()), sizes, strict=True):
-                if at == 0 or at + size > len(data):
-                    raise OSError("the file is truncated: a strip or tile is missing")
-        following = image.tag_v2.next
-        if following == 0:
-            return
-        if following in pages:  # PIL leaves it at the page itself where it cannot be read
-            raise OSError("the file is truncated: a page's directory is not complete")
-        pages.append(following)
-        image.seek(len(pages) - 1)
+def _check_webp(data: bytes) -> None:
+    """Whether each chunk is there, and none of them but zeros."""
+    for name, start, size in _webp_chunks(data):
+        if start + size > len(data) or not name.strip(b"\0"):
+            raise OSError("the file is truncated: a chunk is not complete")
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The name, start and size of each chunk."""
+    at, end = 12, 8 + int.from_bytes(data[4:8], "little")
+    while at + 8 <= end:
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        yield name, at + 8, size
+        at += 24 if name == b"ANMF" else 8 + size + size % 2  # a frame holds chunks after 16 bytes of its own
+
+
+def _check_pixels_of_webp(data: bytes, image: Image.Image) -> None:
+    """Whether the first picture's data is read to its end, where it ends in zeros: flat areas may be coded so, too."""
+    start, size = next((start, size) for name, start, size in _webp_chunks(data) if name in (b"VP8 ", b"VP8L"))
+    zeros = size - len(data[start : start + size].rstrip(b"\0"))
+    if zeros > 2 * FLUSHED:
+        end = start + size
+        changed = max(FLUSHED, zeros // 16)
+        if _same_pixels(image, data[: end - changed] + b"\xaa" * changed + data[end:]):
+            raise OSError("the file is truncated: its end is nothing but zeros")

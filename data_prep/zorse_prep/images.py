@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zorse_prep.format import Mode
-from zorse_prep.pixels import MOST_PIXELS, BadImage, convert, sums
+from zorse_prep.pixels import MOST_PIXELS, BadImage, bands_of, convert, sums
 from zorse_prep.whole import check_decoded, check_whole
 
 # A short list keeps PIL away from formats which run other programs (EPS) or hold no photographs.
@@ -40,6 +40,13 @@ PNG_MODES = ("rgba", "grey16")  # what no JPEG holds
 # PIL's names of the pixels in a PNG that may be copied.
 PNG_KEPT = {"rgb": ("RGB", "L"), "grey": ("L",), "rgba": ("RGBA",), "grey16": ("I;16B",)}
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes; the last two are of files that may pass 4 GB
+OTHERS = (  # where the first bytes lie of images that are not read, which bytes, and what they are
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image"), (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL image"), (0, b"\xff\x0a", "a JPEG XL image"), (0, b"8BPS", "a Photoshop file"),
+    (0, b"v/1\x01", "an OpenEXR image"), (4, b"ftypavif", "an AVIF image"), (4, b"ftypavis", "an AVIF image"),
+    (4, b"ftyphei", "a HEIC image"), (4, b"ftyphev", "a HEIC image"), (4, b"ftypmif1", "a HEIF image"),
+    (4, b"ftypcrx", "a camera's raw file"), (128, b"DICM", "a DICOM file"), (0, b"SIMPLE  =", "a FITS file"),
+)  # fmt: skip
 ORIENTATION = 0x0112  # EXIF tag
 SHALLOW_GREY = {"L;2": 85, "L;4": 17}  # PIL's names of grey PNGs' pixels, and what it multiplies their levels by
 
@@ -89,11 +96,19 @@ def _reasons(data: bytes) -> Iterator[None]:
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise BadImage(f"not an image ({', '.join(FORMATS)} are read)") from None
+        raise BadImage(_unread(data)) from None
     except Image.DecompressionBombError:
         raise BadImage(f"more than {MOST_PIXELS / 1e6:.0f} million pixels") from None
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
         raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from None
+
+
+def _unread(data: bytes) -> str:
+    """What a file is that is of no kind that is read."""
+    name = next((name for start, first, name in OTHERS if data.startswith(first, start)), None)
+    if name is None:
+        return f"not an image ({', '.join(FORMATS)} are read)"
+    return f"{name}, which is not read; convert it to PNG or JPEG"
 
 
 def read_as(data: bytes, mode: Mode) -> Image.Image:
@@ -175,19 +190,31 @@ def _load(data: bytes, image: Image.Image, conversions: list[str]) -> tuple[Imag
         image.info["transparency"] *= SHALLOW_GREY[raw_mode]
     elif "transparency" in image.info and is_deep:
         image = _with_alpha_of_16_bits(data, image)
-    if image.getexif().get(ORIENTATION, 1) in range(2, 9):
+    if _orientation(image) in range(2, 9):
         conversions.append("exif_rotated")
         image = ImageOps.exif_transpose(image)
     return image, icc
 
 
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # metadata that cannot be read turns nothing, and spoils no picture
+        return 1
+
+
 def _with_alpha_of_16_bits(data: bytes, image: Image.Image) -> Image.Image:
     """A PNG of which one colour is transparent, and not also those that share its upper 8 bits."""
-    from imagecodecs import png_decode  # takes a moment, for a kind that is rare
-
-    deep, exif = png_decode(data), image.getexif()  # [H, W, 4], uint16
-    image = Image.fromarray((deep >> 8).astype(np.uint8), "RGBA")
-    image.getexif().update(exif)
+    low = Image.open(io.BytesIO(data), formats=["PNG"])
+    low.tile = [low.tile[0]._replace(args="RGB;16L")]  # as if the lower byte came first, so that PIL keeps that one
+    low.load()
+    alpha = Image.new("L", image.size)
+    for band in bands_of(image):
+        levels = np.asarray(image.crop(band)).astype(np.uint16) << 8 | np.asarray(low.crop(band))
+        is_clear = (levels == image.info["transparency"]).all(2)
+        alpha.paste(Image.fromarray(np.where(is_clear, 0, 255).astype(np.uint8)), band)
+    del image.info["transparency"]
+    image.putalpha(alpha)
     return image
 
 

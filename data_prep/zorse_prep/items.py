@@ -7,12 +7,15 @@ from pathlib import PurePosixPath
 
 LAYOUT = "--source DIR with DIR/trainA, DIR/trainB and optionally DIR/testA, DIR/testB"
 LARGEST = 256 << 20  # bytes of one image file; what is larger is no photograph, and is not read
-# HEIC and AVIF stay in, to be judged as unreadable rather than left out in silence.
+# Kinds of images that are not read stay in, to be judged as such rather than left out in silence.
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"),
-    *(".heic", ".heif", ".avif"),
+    *(".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".psb", ".exr"),
 )
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
+MAGIC = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5", b"P6"),
+    *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cJXL ", b"8BPS", b"v/1\x01"),
+)
 
 
 # Folders in which systems keep thumbnails, metadata, and what was deleted; in lower case.

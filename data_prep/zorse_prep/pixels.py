@@ -25,7 +25,7 @@ def convert(image: Image.Image, icc: bytes | None, mode: Mode, conversions: list
     without a known white.
     """
     way = {"rgb": _rgb_or_grey, "grey": _grey, "rgba": _rgba, "grey16": _grey16}[mode]
-    bands = list(_bands(image))
+    bands = list(bands_of(image))
     if len(bands) == 1:
         return way(image, icc, conversions)
     # Every conversion is one of single pixels, so that bands give what the whole gives.
@@ -40,7 +40,7 @@ def convert(image: Image.Image, icc: bytes | None, mode: Mode, conversions: list
     return result
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+def bands_of(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
     """Boxes of whole rows, from top to bottom; one for most images."""
     rows = max(1, BAND // image.width)
     for top in range(0, image.height, rows):
@@ -51,7 +51,7 @@ def sums(image: Image.Image, mode: Mode) -> tuple[list[int], list[int]]:
     """Sums and sums of squares of the stored levels, as integers, so that no order of adding matters."""
     if mode == "grey16":
         total = squares = 0  # Python's integers, which have no end
-        for band in _bands(image):
+        for band in bands_of(image):
             levels = np.asarray(image.crop(band)).astype(np.int64)
             total, squares = total + int(levels.sum()), squares + int((levels**2).sum())
         return [total], [squares]
@@ -80,6 +80,13 @@ def _grey(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Imag
 
 def _rgba(image: Image.Image, icc: bytes | None, conversions: list[str]) -> Image.Image:
     """Convert to RGBA."""
+    if _is_deep_grey(image) and "transparency" in image.info:  # a PNG's one level that means transparent
+        alpha = Image.fromarray(np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8))
+        image = image.copy()
+        del image.info["transparency"]
+        image = _rgb_or_grey(image, icc, conversions).convert("RGBA")
+        image.putalpha(alpha)
+        return image
     if not image.has_transparency_data or _is_deep_grey(image):
         conversions.append("opaque")
         return _rgb_or_grey(image, icc, conversions).convert("RGBA")

@@ -16,6 +16,8 @@ from contextlib import suppress
 
 from PIL import Image
 
+from zorse_prep.pixels import bands_of
+
 EOI = b"\xff\xd9"  # JPEG's end of image
 SOI_SIZE = 2
 SOS = b"\xff\xda"  # start of scan
@@ -23,7 +25,6 @@ ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}  # kinds of JPEG whose coding 
 MISSING_GREY = {127, 128}  # how libjpeg fills in blocks without data; CMYK is inverted
 MORE_SCAN = bytes(range(1, 200))
 FLUSHED = 32  # bytes at the end of a WebP's data that may change nothing
-BAND = 1 << 22  # pixels
 IEND = b"IEND\xae\x42\x60\x82"  # PNG's end chunk and its checksum
 # In a scan, FF 00 stands for the byte FF, and FF D0 to FF D7 restart the decoder; all else after FF is a segment.
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
@@ -83,9 +84,7 @@ def _same_pixels(image: Image.Image, data: bytes) -> bool:
     other = Image.open(io.BytesIO(data), formats=["JPEG" if image.format == "MPO" else image.format])
     with suppress(OSError):  # changed data may be invalid
         other.load()
-        rows = max(1, BAND // image.width)
-        boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
-        return all(image.crop(box).tobytes() == other.crop(box).tobytes() for box in boxes)
+        return all(image.crop(band).tobytes() == other.crop(band).tobytes() for band in bands_of(image))
     return False
 
 

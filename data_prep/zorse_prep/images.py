@@ -29,7 +29,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zorse_prep.format import Mode
 from zorse_prep.pixels import MOST_PIXELS, BadImage, bands_of, convert, sums
-from zorse_prep.whole import check_decoded, check_whole
+from zorse_prep.whole import check_decoded, check_size, check_whole
 
 # A short list keeps PIL away from formats which run other programs (EPS) or hold no photographs.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
@@ -132,6 +132,7 @@ def _open(data: bytes) -> tuple[Image.Image, list[str]]:
 
         image, conversions = read_tiff(data)
         return image, ["tiff", *conversions]
+    check_size(data)
     image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name != "TIFF"])
     check_whole(data, image.format)
     return image, []

@@ -18,6 +18,7 @@ from zorse_prep.plan import Plan
 from zorse_prep.shards import committed
 
 QUARANTINE = "quarantine.jsonl"  # a line for each unusable image
+DECIDING = ("pillow", "tifffile", "imagecodecs", "webdataset")  # packages that have a say in the bytes of shards
 FIRST = 100  # unusable images which the manifest itself lists, per split
 
 
@@ -69,7 +70,7 @@ def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts)
         "format": FORMAT,
         "version": VERSION,
         **facts,
-        "tool": {"zorse": __version__, **{package: _version(package) for package in ("pillow", "webdataset")}},
+        "tool": {"zorse": __version__, **{package: _version(package) for package in DECIDING}},
         "fingerprint": fingerprint([(split, entry["fingerprint"]) for split, entry in splits.items()]),
         "splits": splits,
     }

@@ -11,6 +11,7 @@ from zorse_prep.items import in_words
 from zorse_prep.plan import Plan
 from zorse_prep.planning import shared_images
 
+DARK = 0.25  # the part of the range that a data set should use more than
 DEFAULT_DATA = Path("shards/horse2zebra")  # what pipeline/train.py reads unless told otherwise
 
 
@@ -38,6 +39,7 @@ def show_result(out: Path, manifest: dict, kept: int, seconds: float) -> None:
     for split, entry in manifest["splits"].items():
         if entry.get("unconverted"):
             console.print(f"warning: in {split} these are read as they are: {in_words(entry['unconverted'])}")
+    _warn_of_unused_range(console, manifest["splits"])
     bad = [bad for entry in manifest["splits"].values() for bad in entry["quarantined"]["first"]]
     count = sum(entry["quarantined"]["count"] for entry in manifest["splits"].values())
     for entry in bad[:5]:
@@ -112,3 +114,17 @@ def _levels(values: list[float]) -> str:
 def _warn_of_overlaps(console: Console, overlaps: dict[str, dict]) -> None:
     for sentence in shared_images(overlaps):
         console.print(f"warning: {one_line(sentence)}")
+
+
+def _warn_of_unused_range(console: Console, splits: dict[str, dict]) -> None:
+    """At most 1 in 36 of any numbers lie further from their mean than 6 standard deviations (Chebyshev)."""
+    for split, entry in splits.items():
+        if not entry["samples"]:
+            continue
+        means, deviations = (entry["statistics"][name][:3] for name in ("pixel_mean", "pixel_std"))  # without alpha
+        highest = max(mean + 6 * deviation for mean, deviation in zip(means, deviations, strict=True))
+        if highest < DARK:
+            console.print(
+                f"warning: {split} is dark: at least 97 % of its levels lie below {highest:.2f} of 1; if its files "
+                "hold fewer bits than there is room for, as 12 in 16, scale their values up and shard them again"
+            )

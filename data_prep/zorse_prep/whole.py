@@ -13,10 +13,11 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from math import prod
 
 from PIL import Image
 
-from zorse_prep.pixels import bands_of
+from zorse_prep.pixels import MOST_PIXELS, BadImage, bands_of
 
 EOI = b"\xff\xd9"  # JPEG's end of image
 SOI_SIZE = 2
@@ -24,6 +25,7 @@ SOS = b"\xff\xda"  # start of scan
 ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}  # kinds of JPEG whose coding leaves out zeros at the end
 MISSING_GREY = {127, 128}  # how libjpeg fills in blocks without data; CMYK is inverted
 MORE_SCAN = bytes(range(1, 200))
+TWICE = 50_000_000  # pixels of the largest JPEG of several scans that is decoded twice
 FLUSHED = 32  # bytes at the end of a WebP's data that may change nothing
 IEND = b"IEND\xae\x42\x60\x82"  # PNG's end chunk and its checksum
 # In a scan, FF 00 stands for the byte FF, and FF D0 to FF D7 restart the decoder; all else after FF is a segment.
@@ -35,6 +37,22 @@ def check_whole(data: bytes, kind: str) -> None:
     check = {"JPEG": _check_jpeg, "MPO": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "WEBP": _check_webp}
     if kind in check:
         check[kind](data)
+
+
+def check_size(data: bytes) -> None:
+    """Raise BadImage for a WebP of which PIL would hold too much: four times its pixels, twice on opening."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return
+    kind, sides = data[12:16], (0, 0)
+    if kind == b"VP8X":
+        sides = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        sides = (1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
+    elif kind == b"VP8 ":
+        sides = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    if prod(sides) > MOST_PIXELS // 2:
+        raise BadImage(f"more than {MOST_PIXELS / 2e6:.0f} million pixels, the most of a WebP that is decoded")
 
 
 def check_decoded(data: bytes, image: Image.Image) -> None:
@@ -69,7 +87,7 @@ def _check_scans(data: bytes, image: Image.Image) -> None:
     """
     corner = image.getpixel((image.width - 1, image.height - 1))
     is_grey = set(corner if isinstance(corner, tuple) else (corner,)) <= MISSING_GREY
-    if not is_grey and data.count(SOS) == 1:
+    if not is_grey and (data.count(SOS) == 1 or image.width * image.height > TWICE):
         return
     markers = _markers(data)
     codes, end = [code for code, _ in markers], markers[-1][1]

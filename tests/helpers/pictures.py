@@ -109,4 +109,5 @@ def bombs() -> dict[str, bytes]:
     return {
         "PNG": png(2, 8, (side, side), b""), "PPM": b"P6 60000 60000 255\n", "TIFF": bytes(tiff), "JPEG": bytes(jpeg),
         "GIF": bytes(gif), "BMP": bytes(bmp),
+        "WEBP": b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\x5f\xea\0" * 2,
     }  # fmt: skip

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn_files import Tiff, png, tiff
 from pictures import PHOTO, RAMP, animation, encode, srgb_profile, swapped_profile, transparent_palette, with_hole
 from PIL import Image, ImageOps
 from running import ROOT, TINY, script, train
@@ -30,7 +31,7 @@ from zorse.errors import TransientError, UserError
 from zorse.inference import image_files, translate_files
 from zorse.inference.options import Options
 from zorse_prep.format import CHANNELS
-from zorse_prep.images import read_as
+from zorse_prep.images import BadImage, ImagePolicy, prepare, read_as
 
 SCRIPT = ROOT / "pipeline" / "translate.py"
 
@@ -459,6 +460,24 @@ def test_transparency_is_put_back(model, tmp_path, name, data, written):
         assert np.array_equal(pixels(tmp_path / "out" / written), pixels(encode(expected, "WEBP", quality=95)))
     else:
         assert np.array_equal(pixels(tmp_path / "out" / written), np.asarray(expected))
+
+
+def test_pixels_are_those_that_are_prepared_for_training():
+    """12 bits, white that is 0, a transparent level of 4 bits; and of half a file nothing."""
+    shades = (np.arange(40 * 60, dtype=np.uint8) % 16).reshape(40, 60, 1)
+    for data in (
+        tiff((RAMP >> 4)[..., None], Tiff(12)),
+        tiff(RAMP[..., None], Tiff(16, photometric=0, order=">")),
+        png(shades, 4, transparent=(3,)),
+    ):
+        for mode in ("rgb", "grey16"):
+            prepared = prepare(data, ImagePolicy(64, 16, lossless=True), mode)
+            picture = image_files.read_picture(data, mode)
+            assert np.array_equal(picture.image, Image.open(io.BytesIO(prepared.data)))
+            assert (picture.alpha is not None) == ("alpha" in prepared.conversions)
+    half = encode(PHOTO.repeat(4, 0).repeat(4, 1))
+    with pytest.raises(BadImage, match="truncated"):
+        image_files.read_picture(half[: len(half) * 3 // 4] + b"\xff\xd9", "rgb")
 
 
 def test_a_transparency_of_nothing_is_left_out(model, tmp_path):

@@ -28,6 +28,7 @@ from pictures import (
     ycck,
 )
 from PIL import Image, JpegImagePlugin
+from prep_tools import prep
 from running import command, shard
 
 import zorse_prep.pixels
@@ -458,3 +459,16 @@ def test_modes_of_the_domains(tmp_path):
         for sample in webdataset.WebDataset(str(out / entry["name"]), shardshuffle=False)
     ]
     assert stored == [encode(RAMP, "PNG")]
+
+
+def test_data_that_uses_little_of_its_range_is_told(tmp_path):
+    """12 bits in 16, as microscopes write them, beside what uses all 16."""
+    rng = np.random.default_rng(0)
+    for split, most in (("trainA", 4096), ("trainB", 65536)):
+        noise = [rng.integers(0, most, (40, 40)).astype(np.uint16) for _ in range(3)]
+        write_all(tmp_path / "in" / split, {f"{n}.tif": encode(levels, "TIFF") for n, levels in enumerate(noise)})
+    for mode in ("rgb", "grey16"):
+        modes = ("--mode-a", mode, "--mode-b", mode)
+        done = prep("--source", tmp_path / "in", "--out", tmp_path / mode, *modes, "--workers", "1")
+        told = [line for line in done.stdout.splitlines() if line.startswith("warning")]
+        assert len(told) == 1 and "trainA is dark" in told[0] and "12 in 16" in told[0], done

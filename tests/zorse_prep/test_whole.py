@@ -5,6 +5,7 @@ import pytest
 from pictures import PHOTO, encode
 from PIL import Image
 
+from zorse_prep import whole
 from zorse_prep.images import BadImage, ImagePolicy, prepare
 
 POLICY = ImagePolicy(max_side=2000, min_side=16)
@@ -95,3 +96,14 @@ def test_animation_cut_behind_its_first_picture_is_refused():
         for rest in (b"", bytes(len(data) - end)):
             with pytest.raises(BadImage):
                 prepare(data[:end] + rest, POLICY)
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"II*\0"}])
+def test_webp_of_too_many_pixels_is_refused_before_it_is_decoded(options, monkeypatch):
+    """The size stands in three places, for three kinds of files."""
+    data = encode(PHOTO, "WEBP", **options)
+    monkeypatch.setattr(whole, "MOST_PIXELS", 2 * 60 * 40)
+    assert prepare(data, POLICY).size == (60, 40)
+    monkeypatch.setattr(whole, "MOST_PIXELS", 2 * 60 * 40 - 2)
+    with pytest.raises(BadImage, match="million pixels, the most of a WebP"):
+        prepare(data, POLICY)

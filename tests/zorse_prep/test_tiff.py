@@ -139,6 +139,7 @@ def unread() -> dict[str, tuple[bytes, str]]:
         "grey of 32 bits": (one_channel(RAMP.astype(np.uint32) * 65537, 32), "grey values outside 0 .. 65535"),
         "mask": (replaced(grey, (262, 1), (262, 4)), "photometric interpretation MASK"),
         "raw": (replaced(grey, (339, 1), (50706, 1)), "a camera's raw file"),
+        "Canon's raw": (b"II*\0\x10\0\0\0CR\2\0" + bytes(40), "a camera's raw file"),
         "thunderscan": (replaced(grey, (259, 1), (259, 32809)), "compressed by THUNDERSCAN"),
         "ring": (bytes(ring), "its pages form a ring"),
     }  # fmt: skip

@@ -82,7 +82,7 @@ def check_replaceable(paths: Iterable[Path]) -> None:
     for path in paths:
         status = _status(path)
         if status and not stat.S_ISDIR(status.st_mode) and not (stat.S_ISREG(status.st_mode) and _is_marked(path)):
-            raise UserError(f"{path}: is there already and is no translation; remove it, or give another place to write to")
+            raise UserError(f"{path}: is there already and is no translation; remove it, or write elsewhere")
 
 
 def _is_marked(path: Path) -> bool:

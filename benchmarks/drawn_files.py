@@ -174,7 +174,7 @@ def bmp(levels: np.ndarray, bits: int, masks=(), palette=None, top_down: bool = 
     height, width = levels.shape
     rows = levels if top_down else levels[::-1]
     if runs:
-        pixels = b"".join(b"".join(bytes((1, level)) for level in row) + b"\0\0" for row in rows.tolist()) + b"\0\1"
+        pixels = b"".join(_runs(row, bits) + b"\0\0" for row in rows) + b"\0\1"
     elif bits == 24:
         packed = np.stack([rows & 255, rows >> 8 & 255, rows >> 16], -1).astype(np.uint8).reshape(height, -1)
         pixels = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 4))).tobytes()
@@ -189,7 +189,7 @@ def bmp(levels: np.ndarray, bits: int, masks=(), palette=None, top_down: bool = 
     more = struct.pack(f"<{len(masks)}I", *masks)
     more = more + b"BGRs" + bytes(48) if size == 108 else more
     start = 14 + 40 + len(more) + len(table)
-    method = 3 if masks else 1 if runs else 0
+    method = 3 if masks else {8: 1, 4: 2}[bits] if runs else 0
     info = (size, width, -height if top_down else height, 1, bits, method, len(pixels), 2835, 2835, len(table) // 4, 0)
     return (
         b"BM"
@@ -197,3 +197,14 @@ def bmp(levels: np.ndarray, bits: int, masks=(), palette=None, top_down: bool = 
         + struct.pack("<IiiHHIIiiII", *info)
         + (more + table + pixels)
     )
+
+
+def _runs(row: np.ndarray, bits: int) -> bytes:
+    """A row in runs of one pixel each, and of 3 to 7 that differ, by turns."""
+    data, at, single = b"", 0, True
+    while at < len(row):
+        part = row[at : at + 1] if single or len(row) - at < 3 else row[at : at + 3 + at % 5]
+        packed = _packed(part[None, :, None].astype(np.uint8), bits)
+        data += bytes((1, packed[0])) if len(part) == 1 else bytes((0, len(part))) + packed + bytes(len(packed) % 2)
+        at, single = at + len(part), not single
+    return data

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zorse_prep.bmp import is_runs, read_runs
 from zorse_prep.format import Mode
 from zorse_prep.pixels import MOST_PIXELS, BadImage, bands_of, convert, sums
 from zorse_prep.whole import check_decoded, check_size, check_whole
@@ -181,6 +182,8 @@ def _load(data: bytes, image: Image.Image, conversions: list[str]) -> tuple[Imag
     if image.format != "MPO" and getattr(image, "is_animated", False):
         conversions.append("first_frame")
     is_deep, raw_mode = _is_deep_colour(image), image.tile[0].args if image.format == "PNG" else None
+    if is_runs(image):
+        image = read_runs(data, image)
     image.load()
     check_decoded(data, image)
     icc = image.info.get("icc_profile")

@@ -1,7 +1,10 @@
 """Files of which a part is missing are refused, though a decoder makes something of them; whole ones never are."""
 
+import io
+
 import numpy as np
 import pytest
+from drawn_files import bmp
 from pictures import PHOTO, encode
 from PIL import Image
 
@@ -9,6 +12,7 @@ from zorse_prep import whole
 from zorse_prep.images import BadImage, ImagePolicy, prepare
 
 POLICY = ImagePolicy(max_side=2000, min_side=16)
+LOSSLESS = ImagePolicy(max_side=2000, min_side=16, lossless=True)
 EOI = b"\xff\xd9"
 CUTS = (0.3, 0.5, 0.8, 0.95)
 
@@ -107,3 +111,16 @@ def test_webp_of_too_many_pixels_is_refused_before_it_is_decoded(options, monkey
     monkeypatch.setattr(whole, "MOST_PIXELS", 2 * 60 * 40 - 2)
     with pytest.raises(BadImage, match="million pixels, the most of a WebP"):
         prepare(data, POLICY)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.fault(15)
+def test_bmp_of_runs_that_is_cut_is_refused(bits):
+    palette = np.random.default_rng(0).integers(0, 256, (2**bits, 3), dtype=np.uint8)
+    levels = np.random.default_rng(1).integers(0, 2**bits, (20, 31))
+    data = bmp(levels, bits, (), palette, runs=True)
+    assert np.array_equal(Image.open(io.BytesIO(prepare(data, LOSSLESS).data)), palette[levels])
+    prepare(data[:-2], POLICY)  # all pixels are there, and the end is not told
+    for cut in range(len(data) - 40, len(data) // 2, -7):
+        with pytest.raises(BadImage):
+            prepare(data[:cut], POLICY)

@@ -8,7 +8,9 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
+import decoders
 import pytest
+from pictures import PHOTO, encode
 from profiles import class_of, time_by_class, work_items
 from running import ROOT, command
 from torch.autograd import DeviceType
@@ -196,3 +198,19 @@ def test_time_on_a_gpu():
     times = {name: us for name, us in time_by_class(trace).items() if us}
     assert times == {"activation": 3.0, "other": 2.0, "fused by the compiler": 5.0}
     assert work_items(trace) == 3
+
+
+def test_decoders_count_what_is_wrong(monkeypatch, tmp_path, capsys):
+    """Drawn files against what they show; a folder's against other decoders."""
+    right = decoders.stored
+    monkeypatch.setattr(decoders, "DECODERS", {})
+    assert decoders.show_drawn(20, seed=0) == 0
+    (tmp_path / "photo.png").write_bytes(encode(PHOTO, "PNG"))
+    (tmp_path / "notes.txt").write_text("no image")
+    monkeypatch.setattr(decoders, "DECODERS", {"another": lambda data: right(data, "rgb")})
+    assert decoders.show_folder(tmp_path) == 0
+    monkeypatch.setattr(decoders, "stored", lambda data, mode: 1 - right(data, mode))
+    assert decoders.show_folder(tmp_path) == 1
+    assert decoders.show_drawn(20, seed=0) >= 40
+    shown = capsys.readouterr().out
+    assert "refused: notes.txt: not an image" in shown and "differs: photo.png" in shown

@@ -24,7 +24,7 @@ SOI_SIZE = 2
 SOS = b"\xff\xda"  # start of scan
 ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}  # kinds of JPEG whose coding leaves out zeros at the end
 MISSING_GREY = {127, 128}  # how libjpeg fills in blocks without data; CMYK is inverted
-MORE_SCAN = bytes(range(1, 200))
+OTHER_DATA = bytes(range(1, 200))
 TWICE = 50_000_000  # pixels of the largest JPEG of several scans that is decoded twice
 FLUSHED = 32  # bytes at the end of a WebP's data that may change nothing
 IEND = b"IEND\xae\x42\x60\x82"  # PNG's end chunk and its checksum
@@ -93,7 +93,7 @@ def _check_scans(data: bytes, image: Image.Image) -> None:
     codes, end = [code for code, _ in markers], markers[-1][1]
     if not (is_grey or codes.count(SOS[1]) > 1) or ARITHMETIC.intersection(codes):
         return
-    if not _same_pixels(image, data[:end] + MORE_SCAN + data[end:]):
+    if not _same_pixels(image, data[:end] + OTHER_DATA + data[end:]):
         raise OSError("the file is truncated: its last scan is not complete")
 
 
@@ -152,11 +152,12 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_pixels_of_webp(data: bytes, image: Image.Image) -> None:
-    """Whether the first picture's data is read to its end, where it ends in zeros: flat areas may be coded so, too."""
+    """Whether the first picture's data is read to its end, where zeros stand in it: flat areas may be coded so, too."""
     start, size = next((start, size) for name, start, size in _webp_chunks(data) if name in (b"VP8 ", b"VP8L"))
-    zeros = size - len(data[start : start + size].rstrip(b"\0"))
-    if zeros > 2 * FLUSHED:
-        end = start + size
+    coded = data[start : start + size]
+    if bytes(2 * FLUSHED + 1) in coded:
+        zeros, end = size - len(coded.rstrip(b"\0")), start + size
         changed = max(FLUSHED, zeros // 16)
-        if _same_pixels(image, data[: end - changed] + b"\xaa" * changed + data[end:]):
-            raise OSError("the file is truncated: its end is nothing but zeros")
+        others = (OTHER_DATA * (changed // len(OTHER_DATA) + 1))[:changed]
+        if _same_pixels(image, data[: end - changed] + others + data[end:]):
+            raise OSError("the file is damaged: a part of its data is nothing but zeros")

@@ -65,7 +65,7 @@ def test_phone_s_jpeg_with_a_thumbnail_and_a_second_picture_is_copied():
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"quality": 5}, {"alpha": True}])
 @pytest.mark.fault(15)
-def test_webp_whose_rest_is_zeros_is_refused(options):
+def test_webp_with_zeros_for_a_part_of_it_is_refused(options):
     options = dict(options)
     image = Image.fromarray(photo(256))
     if options.pop("alpha", False):
@@ -73,17 +73,23 @@ def test_webp_whose_rest_is_zeros_is_refused(options):
     data = encode(image, "WEBP", **options)
     prepare(data, POLICY)
     for cut in CUTS[:3]:
-        with pytest.raises(BadImage):
-            prepare(data[: int(len(data) * cut)].ljust(len(data), b"\0"), POLICY)
+        rest = len(data) - int(len(data) * cut)
+        for hole in (rest, rest // 2):
+            with pytest.raises(BadImage):
+                prepare(data[:-rest] + bytes(hole) + data[len(data) - rest + hole :], POLICY)
 
 
 @pytest.mark.parametrize("options", [{}, {"quality": 100}, {"lossless": True, "quality": 0, "method": 0}])
 def test_flat_webp_that_ends_in_zeros_is_read(options):
-    """An even area may be coded as zeros, hundreds of them."""
+    """An even area may be coded as zeros, hundreds of them, in the middle or at the end."""
     pixels = np.full((1000, 1000, 3), 255, np.uint8)
     pixels[:400] = np.random.default_rng(0).integers(0, 255, (400, 1000, 3))
     data = encode(pixels, "WEBP", **options)
     assert data.endswith(bytes(65)) and prepare(data, POLICY).size == (1000, 1000)
+    island = np.zeros((300, 300, 3), np.uint8)
+    island[100:150, 100:150] = pixels[:50, :50]
+    data = encode(island, "WEBP", **options)
+    assert ("lossless" in options) == (bytes(65) in data) and prepare(data, POLICY).size == (300, 300)
 
 
 def test_webp_s_metadata_is_no_picture():

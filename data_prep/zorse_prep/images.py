@@ -29,11 +29,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zorse_prep.bmp import is_runs, read_runs
 from zorse_prep.format import Mode
+from zorse_prep.items import what_else
 from zorse_prep.pixels import MOST_PIXELS, BadImage, bands_of, convert, sums
 from zorse_prep.whole import check_decoded, check_size, check_whole
 
 # A short list keeps PIL away from formats which run other programs (EPS) or hold no photographs.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+BY_PIL = tuple(name for name in FORMATS if name != "TIFF")
 JPEG_OPTIONS = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
 POLICY = "good JPEG copied; others JPEG 95 4:4:4 or PNG, sRGB, upright, on white or with alpha, bicubic"
 PNG_OPTIONS = {"format": "PNG"}
@@ -41,13 +43,6 @@ PNG_MODES = ("rgba", "grey16")  # what no JPEG holds
 # PIL's names of the pixels in a PNG that may be copied.
 PNG_KEPT = {"rgb": ("RGB", "L"), "grey": ("L",), "rgba": ("RGBA",), "grey16": ("I;16B",)}
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes; the last two are of files that may pass 4 GB
-OTHERS = (  # where the first bytes lie of images that are not read, which bytes, and what they are
-    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image"), (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
-    (0, b"\0\0\0\x0cJXL ", "a JPEG XL image"), (0, b"\xff\x0a", "a JPEG XL image"), (0, b"8BPS", "a Photoshop file"),
-    (0, b"v/1\x01", "an OpenEXR image"), (4, b"ftypavif", "an AVIF image"), (4, b"ftypavis", "an AVIF image"),
-    (4, b"ftyphei", "a HEIC image"), (4, b"ftyphev", "a HEIC image"), (4, b"ftypmif1", "a HEIF image"),
-    (4, b"ftypcrx", "a camera's raw file"), (128, b"DICM", "a DICOM file"), (0, b"SIMPLE  =", "a FITS file"),
-)  # fmt: skip
 ORIENTATION = 0x0112  # EXIF tag
 SHALLOW_GREY = {"L;2": 85, "L;4": 17}  # PIL's names of grey PNGs' pixels, and what it multiplies their levels by
 
@@ -97,19 +92,11 @@ def _reasons(data: bytes) -> Iterator[None]:
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise BadImage(_unread(data)) from None
+        raise BadImage(what_else(data) or f"not an image ({', '.join(FORMATS)} are read)") from None
     except Image.DecompressionBombError:
         raise BadImage(f"more than {MOST_PIXELS / 1e6:.0f} million pixels") from None
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
         raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from None
-
-
-def _unread(data: bytes) -> str:
-    """What a file is that is of no kind that is read."""
-    name = next((name for start, first, name in OTHERS if data.startswith(first, start)), None)
-    if name is None:
-        return f"not an image ({', '.join(FORMATS)} are read)"
-    return f"{name}, which is not read; convert it to PNG or JPEG"
 
 
 def read_as(data: bytes, mode: Mode) -> Image.Image:
@@ -123,6 +110,15 @@ def read_noted(data: bytes, mode: Mode) -> tuple[Image.Image, list[str]]:
         return _normalised(data, *_open(data), mode, lossless=False)
 
 
+def read_plain(data: bytes) -> Image.Image:
+    """An image of a tar that another program made: decoded, and no more than PIL's modes make it be converted."""
+    if not data.startswith(TIFF):
+        return Image.open(io.BytesIO(data), formats=BY_PIL)
+    with _reasons(data):
+        image = _open(data)[0]
+        return convert(image, None, "grey16", []) if image.mode in ("F", "I") else image
+
+
 def _open(data: bytes) -> tuple[Image.Image, list[str]]:
     """An image of which the size is known, and the names of conversions that were part of its opening.
 
@@ -134,7 +130,7 @@ def _open(data: bytes) -> tuple[Image.Image, list[str]]:
         image, conversions = read_tiff(data)
         return image, ["tiff", *conversions]
     check_size(data)
-    image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name != "TIFF"])
+    image = Image.open(io.BytesIO(data), formats=BY_PIL)
     check_whole(data, image.format)
     return image, []
 

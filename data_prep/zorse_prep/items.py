@@ -17,6 +17,14 @@ MAGIC = (
     *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cJXL ", b"8BPS", b"v/1\x01"),
 )
 
+OTHERS = (  # where the first bytes lie of images that are not read, which bytes, and what they are
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image"), (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL image"), (0, b"\xff\x0a", "a JPEG XL image"), (0, b"8BPS", "a Photoshop file"),
+    (0, b"v/1\x01", "an OpenEXR image"), (4, b"ftypavif", "an AVIF image"), (4, b"ftypavis", "an AVIF image"),
+    (4, b"ftyphei", "a HEIC image"), (4, b"ftyphev", "a HEIC image"), (4, b"ftypmif1", "a HEIF image"),
+    (4, b"ftypcrx", "a camera's raw file"), (128, b"DICM", "a DICOM file"), (0, b"SIMPLE  =", "a FITS file"),
+)  # fmt: skip
+
 
 # Folders in which systems keep thumbnails, metadata, and what was deleted; in lower case.
 SYSTEM_FOLDERS = {
@@ -90,3 +98,9 @@ def looks_like_image(name: str, head) -> bool:
         return True
     first = head()
     return first.startswith(MAGIC) or (first[:4] == b"RIFF" and first[8:12] == b"WEBP")
+
+
+def what_else(data: bytes) -> str | None:
+    """What an image is that is of no kind that is read, and what to do; None where this is not known."""
+    name = next((name for start, first, name in OTHERS if data.startswith(first, start)), None)
+    return name and f"{name}, which is not read; convert it to PNG or JPEG"

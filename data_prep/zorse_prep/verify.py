@@ -1,6 +1,5 @@
 """Is a data set what its manifest says? Quickly, from sizes and counts, or deeply, from every byte and every image."""
 
-import io
 import os
 import shlex
 import tarfile
@@ -10,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from zorse.errors import UserError
 from zorse.files import load_json, sha256_of
@@ -28,7 +26,7 @@ from zorse_prep.format import (
     is_index,
     padded,
 )
-from zorse_prep.images import FORMATS
+from zorse_prep.images import read_plain
 from zorse_prep.manifest import fingerprint, split_fingerprint
 from zorse_prep.workers import Task, run_all
 
@@ -170,7 +168,7 @@ def _read_sample(tar: int, start: int, end: int, expected: int, is_ours: bool) -
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            Image.open(io.BytesIO(data), formats=FORMATS).load()
+            read_plain(data).load()
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
         return member.name, f"its image does not decode: {error or type(error).__name__}"
     return member.name, None

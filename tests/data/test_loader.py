@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
+from drawn_files import Tiff, tiff
+from pictures import PHOTO, RAMP
 from PIL import Image
 from streams import IMAGES, assert_same, stream
 
@@ -20,6 +22,7 @@ from zorse.data.pixels import FULL, augment, decode, image_of, pixels_of, to_net
 from zorse.data.samples import _offsets
 from zorse.errors import UserError
 from zorse_prep.format import CHANNELS
+from zorse_prep.images import ImagePolicy, prepare
 
 
 def test_samples_are_those_that_webdataset_reads(shards):
@@ -95,6 +98,19 @@ def test_decoding_is_pillows_bicubic(kind, mode, options):
     theirs = np.asarray(Image.open(file).convert("RGB").resize((286, 286), Image.Resampling.BICUBIC))
     ours = decode(file.getvalue(), (286, 286)).permute(1, 2, 0).numpy().astype(int)
     assert np.abs(ours - theirs.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["rgb", "grey16"])
+def test_tiff_in_a_foreign_tar_is_read_as_it_would_be_for_shards(mode):
+    """Other tars' images are read as they are; of a TIFF that must not mean other numbers."""
+    for data in (
+        tiff((RAMP >> 4)[..., None], Tiff(12)),
+        tiff(RAMP[..., None], Tiff(16, photometric=0)),
+        tiff((RAMP / 65535).astype(np.float32)[..., None], Tiff(32, "float")),
+        tiff(PHOTO * np.uint16(257), Tiff(16, photometric=2, planar=2)),
+    ):
+        stored = decode(prepare(data, ImagePolicy(64, 16, lossless=True), mode).data, (40, 60), mode)
+        assert torch.equal(decode(data, (40, 60), mode), stored)
 
 
 def encoded(pixels, kind="PNG"):

@@ -4,7 +4,6 @@ The mode of a domain says what its pixels [C, H, W] are: "rgb" (C = 3), "grey" (
 (1) is int32 of 0 to 65535. The networks see [-1, 1].
 """
 
-import io
 from functools import partial
 
 import numpy as np
@@ -14,13 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from zorse_prep.format import full_level
+from zorse_prep.images import read_plain
 
 FULL = {torch.uint8: full_level("rgb"), torch.int32: full_level("grey16")}  # the highest value
 
 
 def decode(data: bytes, size: tuple[int, int], mode: str = "rgb") -> Tensor:
     """An encoded image as [C, *size] of a mode, resized bicubically with antialiasing."""
-    with Image.open(io.BytesIO(data)) as opened:
+    with read_plain(data) as opened:
         image = pixels_of(opened, mode)
     if image.shape[1:] == size:
         return image

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zorse.errors import UserError
+from zorse.typed_json import convert, parse, read_bytes
 
 ABANDONED = 3600  # seconds without a write after which a temporary file of another machine is a killed process's
 LONGEST = 80  # bytes of a file's name in that of its temporary file; file systems take 143 or 255 bytes
@@ -174,10 +175,9 @@ def write_json(path: Path, record: dict) -> None:
 def load_json(path: Path) -> dict | None:
     """A JSON object, or None where there is none."""
     try:
-        record = json.loads(path.read_text())
+        return convert(parse(read_bytes(path)), dict) if path.is_file() else None
     except (FileNotFoundError, ValueError):
         return None
-    return record if isinstance(record, dict) else None
 
 
 def sha256_of(path: Path) -> str:

@@ -19,13 +19,14 @@ from zorse.config.schema import (
     Output,
     flag,
 )
+from zorse.config.validation import check_ranges
 from zorse.errors import UserError
+from zorse.typed_json import Mismatch, convert, parse, read_bytes, reason
 
 GROUPS = {
     "data": Data, "output": Output, "images": Images, "networks": Networks, "losses": Losses,
     "optimization": Optimization, "evaluation": Evaluation, "checkpointing": Checkpointing, "compute": Compute,
 }  # fmt: skip
-PATHS = ("out", "init_from", "cache_dir", "feature_weights")
 # What options were called in version 0.1, which had all groups but those of LEARNED in one, "run".
 OLD_NAMES = {
     "path": "data", "log_every": "status_every", "best_metric": "best_by", "grad_accum_steps": "accumulate",
@@ -124,35 +125,70 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2, default=str)
 
 
-def from_dict(values: dict) -> Config:
-    """The inverse of to_json's dictionary, also of version 0.1's. Raises TypeError or KeyError for any other shape."""
+def from_dict(values: object) -> Config:
+    """The inverse of to_json's dictionary, also of version 0.1's.
+
+    Every value is held against the types, choices and ranges that options have here. Raises Mismatch.
+    """
+    values = convert(values, dict[str, object])
     values = _from_version_0_1(values) if "run" in values else values
-    built = {}
-    for group, kind in GROUPS.items():
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in values[group].items()}
-        options |= {name: Path(options[name]) for name in PATHS if options.get(name)}
-        built[group] = kind(**options)
-    return Config(preset=values["preset"], **built)
+    for group in GROUPS:
+        require_options(group, values.get(group), group)
+    config = convert(values, Config)
+    for group in GROUPS:
+        check_stored(group, getattr(config, group))
+    if min(config.eval_size) < 1:
+        raise Mismatch(f"images.load_size is {config.images.load_size}, which is too small for the networks")
+    return config
+
+
+def stored_networks(values: object) -> Networks:
+    """The networks of an exported model, held against what this version knows. Raises Mismatch."""
+    require_options("networks", values, "networks")
+    networks = convert(values, Networks, "networks")
+    check_stored("networks", networks)
+    return networks
+
+
+def require_options(group: str, values: object, name: str) -> None:
+    """Raise Mismatch for options that are missing where they define what is learned: a default would be a guess."""
+    there = convert(values, dict[str, object], name)
+    missing = [item.name for item in dataclasses.fields(GROUPS[group]) if item.name not in there]
+    if missing and group in LEARNED:
+        raise Mismatch(f"{group}.{missing[0]} is missing")
+
+
+def check_stored(group: str, options: object) -> None:
+    """Raise Mismatch for a value out of its range."""
+    try:
+        check_ranges(group, options)
+    except UserError as error:
+        raise Mismatch(f"{group}: {error}") from None
 
 
 def _from_version_0_1(values: dict) -> dict:
-    flat = {name: value for group in ("run", *LEARNED) for name, value in values[group].items()}
+    flat = {}
+    for group in ("run", *LEARNED):
+        flat |= convert(values.get(group), dict[str, object], group)
     groups = {}
     for group, kind in GROUPS.items():
         names = {item.name: OLD_NAMES.get(item.name, item.name) for item in dataclasses.fields(kind)}
         groups[group] = {name: flat.pop(old) for name, old in names.items() if old in flat}
     if flat:
-        raise TypeError(f"unknown options {', '.join(flat)}")
-    return {"preset": values["preset"], **groups}
+        raise Mismatch(f"{min(flat)} is not known to this version")
+    return {"preset": values.get("preset"), **groups}
 
 
-def read(path: Path) -> Config | None:
-    """The configuration a run was made with; None where there is no run."""
+def read(path: Path, instead: str = "give another --out") -> Config | None:
+    """The configuration a run was made with; None where there is no run. instead: what a user can do, if it is damaged.
+
+    Raises UserError.
+    """
     try:
-        return from_dict(json.loads(path.read_text()))
+        return from_dict(parse(read_bytes(path)))
     except FileNotFoundError:
         return None
     except NotADirectoryError:
-        raise UserError(f"{path.parent}: is a file; give another --out") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the configuration of a run ({error}); give another --out") from None
+        raise UserError(f"{path.parent}: is a file; {instead}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {reason(error)}; restore it, or {instead}") from None

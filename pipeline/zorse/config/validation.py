@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import re
+from collections.abc import Iterable
 
 from zorse.config.schema import FIXED, LEARNED, Config, flag
 from zorse.errors import UserError
@@ -10,7 +11,7 @@ from zorse.errors import UserError
 POSITIVE = {
     "data": ("cache_gb", "read_timeout"),
     "output": ("log_every", "sample_every", "sample_images"),
-    "images": ("load_width", "crop_width"),
+    "images": ("load_size", "load_width", "crop_size", "crop_width"),
     "networks": ("generator_channels", "discriminator_channels", "discriminator_layers"),
     "optimization": ("batch", "lr", "lr_g", "lr_d"),
     "evaluation": ("evaluate_every",),
@@ -23,23 +24,19 @@ AT_LEAST_ZERO = {
     "losses": ("cycle_weight", "identity_weight", "r1_weight", "image_pool_size"),
     "optimization": ("epochs", "decay_epochs", "warmup_pairs", "ema_pairs", "seed"),
 }
+AT_MOST = {
+    "images": {"load_size": 2**14, "load_width": 2**14, "crop_size": 2**14, "crop_width": 2**14},
+    "networks": {
+        "generator_channels": 4096, "generator_blocks": 1000, "discriminator_channels": 4096, "discriminator_layers": 12
+    },
+}  # fmt: skip
 
 
 def check(config: Config) -> None:
     """Raise UserError for the first value that cannot work, whatever the data."""
-    # Ranges of numbers; an option that is None is chosen later.
-    for name, value in _values(config, POSITIVE):
-        if not 0 < value < float("inf"):
-            raise UserError(f"{flag(name)} {value}: must be greater than 0")
-    for name, value in _values(config, AT_LEAST_ZERO):
-        if not 0 <= value < 1e9:
-            raise UserError(f"{flag(name)} {value}: must be 0 or greater, and below 1e9")
-    for name in ("beta1", "beta2"):
-        value = getattr(config.optimization, name)
-        if not 0 <= value < 1:
-            raise UserError(f"{flag(name)} {value}: must be at least 0 and below 1")
-    if config.evaluation.evaluate_images < 2:
-        raise UserError(f"--evaluate-images {config.evaluation.evaluate_images}: must be at least 2")
+    for item in dataclasses.fields(config):
+        if item.name != "preset":
+            check_ranges(item.name, getattr(config, item.name))
     if config.optimization.epochs + config.optimization.decay_epochs == 0:
         raise UserError("--epochs 0 --decay-epochs 0: one of them must be greater than 0")
 
@@ -61,6 +58,28 @@ def check(config: Config) -> None:
 
     check_crop(config)
     check_combinations(config)
+
+
+def check_ranges(group: str, options: object) -> None:
+    """Raise UserError for a number of a group of options that is out of its range; one that is None is chosen later."""
+
+    def given(names: Iterable[str]) -> list[tuple[str, float]]:
+        return [(name, value) for name in names if (value := getattr(options, name)) is not None]
+
+    for name, value in given(POSITIVE.get(group, ())):
+        if not 0 < value < float("inf"):
+            raise UserError(f"{flag(name)} {value}: must be greater than 0")
+    for name, value in given(AT_LEAST_ZERO.get(group, ())):
+        if not 0 <= value < 1e9:
+            raise UserError(f"{flag(name)} {value}: must be 0 or greater, and below 1e9")
+    for name, value in given(AT_MOST.get(group, ())):
+        if value > AT_MOST[group][name]:
+            raise UserError(f"{flag(name)} {value}: must be at most {AT_MOST[group][name]}")
+    for name, value in given(("beta1", "beta2") if group == "optimization" else ()):
+        if not 0 <= value < 1:
+            raise UserError(f"{flag(name)} {value}: must be at least 0 and below 1")
+    if group == "evaluation" and options.evaluate_images < 2:
+        raise UserError(f"--evaluate-images {options.evaluate_images}: must be at least 2")
 
 
 def check_crop(config: Config) -> None:
@@ -107,11 +126,3 @@ def check_combinations(config: Config) -> None:
     for one, given, other, also in excluding:
         if given and also:
             raise UserError(f"{one} cannot be used with {other}; drop one of them")
-
-
-def _values(config: Config, names: dict[str, tuple[str, ...]]):
-    """The options named per group that have a value: (name, value), ..."""
-    for group, options in names.items():
-        for name in options:
-            if (value := getattr(getattr(config, group), name)) is not None:
-                yield name, value

@@ -15,13 +15,27 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypedDict
 
 from zorse.errors import UserError
 from zorse.files import take_lock, write_durably, write_quickly
+from zorse.typed_json import convert, parse, read_bytes
 
 LOCK_PATIENCE = 15.0  # seconds
 HEARTBEAT = 5.0  # seconds between renewals
 SILENCE = 30.0  # seconds without one after which an owner on another machine counts as dead
+
+
+class Owner(TypedDict, total=False):
+    """owner.json: who owns a run directory, and whether it has given it up."""
+
+    process: int
+    host: str
+    boot: str
+    job: str | None
+    restart: int
+    token: str
+    ended: bool
 
 
 class RunLock:
@@ -125,12 +139,11 @@ class RunLock:
 def read(path: Path) -> dict | None:
     """The owner; None for nobody, {} for a file of another kind."""
     try:
-        owner = json.loads(path.read_text())
+        return convert(parse(read_bytes(path)), Owner)
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
-    return owner if isinstance(owner, dict) else {}
 
 
 def superseded(out: Path) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from running import HORSE2ZEBRA, ROOT, TINY, command, script, train
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from zorse.cyclegan.ema import GeneratorEMA
@@ -125,10 +125,20 @@ def test_features_of_real_images_are_kept_and_used_again(make_shards):
     assert seen == [3 + 3 + 3 + 3, 0] and results[0] == results[1]
     files = sorted(Path(opened.root, "features").iterdir())
     assert len(files) == 4 and load_file(files[0])["features"].shape[0] == 3
-    files[0].write_bytes(b"half of it")
-    network = Recorded()
-    Evaluation(opened, (32, 32), share, lambda x: x, network=network)
-    assert network.seen == 3
+    features, intact = load_file(files[0])["features"].clone(), files[0].read_bytes()
+    flipped = bytearray(intact)
+    flipped[-3] ^= 1
+    for damaged in (
+        b"half of it",
+        intact[:-1],
+        bytes(flipped),
+        save({"features": features[:2]}),
+        save({"x": features}),
+    ):
+        files[0].write_bytes(damaged)
+        network = Recorded()
+        Evaluation(opened, (32, 32), share, lambda x: x, network=network)
+        assert network.seen == 3 and files[0].read_bytes() == intact
     other = Recorded()
     other.sha256 = "1" * 64
     Evaluation(opened, (32, 32), share, lambda x: x, network=other)

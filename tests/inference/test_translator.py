@@ -55,7 +55,8 @@ def make(folder, modes=("rgb", "rgb"), scale=1.0, **changes):
     init_weights(generator, torch.Generator().manual_seed(1))
     for parameter in generator.parameters():
         parameter.data *= scale
-    sizes = {"generator_channels": 4, "generator_blocks": 1, "discriminator_channels": 4, "discriminator_layers": 2}
+    networks = Networks(generator_channels=4, generator_blocks=1, discriminator_channels=4, discriminator_layers=2)
+    sizes = dataclasses.asdict(networks)
     provenance = {"data": "0", "pairs_seen": 1, "weights": "raw", "crop_size": 32, "evaluation": None}
     about = {"zorse": "0", "direction": "a2b", "networks": sizes, "dtype": "float32", "provenance": provenance}
     folder.mkdir(parents=True, exist_ok=True)
@@ -262,7 +263,7 @@ def test_a_directory_that_was_written_in_part_is_written_again(trained, tmp_path
         patch.setattr(saved_model, "write_durably", lambda path, content: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             translator.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="not a whole model"):
+    with pytest.raises(UserError, match="export it again"):
         Translator(tmp_path)
     with held(tmp_path, ""), pytest.raises(UserError, match="another process writes a model there"):
         translator.save_pretrained(tmp_path)
@@ -270,12 +271,18 @@ def test_a_directory_that_was_written_in_part_is_written_again(trained, tmp_path
     assert Translator(tmp_path).about["direction"] == "b2a"
 
 
+PROTOCOL = {
+    "images": {"a_to_b": 3, "b_to_a": 3}, "real_images": {"a_to_b": 3, "b_to_a": 3}, "real_split": "test",
+    "resize": "none", "features": None,
+}  # fmt: skip
+
+
 def test_the_nearest_evaluation_and_picture(tmp_path):
     (tmp_path / "eval").mkdir()
     (tmp_path / "samples").mkdir()
     ways = {way: {} for way in ("a_to_b", "b_to_a")}
     for name, pairs, weights in (("1", 10, "raw"), ("2", 30, "raw"), ("z", 30, "ema"), ("3", 80, "ema")):
-        record = {"pairs": pairs, "weights": weights, "protocol": {}, "untranslated": ways, "real": ways, **ways}
+        record = {"pairs": pairs, "weights": weights, "protocol": PROTOCOL, "untranslated": ways, "real": ways, **ways}
         (tmp_path / "eval" / f"{name}.json").write_text(json.dumps(record))
     (tmp_path / "eval" / "half.json").write_text('{"pairs": 40')
     for name in ("000000000", "000000050", "strip"):
@@ -286,24 +293,57 @@ def test_the_nearest_evaluation_and_picture(tmp_path):
     assert saved_model.nearest_sample(tmp_path, 40).name == "000000050.png"
 
 
+def with_networks(saved, **changes):
+    """Change what its config says of the networks."""
+    about = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(about | {"networks": about["networks"] | changes}))
+
+
+def with_weights(saved, change):
+    """Change one of its weights."""
+    weights = {name: weight.clone() for name, weight in load_file(saved / "model.safetensors").items()}
+    weights["model.4.weight"] = change(weights["model.4.weight"])
+    save_file(weights, saved / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("harm", "word"),
     [
         (lambda saved: (saved / "config.json").unlink(), "config.json"),
-        (lambda saved: (saved / "model.safetensors").write_bytes(b"\x10"), "Safetensor"),
-        (lambda saved: (saved / "config.json").write_text('{"direction": "a2b"}'), "modes"),
-        (
-            lambda saved: make(saved, networks={"generator_channels": 8, "generator_blocks": 1}),
-            "size mismatch|state_dict",
-        ),
-        (lambda saved: make(saved, networks={"wings": 2}), "wings"),
+        (lambda saved: (saved / "model.safetensors").write_bytes(b"\x10"), "no whole safetensors file"),
+        (lambda saved: (saved / "config.json").write_text('{"direction": "a2b"}'), "dtype is missing"),
+        (lambda saved: with_networks(saved, generator_channels=8), r"\[4, 3, 7, 7\], and \[8, 3, 7, 7\]"),
+        (lambda saved: with_networks(saved, norm="group"), "networks.norm is .group., and must be one of instance, "),
+        (lambda saved: with_networks(saved, upsample="bicubic"), "networks.upsample is .bicubic."),
+        (lambda saved: with_networks(saved, generator="unet_512"), "networks.generator is .unet_512."),
+        (lambda saved: with_networks(saved, generator_blocks=True), "networks.generator_blocks is true"),
+        (lambda saved: with_networks(saved, generator_blocks=10**6), "generator-blocks 1000000: must be at most"),
+        (lambda saved: with_networks(saved, generator_channels=4096), "these networks"),  # 20 GB
+        (lambda saved: with_networks(saved, dropout=None), "networks.dropout is null"),
+        (lambda saved: with_networks(saved, wings=2), "networks.wings is not known"),
+        (lambda saved: make(saved, modes=("rgb", "grey"), direction="a2c"), "direction is .a2c."),
+        (lambda saved: with_weights(saved, lambda weight: weight * torch.nan), "infinite or not a number"),
+        (lambda saved: with_weights(saved, lambda weight: weight.fill_(torch.inf)), "infinite or not a number"),
+        (lambda saved: with_weights(saved, lambda weight: weight.to(torch.complex64)), "type C64, and not float32"),
+        (lambda saved: with_weights(saved, lambda weight: weight.half()), "type F16, and not float32"),
+        (lambda saved: with_weights(saved, lambda weight: weight.int()), "type I32, and not float32"),
     ],
 )
 def test_a_damaged_model_is_told_in_one_line(tmp_path, harm, word):
     harm(make(tmp_path / "saved"))
-    with pytest.raises(UserError, match=word) as error:
-        Translator(tmp_path / "saved")
-    assert "\n" not in str(error.value)
+    for load in (Translator, Translator.from_pretrained):
+        with pytest.raises(UserError, match=word) as error:
+            load(tmp_path / "saved")
+        assert "\n" not in str(error.value) and str(error.value).endswith("; export it again")
+
+
+@pytest.mark.parametrize("text", [b'{"zorse": "0.1.0", "dir', b"", b"[]", b"null", b'{"a":"\xff\xfe"}', b"[" * 100_000])
+def test_a_config_that_is_none_is_told_in_one_line(tmp_path, text):
+    saved = make(tmp_path / "saved")
+    (saved / "config.json").write_bytes(text)
+    for load in (Translator, Translator.from_pretrained):
+        with pytest.raises(UserError, match=r"config\.json: .*; export it again$"):
+            load(saved)
 
 
 def test_what_a_saved_model_has_not_is_refused(tmp_path):

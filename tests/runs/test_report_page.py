@@ -283,11 +283,19 @@ def test_long_curves_are_averaged_over_what_was_measured():
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("stats.jsonl", '{"pairs": 200}\n'), ("events.jsonl", '{"pairs": 3}\n'), ("config.json", '{"images": 3}')],
+    [("stats.jsonl", '{"pairs": 200}\n'), ("events.jsonl", '{"pairs": 3}\n'), ("eval/000000012.json", '{"pairs": 12}')],
 )
-def test_records_of_something_else_are_told(run, tmp_path, name, content, monkeypatch, capsys):
+def test_damaged_records_are_left_out_and_told(run, tmp_path, name, content):
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / name).write_text(content)
+    done = report(copy)
+    assert done.returncode == 0 and f"warning: {copy / name}: " in done.stderr, done.stderr
+    assert all(line.endswith("left out") for line in done.stderr.splitlines())
+
+
+def test_a_configuration_of_something_else_is_refused(run, tmp_path, monkeypatch, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "config.json").write_text('{"images": 3}')
     refused(monkeypatch, capsys, copy)
 
 

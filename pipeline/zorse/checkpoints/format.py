@@ -15,7 +15,6 @@ removed only afterwards. Nothing random is stored, since everything random is a 
 The directory must be on a file system that all nodes share.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -26,31 +25,28 @@ from typing import Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from zorse.config.resolve import changes, differences, from_dict
+from zorse.checkpoints.records import MANIFEST, STATE, State, how_to_mend, read_manifest, read_record
+from zorse.checkpoints.tensors import is_empty, read_tensors, shapes_in
+from zorse.config.resolve import changes, differences
 from zorse.config.schema import UNLEARNED, Config
 from zorse.cyclegan.ema import GeneratorEMA
 from zorse.cyclegan.image_pool import ImagePool
 from zorse.data import order
 from zorse.data.dataset import Shards
-from zorse.errors import UserError
+from zorse.errors import OneRankError, UserError
 from zorse.files import fsync, sha256_of
 
 NETWORKS, EMA, OPTIMIZER = "networks.safetensors", "ema.safetensors", "optimizer.safetensors"
-STATE, MANIFEST, KEEP, BEST = "state.json", "manifest.json", "keep", "best"
+KEEP, BEST = "keep", "best"
 NAME, LONGEST_NAME = re.compile(r"pairs-[0-9]{12}"), 64  # of a checkpoint; bytes
-PER_LAUNCH_OPTIONS = (
-    "out",
-    "init_from",
-    "workers",
-    "grad_accum_steps",
-    "allow_change",
-    "dry_run",
-)  # stated elsewhere, or nowhere
-STATE_KEYS = {"pairs_seen", "lanes", "constants", "how", "best", "window", "config"}  # of state.json
+ATTEMPTS = 20  # to read a checkpoint that is removed meanwhile, since its run trains on
+TOO_FAST = "its checkpoints are removed faster than they can be read; stop the run, or copy one"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
+# Stated elsewhere, or nowhere.
+PER_LAUNCH_OPTIONS = ("out", "init_from", "workers", "grad_accum_steps", "allow_change", "dry_run")
 
 
 class Checkpointed(Protocol):
@@ -71,10 +67,33 @@ class Checkpointed(Protocol):
 def latest_valid(run: Path, warn: Callable[[str], None] = lambda line: None) -> Path | None:
     """The latest intact checkpoint of a run; None where there is none at all.
 
-    Damaged ones are skipped, with a line to `warn`. Raises UserError when every one is damaged, so that no run starts
-    from scratch over them.
+    Damaged ones are skipped, with a line to `warn`; one that a run which trains on has removed since it was listed is
+    not damaged, but there is a newer one. Raises UserError when every one is damaged, so that no run starts from
+    scratch over them.
     """
-    return _first_intact(run, list_checkpoints(run), integrity_error, warn)
+    told = set()
+
+    def error_of(path: Path) -> str | None:
+        problem = integrity_error(path)
+        if problem and not path.exists():
+            raise Removed
+        return problem
+
+    def warn_once(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            warn(line)
+
+    for _ in range(ATTEMPTS):
+        try:
+            return _first_intact(run, list_checkpoints(run), error_of, warn_once)
+        except Removed:
+            continue
+    raise UserError(f"{run}: {TOO_FAST}")
+
+
+class Removed(Exception):
+    """A checkpoint is gone that was there when it was listed."""
 
 
 def latest_for_all_ranks(run: Path, accelerator: Accelerator, warn: Callable[[str], None]) -> Path | None:
@@ -138,20 +157,20 @@ def _first_intact(
 def integrity_error(path: Path, first: int = 0, stride: int = 1) -> str | None:
     """What is wrong with a checkpoint, by its manifest, in every stride-th file from `first` on; None for nothing."""
     try:
-        files = list(read_manifest(path).items())
-        for name, expected in files[first::stride]:
-            if describe(path / name) != {key: expected[key] for key in ("bytes", "sha256")}:
+        files = read_manifest(path)
+        if missing := [name for name in (NETWORKS, OPTIMIZER, STATE) if name not in files]:
+            return f"{MANIFEST} does not name {missing[0]}"
+        if (path / EMA).exists() and EMA not in files:
+            return f"{MANIFEST} does not name {EMA}"
+        for name, expected in list(files.items())[first::stride]:
+            size = (path / name).stat().st_size  # first, since what is no file, but a pipe, has none
+            if size != expected["bytes"] or sha256_of(path / name) != expected["sha256"]:
                 return f"{name} is not what was written"
     except OSError as error:
         return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except UserError:
         return f"{MANIFEST} cannot be read"
     return None
-
-
-def read_manifest(path: Path) -> dict[str, dict]:
-    """Read {file: {"bytes", "sha256", ...}}."""
-    return json.loads((path / MANIFEST).read_text())
 
 
 def data_identity(shards: Shards) -> dict:
@@ -159,21 +178,12 @@ def data_identity(shards: Shards) -> dict:
     return {"order": order.VERSION, "data": shards.fingerprint, "modes": shards.modes}
 
 
-def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[str], list[str]]:
+def read_state(path: Path, config: Config, constants: dict) -> tuple[State, list[str], list[str]]:
     """state.json, and the options that have changed since: those that define what is learned, and the others.
 
     Raises UserError for changes that are not allowed.
     """
-    try:
-        state = json.loads((path / STATE).read_text())
-        before = from_dict(state["config"])
-        if missing := STATE_KEYS - state.keys():
-            raise KeyError(*missing)
-    except (ValueError, KeyError, TypeError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"{path / STATE}: not the state of a run of this version ({problem}); give another --out"
-        ) from None
+    state, before = read_record(path)
     changed, safe = changes(before, config), differences(before, config, UNLEARNED)
     if other := [name for name in constants if state["constants"].get(name) != constants[name]]:
         raise UserError(
@@ -183,32 +193,48 @@ def read_state(path: Path, config: Config, constants: dict) -> tuple[dict, list[
     return state, changed, [line for name, line in safe.items() if name not in PER_LAUNCH_OPTIONS]
 
 
-def read_tensors(file: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Read the tensors whose names start with `prefix`, named without it."""
-    with safe_open(file, framework="pt") as stored:
-        return {name.removeprefix(prefix): stored.get_tensor(name) for name in stored.keys() if name.startswith(prefix)}  # noqa: SIM118
-
-
 def restore(path: Path, state: Checkpointed) -> None:
     """Load networks, optimizer, EMA and the image pools of this rank's slots. The world size may differ from before.
 
-    An EMA starts from the networks where the checkpoint has none.
+    An EMA starts from the networks where the checkpoint has none. Raises UserError where a file holds something else.
     """
-    model, pools = state.model, state.pools
-    model.load_state_dict(read_tensors(path / NETWORKS))
+    model, fix = state.model, how_to_mend(path)
+    model.load_state_dict(read_tensors(path / NETWORKS, shapes_in(model), fix))
     if state.ema:
-        stored = (path / EMA).exists()
-        state.ema.generators.load_state_dict(read_tensors(path / EMA) if stored else model.generators.state_dict())
-    _restore_adam(load_file(path / OPTIMIZER), model, state.optimizer)
-    owned = {f"{domain}/{slot}" for domain in pools for slot in pools[domain].rows}
-    for file, about in read_manifest(path).items():
-        mine = owned.intersection(about.get("history", []))
+        stored = model.generators.state_dict()
+        if EMA in read_manifest(path):
+            stored = read_tensors(path / EMA, shapes_in(state.ema.generators), fix)
+        state.ema.generators.load_state_dict(stored)
+    if not is_empty(path / OPTIMIZER, fix):  # as it is before the first step
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        expected = {f"{field}/{name}": shape for field in MOMENTS for name, shape in shapes.items()}
+        expected |= {f"step/{name}": () for name in shapes}
+        _restore_adam(read_tensors(path / OPTIMIZER, expected, fix), model, state.optimizer)
+    try:
+        _restore_pools(path, state.pools)
+    except UserError as error:  # of files that other ranks may not read
+        raise OneRankError(str(error)) from None
+
+
+def _restore_pools(path: Path, pools: dict[str, ImagePool]) -> None:
+    """Load the images of the slots that this rank owns, from the files of the ranks that had them."""
+    fix, before = how_to_mend(path), read_record(path)[1].optimization.batch
+    wanted = {f"{domain}/{slot}" for domain in pools for slot in pools[domain].rows}
+    files = read_manifest(path)
+    written = {name for about in files.values() for name in about.get("history", [])}
+    # A larger batch than before, as --allow-change permits, has slots without images.
+    if missing := sorted(name for name in wanted - written if int(name.partition("/")[2]) < (before or 0)):
+        raise UserError(f"{path / MANIFEST}: names no file with the images of slot {missing[0]}; {fix}")
+    for file, about in files.items():
+        mine = wanted.intersection(about.get("history", []))
         if not mine:
             continue  # not even opened: there may be thousands
-        with safe_open(path / file, framework="pt") as stored:
-            for name in mine:
-                domain, slot = name.split("/")
-                pools[domain].load(int(slot), stored.get_tensor(name))
+        shapes = {name: (None, *pools[name.partition("/")[0]].images.shape[2:]) for name in mine}
+        for name, images in read_tensors(path / file, shapes, fix, among_others=True).items():
+            domain, _, slot = name.partition("/")
+            if len(images) > pools[domain].size:
+                raise UserError(f"{path / file}: {name} has {len(images)} images, more than the image pool; {fix}")
+            pools[domain].load(int(slot), images)
 
 
 def list_checkpoints(run: Path) -> list[Path]:

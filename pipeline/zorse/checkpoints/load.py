@@ -1,21 +1,24 @@
 """Trained generators from a run directory or a checkpoint, and what they were trained on."""
 
-import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import nn
 
 from zorse.checkpoints import format as checkpoint
-from zorse.config.resolve import from_dict
+from zorse.checkpoints.records import how_to_mend, read_manifest, read_record
+from zorse.checkpoints.tensors import load_network
 from zorse.config.schema import Config
 from zorse.cyclegan.build import build_discriminator, build_generator
 from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse_prep.format import CHANNELS
 
+T = TypeVar("T")
 Weights = Literal["auto", "raw", "ema"]
 
 
@@ -46,14 +49,13 @@ def load_trained(model: Path, weights: Weights = "auto", taken: str = TAKEN) -> 
     what the caller accepts, for the message if there is none. Raises UserError if the checkpoint is damaged, or there
     is none, or it has no average.
     """
-    path = whole_checkpoint(model, taken)
-    try:
-        state = json.loads((path / checkpoint.STATE).read_text())
-        config, modes, data = from_dict(state["config"]), state["constants"]["modes"], state["constants"]["data"]
-    except (ValueError, KeyError, TypeError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: not a checkpoint of this version ({problem}); give another") from None
-    averaged = (path / checkpoint.EMA).exists()
+    return with_checkpoint(model, partial(_load, weights=weights), taken)
+
+
+def _load(path: Path, weights: Weights) -> Trained:
+    """Load an intact checkpoint."""
+    state, config = read_record(path)
+    averaged, modes = checkpoint.EMA in read_manifest(path), state["constants"]["modes"]
     if weights == "ema" and not averaged:
         raise UserError(f"--weights ema: {path} has no average of the weights; train with --ema-pairs, or leave it out")
     weights = "ema" if averaged and weights != "raw" else "raw"
@@ -61,30 +63,58 @@ def load_trained(model: Path, weights: Weights = "auto", taken: str = TAKEN) -> 
     generators = nn.ModuleDict()
     for direction in Direction:
         ends = (CHANNELS[modes[domain]] for domain in (direction.source, direction.target))
-        generators[direction] = build_generator(config.networks, *ends)
-        generators[direction].load_state_dict(checkpoint.read_tensors(path / file, f"{prefix}{direction}."))
-    generators = generators.float().eval().requires_grad_(False)
-    return Trained(path, state["pairs_seen"], config, data, modes, generators, weights)
+        build = partial(build_generator, config.networks, *ends)
+        generators[direction] = load_network(build, path / file, how_to_mend(path), prefix=f"{prefix}{direction}.")
+    generators = generators.eval().requires_grad_(False)
+    return Trained(path, state["pairs_seen"], config, state["constants"]["data"], modes, generators, weights)
 
 
 def load_discriminators(trained: Trained) -> nn.ModuleDict:
     """Load the discriminators of the same checkpoint: of_a and of_b, float32 on the CPU."""
-    networks, discriminators = trained.config.networks, nn.ModuleDict()
+    file, discriminators = trained.checkpoint / checkpoint.NETWORKS, nn.ModuleDict()
     for of, domain in (("of_a", "a"), ("of_b", "b")):
-        discriminators[of] = build_discriminator(networks, CHANNELS[trained.modes[domain]])
-        weights = checkpoint.read_tensors(trained.checkpoint / checkpoint.NETWORKS, f"discriminators.{of}.")
-        discriminators[of].load_state_dict(weights)
-    return discriminators.float().eval().requires_grad_(False)
+        build = partial(build_discriminator, trained.config.networks, CHANNELS[trained.modes[domain]])
+        fix = how_to_mend(trained.checkpoint)
+        discriminators[of] = load_network(build, file, fix, prefix=f"discriminators.{of}.")
+    return discriminators.eval().requires_grad_(False)
 
 
-def whole_checkpoint(model: Path, taken: str = TAKEN) -> Path:
-    """Find a checkpoint, or the latest one of a run directory. Raises UserError if it is damaged or there is none."""
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def with_checkpoint(
+    model: Path, load: Callable[[Path], T], taken: str = TAKEN, warn: Callable[[str], None] = to_stderr
+) -> T:
+    """load(path) of a checkpoint, or of the latest one of a run directory.
+
+    warn: is told which damaged ones are passed over. Where a run that trains on removes the checkpoint meanwhile, its
+    then latest one is loaded. Raises UserError as `whole_checkpoint` and `load` do.
+    """
+    for _ in range(checkpoint.ATTEMPTS):
+        path = whole_checkpoint(model, taken, warn)
+        try:
+            return load(path)
+        except (UserError, OSError):
+            if path.exists():
+                raise
+    raise UserError(f"{model}: {checkpoint.TOO_FAST}")
+
+
+def whole_checkpoint(model: Path, taken: str = TAKEN, warn: Callable[[str], None] = to_stderr) -> Path:
+    """Find a checkpoint, or the latest one of a run directory. Raises UserError if it is damaged or there is none.
+
+    RUN/checkpoints/best, and any other link, is followed once, so that all files are those of one checkpoint.
+    """
     model = checkpoint.followed(model)
-    if (model / checkpoint.STATE).exists():
-        if problem := checkpoint.integrity_error(model):
-            raise UserError(f"{model}: this checkpoint is damaged ({problem}); give another")
-        return model
-    path = checkpoint.latest_valid(model, lambda line: print(line, file=sys.stderr))
+    while any((model / name).exists() for name in (checkpoint.STATE, checkpoint.NETWORKS)):
+        path = model.resolve() if model.is_symlink() else model
+        problem = checkpoint.integrity_error(path)
+        if problem is None:
+            return path
+        if path.exists():
+            raise UserError(f"{path}: this checkpoint is damaged ({problem}); give another")
+    path = checkpoint.latest_valid(model, warn)
     if path is None:
         raise UserError(f"{model}: no checkpoint here; give {taken}")
     return path

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
@@ -168,7 +167,7 @@ class Evaluation:
         found = self._over(split, range(min(count, AT_MOST)), self._patches)
         if self.network:
             file = self._kept(split)
-            features = load_features(file) if self.rank_slice.rank == 0 else None
+            features = load_features(file, count) if self.rank_slice.rank == 0 else None
             if not self.gather(torch.tensor([features is not None], dtype=torch.int32))[0]:
                 features = self._over(split, range(count), self._features)["features"]
                 if self.rank_slice.rank == 0:
@@ -236,11 +235,21 @@ def cycle_errors(errors: Tensor) -> dict[str, float]:
     return {"cycle_l1": l1, "cycle_psnr": -10 * math.log10(max(squared, 1 / 255**2 / 12))}
 
 
-def load_features(file: Path | None) -> Tensor | None:
+def load_features(file: Path | None, count: int) -> Tensor | None:
+    """Cached features [count, D]; None where there are none yet, or not what was written."""
     try:
-        return load_file(file)["features"] if file else None
-    except (OSError, KeyError, SafetensorError):  # none there yet, or not whole
+        if not file or not file.is_file():
+            return None
+        with safe_open(file, framework="pt") as stored:
+            features, known = stored.get_tensor("features"), (stored.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
         return None
+    whole = features.ndim == 2 and len(features) == count and known == sha256(features)
+    return features if whole else None
+
+
+def sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
 def save_features(file: Path | None, features: Tensor) -> None:
@@ -248,6 +257,6 @@ def save_features(file: Path | None, features: Tensor) -> None:
     try:
         if file:
             file.parent.mkdir(exist_ok=True)
-            write_durably(file, to_bytes({"features": features}))
+            write_durably(file, to_bytes({"features": features}, {"sha256": sha256(features)}))
     except OSError:
         pass

@@ -87,6 +87,8 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     if options.size is not None and (options.size % of.multiple or not of.smallest <= options.size <= LARGEST):
         bounds = f"{of.smallest} to {LARGEST}"
         raise UserError(f"--size {options.size}: must be a multiple of {of.multiple}, from {bounds}")
+    if options.size is None and max(trained.config.eval_size) > LARGEST:
+        raise UserError(f"{options.model}: has crops of more than {LARGEST} pixels; give a smaller --size")
     # The data: that of the run, unless another is given.
     data = options.data or trained.config.data.path
     if not options.data and "://" not in data and not Path(data).exists():

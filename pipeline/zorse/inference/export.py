@@ -17,7 +17,7 @@ from zorse.checkpoints.load import Weights, load_discriminators, load_trained
 from zorse.config.schema import Networks, optional
 from zorse.errors import UserError
 from zorse.files import fsync, remove_stale, temporary_for
-from zorse.inference.translator import PRECISIONS, Precision, Translator, newest
+from zorse.inference.translator import PRECISIONS, Precision, Translator, with_newest
 from zorse.interop.graphs import NEEDED, ONNX, TORCH, Graph, save_onnx, save_torch, smallest_of, traced
 from zorse.interop.junyanz import FILES, read_discriminator, read_generator, to_their_weights
 from zorse.interop.parity import ParityCheck, sizes_to_check
@@ -27,6 +27,7 @@ from zorse_prep.format import CHANNELS
 Format = Literal["safetensors", "onnx", "torch_export", "pth"]
 TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.2}  # of a range of 2; some 5 times what is usual
 INPUT = {"a_to_b": "a", "b_to_a": "b", "of_a": "a", "of_b": "b"}  # domain of the images that a network sees
+LARGEST = 1024  # pixels a side that a file is checked at
 SLOW = 64  # pixels a side that float16 is checked at, since most CPUs convolve it hundreds of times slower
 
 
@@ -70,11 +71,13 @@ def save_safetensors(translator: Translator, out: Path, license: str | None, che
     return measured
 
 
-def save_pth(translator: Translator, options: Options, out: Path, sizes: list, tolerance: float) -> dict[str, dict]:
+def save_pth(
+    translator: Translator, every: dict[str, nn.Module], options: Options, out: Path, sizes: list, tolerance: float
+) -> dict[str, dict]:
     """Write the networks under the names of junyanz's code: {file: measured difference}."""
     networks, measured = Networks(**translator.about["networks"]), {}
     modes = dict(zip(translator.about["direction"].split("2"), translator.modes, strict=True))
-    for ours, network in every_network(translator, options).items():
+    for ours, network in every.items():
         kind, which = ours.split(".")
         channels, file = CHANNELS[modes[INPUT[which]]], out / f"latest_{FILES[ours]}.pth"
         weights = to_their_weights(network, networks)
@@ -90,6 +93,13 @@ def read_again(file: Path, kind: str, networks: Networks, channels: int) -> nn.M
     if kind == "generators":
         return read_generator(file)[1].eval()
     return read_discriminator(file, networks, channels).eval()
+
+
+def load(options: Options, model: Path) -> tuple[Translator, dict[str, nn.Module]]:
+    """The translator of a model, and what `every_network` gives where it is needed."""
+    options = dataclasses.replace(options, model=model)
+    translator = Translator(model, options.direction, weights=options.weights)
+    return translator, every_network(translator, options) if "pth" in options.formats else {}
 
 
 def every_network(translator: Translator, options: Options) -> dict[str, nn.Module]:
@@ -123,12 +133,11 @@ def export(options: Options) -> dict[str, dict]:
     if options.tolerance is not None and not options.tolerance > 0:
         raise UserError(f"--tolerance {options.tolerance:g}: must be greater than 0")
     # The model, and the images that each exported file is compared on.
-    options = dataclasses.replace(options, model=newest(options.model))
-    translator = Translator(options.model, options.direction, weights=options.weights)
+    translator, every = with_newest(options.model, partial(load, options))
     translator.about = translator.about | {"dtype": options.precision}
     channels = CHANNELS[translator.modes[0]]
     tolerance = TOLERANCE[options.precision] if options.tolerance is None else options.tolerance
-    crop = translator.about["provenance"]["crop_size"] or 256
+    crop = min(translator.about["provenance"]["crop_size"] or 256, LARGEST)
     multiple = translator.generator.multiple
     smallest = smallest_of(translator.generator)
     sizes = sizes_to_check(channels, min(crop, SLOW) if options.precision == "float16" else crop, multiple, smallest)
@@ -149,7 +158,7 @@ def export(options: Options) -> dict[str, dict]:
         if "torch_export" in options.formats:
             measured[TORCH] = save_torch(program, staging, about, check)
         if "pth" in options.formats:
-            measured |= save_pth(translator, options, staging, sizes, tolerance)
+            measured |= save_pth(translator, every, options, staging, sizes, tolerance)
         if "safetensors" in options.formats:
             measured[MODEL] = save_safetensors(translator, staging, options.license, check)
         put_in_place(staging, out)

@@ -23,7 +23,7 @@ from zorse.inference.image_files import Found, Picture
 from zorse.inference.options import Options
 from zorse.inference.places import Places, check_replaceable, claim_all, output_files
 from zorse.inference.summary import Done, Tally
-from zorse.inference.translator import Translator, newest, usable
+from zorse.inference.translator import Translator, usable, with_newest
 from zorse.terminal import parts_shown, progress
 from zorse_prep.images import BadImage
 
@@ -114,9 +114,13 @@ def build(options: Options) -> dict[str, Translator]:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     usable(device)
     directions = DIRECTIONS if options.direction == "both" or "cycle" in options.also else (options.direction,)
-    model, tile = newest(options.model), int(options.tile) if options.tile.isdecimal() else options.tile
-    load = {"weights": options.weights, "precision": options.precision, "tile": tile}
-    translators = {direction: Translator(model, direction, device, **load) for direction in directions}
+    tile = int(options.tile) if options.tile.isdecimal() else options.tile
+    how = {"weights": options.weights, "precision": options.precision, "tile": tile}
+
+    def load(model: Path) -> tuple[Path, dict[str, Translator]]:
+        return model, {direction: Translator(model, direction, device, **how) for direction in directions}
+
+    model, translators = with_newest(options.model, load)
     weights = next(iter(translators.values())).about["provenance"]["weights"]
     print(f"{model}, {weights} weights, {options.precision} on {device}", flush=True)
     return translators

@@ -1,8 +1,9 @@
 """A trained generator as a function of images, for use in Python: Translator("runs/x")(image)."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zorse.checkpoints.format import followed
-from zorse.checkpoints.load import Weights, whole_checkpoint
+from zorse.checkpoints.load import Weights, with_checkpoint
+from zorse.checkpoints.records import STATE
 from zorse.cyclegan.resnet import Generator
 from zorse.data.pixels import image_of, pixels_of, to_network, to_pixels
 from zorse.errors import UserError, first_sentence
@@ -24,8 +26,10 @@ from zorse.interop.model_card import model_card
 from zorse_prep.format import CHANNELS
 
 AT_ONCE = 2**20  # pixels of images that share a call
+OF_HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Precision = Literal["float32", "bfloat16", "float16"]
+T = TypeVar("T")
 Picture = Image.Image | np.ndarray | Tensor
 
 
@@ -141,29 +145,18 @@ class Translator(ModelHubMixin):
 
         options: those of the constructor, and the hub's revision, token, cache_dir, local_files_only, force_download.
         """
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
-        except (OSError, HFValidationError) as error:
-            if Path(pretrained_model_name_or_path).is_dir():
-                raise
-            raise UserError(
-                f"{pretrained_model_name_or_path}: no directory, and not to be had from the hub "
-                f"({first_sentence(error)}); give a directory, or OWNER/NAME"
-            ) from error
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id, revision, cache_dir, force_download, local_files_only, token, **options):
-        if not Path(model_id).is_dir():
-            model_id = snapshot_download(
-                model_id,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=[saved_model.MODEL, saved_model.CONFIG, saved_model.SAMPLE],
-            )
-        return cls(model_id, **options)
+        # Not by the mixin, which would read config.json before it is judged.
+        model, of_hub = pretrained_model_name_or_path, {name: options.pop(name) for name in OF_HUB if name in options}
+        if not Path(model).is_dir():
+            files = [saved_model.MODEL, saved_model.CONFIG, saved_model.SAMPLE]
+            try:
+                model = snapshot_download(str(model), allow_patterns=files, **of_hub)
+            except (OSError, HFValidationError) as error:
+                raise UserError(
+                    f"{model}: no directory, and not to be had from the hub ({first_sentence(error)}); give a "
+                    "directory, or OWNER/NAME"
+                ) from error
+        return cls(model, **options)
 
     def save_pretrained(
         self,
@@ -200,10 +193,12 @@ def usable(device: torch.device | str) -> torch.device:
     return torch.device(device)
 
 
-def newest(model: Path) -> Path:
-    """The latest checkpoint of a run directory, or the one that `best` names, so that both directions are of one; any
-    other path as it is."""
-    return whole_checkpoint(model) if (model / "checkpoints").is_dir() else followed(model)
+def with_newest(model: Path, load: Callable[[Path], T]) -> T:
+    """load(path) of the latest checkpoint of a run directory, or of the one that `best` names, so that all is of one;
+    of any other path as it is."""
+    if (model / "checkpoints").is_dir() or (followed(model) / STATE).exists():
+        return with_checkpoint(model, load, saved_model.TAKEN)
+    return load(model)
 
 
 def pad_for(generator: nn.Module, image: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from zorse.checkpoints.load import Weights
 from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.files import remove_stale, temporary_for
-from zorse.inference.translator import Translator
+from zorse.inference.translator import Translator, with_newest
 from zorse.interop.model_card import text_alone
 from zorse_prep.images import FORMATS, BadImage, read_as
 
@@ -43,16 +43,21 @@ def load(model: Path, names: dict[str, str], device: str, weights: Weights) -> d
     """
     if names["a"] == names["b"]:
         raise UserError(f"--class-a and --class-b are both {names['a']}; give two names")
-    found, problem = {}, None
-    for direction in (each.option for each in Direction):
-        try:
-            translator = Translator(model, direction, device, weights)
-        except UserError as error:
-            problem = error
-            continue
-        found[f"{names[direction[0]]} to {names[direction[-1]]}"] = translator
-    if not found:
-        raise problem
+
+    def load_both(path: Path) -> tuple[dict[str, Translator], UserError | None]:
+        found, problem = {}, None
+        for direction in (each.option for each in Direction):
+            try:
+                translator = Translator(path, direction, device, weights)
+            except UserError as error:
+                problem = error
+                continue
+            found[f"{names[direction[0]]} to {names[direction[-1]]}"] = translator
+        if not found:
+            raise problem
+        return found, problem
+
+    found, problem = with_newest(model, load_both)
     if problem:
         print(f"one direction alone: {problem}", file=sys.stderr)
     return found

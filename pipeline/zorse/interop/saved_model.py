@@ -18,24 +18,26 @@ about:
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from zorse.checkpoints import format as checkpoint
 from zorse.checkpoints.load import Trained, Weights, load_trained
-from zorse.config.schema import Networks
+from zorse.checkpoints.tensors import load_network
+from zorse.config.resolve import stored_networks
 from zorse.cyclegan.build import build_generator
 from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.files import held, load_json, write_durably, write_json
 from zorse.interop import junyanz
-from zorse.runs.records import read_evaluation
+from zorse.runs.reading import EvaluationRecord, read_evaluation
+from zorse.typed_json import Count, Mismatch, read
 from zorse.version import __version__
-from zorse_prep.format import CHANNELS
+from zorse_prep.format import CHANNELS, Mode
 
 MODEL, CONFIG, SAMPLE, CARD = "model.safetensors", "config.json", "sample.png", "README.md"
 DIRECTIONS = tuple(direction.option for direction in Direction)
@@ -43,8 +45,30 @@ TAKEN = (
     "a run directory of pipeline/train.py, a checkpoint, the folder of an exported model, or a file or folder of .pth "
     "weights"
 )
-DTYPES = ("float32", "float16", "bfloat16")
 LIBRARY = "library_name: zorse"  # a line of the card
+EXPORT_AGAIN = "export it again"
+
+
+class Provenance(TypedDict):
+    """What a model was trained on; None for what is not known."""
+
+    data: str | None
+    pairs_seen: Count | None
+    weights: Literal["raw", "ema"]
+    crop_size: Annotated[int, range(1, 2**14 + 1)] | None
+    crop_width: NotRequired[Annotated[int, range(1, 2**14 + 1)] | None]
+    evaluation: EvaluationRecord | None
+
+
+class About(TypedDict):
+    """config.json."""
+
+    zorse: str
+    direction: Literal["a2b", "b2a"]
+    networks: dict
+    modes: TypedDict("Ends", {"from": Mode, "to": Mode})
+    dtype: Literal["float32", "float16", "bfloat16"]
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -110,22 +134,20 @@ def nearest_sample(run: Path, pairs: int) -> Path | None:
 
 def _read(model: Path, direction: str | None, weights: Weights) -> OneWay:
     try:
-        about = json.loads((model / CONFIG).read_text())
-        channels = [CHANNELS[about["modes"][end]] for end in ("from", "to")]
-        generator = build_generator(Networks(**about["networks"]), *channels)
-        generator.load_state_dict(checkpoint.read_tensors(model / MODEL))
-        has, provenance = about["direction"], about["provenance"]
-        of, _, _ = (provenance[name] for name in ("weights", "crop_size", "evaluation"))
-        if has not in DIRECTIONS or about["dtype"] not in DTYPES:
-            raise ValueError(f"direction {has}, dtype {about['dtype']}")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        problem = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        raise UserError(f"{model}: not a whole model of this version ({problem}); export it again") from None
+        about = read(model / CONFIG, About, EXPORT_AGAIN)
+        networks = stored_networks(about["networks"])
+    except FileNotFoundError:
+        raise UserError(f"{model / CONFIG}: is missing; {EXPORT_AGAIN}") from None
+    except Mismatch as error:
+        raise UserError(f"{model / CONFIG}: {error}; {EXPORT_AGAIN}") from None
+    has, of = about["direction"], about["provenance"]["weights"]
     if direction not in (None, has):
         raise UserError(f"{model}: translates {has}, not {direction}; give another model, or leave the direction out")
     if weights not in ("auto", of):
         raise UserError(f"--weights {weights}: {model} has {of} weights alone; give another model, or leave it out")
-    sample = model / SAMPLE
+    build = partial(build_generator, networks, *(CHANNELS[about["modes"][end]] for end in ("from", "to")))
+    dtypes = (getattr(torch, about["dtype"]),)
+    generator, sample = load_network(build, model / MODEL, EXPORT_AGAIN, dtypes=dtypes), model / SAMPLE
     return OneWay(generator.eval().requires_grad_(False), about, sample if sample.exists() else None)
 
 

@@ -1,7 +1,6 @@
-"""The records of a run: stats.jsonl and others, eval/*.json, the trackers. Written on rank 0, read by whoever likes."""
+"""The records of a run: stats.jsonl and others, eval/*.json, the trackers. Written on rank 0; reading.py reads them."""
 
 import json
-import math
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -19,45 +18,15 @@ from zorse.directions import Direction
 from zorse.errors import OneRankError, first_sentence
 from zorse.files import append, write_durably
 from zorse.runs.directory import records_after
+from zorse.runs.reading import EVENTS, OLD_SAMPLES, SAMPLES, STATS, parse_line, read_samples
+from zorse.typed_json import convert, parse, read_bytes
 
-STATS, SAMPLES, EVENTS = "stats.jsonl", "sample_stats.jsonl", "events.jsonl"
-OLD_SAMPLES = "looks.jsonl"  # of version 0.1, with "looks" for "samples" in each line
 
-
-def _pairs(line: str) -> float:
-    """The pair of a line of stats.jsonl; infinity for what a kill or a crash left of one."""
+def _pairs(line: str) -> float | None:
+    """The pair of a line of a record; None for a damaged one."""
     try:
-        return json.loads(line)["pairs"] if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def read_lines(path: Path) -> list[dict]:
-    """Parse a .jsonl file, skipping truncated lines, which a kill leaves, or a writer at this moment."""
-    lines = []
-    with suppress(FileNotFoundError):
-        for text in path.read_text(errors="replace").splitlines():
-            with suppress(ValueError):
-                lines += [line] if isinstance(line := json.loads(text), dict) else []
-    return lines
-
-
-def read_samples(out: Path) -> list[dict]:
-    """The lines of sample_stats.jsonl, or of the file that version 0.1 wrote."""
-    if (out / SAMPLES).exists():
-        return [line for line in read_lines(out / SAMPLES) if "samples" in line]
-    lines = [line for line in read_lines(out / OLD_SAMPLES) if "looks" in line]
-    return [{"pairs": line["pairs"], "samples": line["looks"]} for line in lines]
-
-
-def read_evaluation(path: Path) -> dict | None:
-    """Parse a file of eval/; None for one that is truncated, or something else."""
-    try:
-        record = json.loads(path.read_text())
-        for kind in ("untranslated", "real"):
-            record[kind]["a_to_b"], record[kind]["b_to_a"]
-        return record if {"pairs", "weights", "protocol", "a_to_b", "b_to_a"} <= record.keys() else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return convert(convert(parse(line), dict).get("pairs"), float)
+    except ValueError:
         return None
 
 
@@ -74,19 +43,30 @@ class Recorder:
         self.out, self.trackers, self.warn, self.enabled = out, trackers, warn, enabled
         self.past: list[dict] = []
         self._unwritten = dict.fromkeys((STATS, SAMPLES), "")
-        if enabled and (out / OLD_SAMPLES).exists():  # a run of version 0.1
-            write_durably(out / SAMPLES, "".join(json.dumps(line) + "\n" for line in read_samples(out)))
-            (out / OLD_SAMPLES).unlink()
-        for name in (STATS, SAMPLES) if enabled else ():
-            if (out / name).exists():
-                lines = (out / name).read_text(errors="replace").splitlines(keepends=True)
-                kept = [line for line in lines if _pairs(line) <= pairs_seen]
-                write_durably(out / name, "".join(kept))
-                self.past += map(json.loads, kept)
-        if enabled and (out / EVENTS).exists():
-            write_durably(out / EVENTS, "".join(json.dumps(line) + "\n" for line in read_lines(out / EVENTS)))
+        if enabled:
+            self._cut_back(pairs_seen)
         for path in records_after(out, pairs_seen) if enabled else ():
             path.unlink()
+
+    def _cut_back(self, pairs_seen: int) -> None:
+        """Rewrite the files of lines without those after `pairs_seen`, and without damaged ones."""
+        if (self.out / OLD_SAMPLES).exists():  # a run of version 0.1
+            lines = read_samples(self.out, self.warn)
+            write_durably(self.out / SAMPLES, "".join(json.dumps(line) + "\n" for line in lines))
+            (self.out / OLD_SAMPLES).unlink()
+        for name in (STATS, SAMPLES, EVENTS):
+            if not (self.out / name).exists():
+                continue
+            text = read_bytes(self.out / name).decode(errors="replace")
+            *lines, _ = text.split("\n")  # the last one may be torn
+            pairs = {line: _pairs(line) for line in lines}
+            if damaged := sum(pairs[line] is None for line in lines):
+                self.warn(f"{self.out / name}: {damaged} of {len(lines)} lines are damaged, and are removed")
+            kept = [line for line in lines if pairs[line] is not None]
+            if name != EVENTS:
+                kept = [line for line in kept if pairs[line] <= pairs_seen]
+                self.past += filter(None, (parse_line(line, name) for line in kept))
+            write_durably(self.out / name, "".join(line + "\n" for line in kept))
 
     def status(self, record: dict) -> None:
         self._line(STATS, record)
@@ -168,7 +148,11 @@ def start_trackers(accelerator: Accelerator, config: Config, pairs_seen: int) ->
         file = config.output.out / "wandb-id"
         if not file.exists():
             write_durably(file, secrets.token_hex(4))
-        settings["wandb"] = {"id": file.read_text(), "resume": "allow", "name": config.output.out.name}
+        settings["wandb"] = {
+            "id": read_bytes(file).decode(errors="replace"),
+            "resume": "allow",
+            "name": config.output.out.name,
+        }
         settings["wandb"] |= {"dir": str(config.output.out), "config": json.loads(to_json(config))}
     try:
         accelerator.init_trackers("zorse", init_kwargs=settings)

@@ -2,41 +2,41 @@
 
 import base64
 import io
-import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from zorse.config.resolve import from_dict
+from zorse.config.resolve import read
 from zorse.errors import UserError
 from zorse.files import write_durably
 from zorse.runs.charts import charts
-from zorse.runs.records import EVENTS, STATS, read_evaluation, read_lines, read_samples
+from zorse.runs.reading import EVENTS, STATS, count_unreadable, read_evaluation, read_lines, read_samples
 from zorse.runs.sample_grid import GAP, HEADER, TITLES, opened, through_time
 
 GENERATOR = b'<meta name="generator" content="Zorse">'  # of report.html
 FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last are always there
 
 
-def write_report(run: Path, out: Path | None = None) -> Path:
+def write_report(run: Path, out: Path | None = None, warn: Callable[[str], None] = lambda line: None) -> Path:
     """Write RUN/report.html, or `out`. Raises UserError if there is no run, OSError if it cannot be written.
 
-    `out` is replaced whatever it holds; RUN/report.html only if it is such a page.
+    `out` is replaced whatever it holds; RUN/report.html only if it is such a page. warn: is told which records are
+    damaged, so that they are not in the page.
     """
-    try:
-        config = from_dict(json.loads((run / "config.json").read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{run}: no run of this version here; give a run directory of pipeline/train.py") from None
+    config = read(run / "config.json", "give another run directory")
+    if config is None:
+        raise UserError(f"{run}: no run of this version here; give a run directory of pipeline/train.py")
     if out is None:
         out = run / "report.html"
         if out.exists() and not is_report(out):
             raise UserError(f"{out}: is there already and is something else; say by --out where to write")
     # All records, the run's own evaluations apart from those of evaluate.py.
-    stats, samples = read_lines(run / STATS), read_samples(run)
+    stats, samples = read_lines(run / STATS, warn), read_samples(run, warn)
     evaluations, others = [], []
     for path in sorted((run / "eval").glob("*.json")):
-        record = read_evaluation(path)
+        record = read_evaluation(path, warn)
         if record:
             (evaluations if path.stem.isdecimal() else others).append({"name": path.stem, **record})
     total = None
@@ -54,12 +54,12 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         total=total,
         evaluations=evaluations,
         others=others,
-        events=read_lines(run / EVENTS),
-        quarantined=sum(len(read_lines(path)) for path in run.glob("quarantine-*.jsonl")),
+        events=read_lines(run / EVENTS, warn),
+        quarantined=count_unreadable(run),
         config=asdict(config),
         data={
             "charts": charts(stats, samples, evaluations),
-            "frames": [made for path in through_time(run, FRAMES) if (made := frame(path))],
+            "frames": [made for path in through_time(run, FRAMES) if (made := frame(path, warn))],
             "grid": {"gap": GAP, "header": HEADER, "columns": len(TITLES), "aspect": height / width},
         },
     )
@@ -73,9 +73,9 @@ def is_report(path: Path) -> bool:
     return GENERATOR in page or all(part in page for part in (b" pairs seen", b"<h2>What happened</h2>"))
 
 
-def frame(grid: Path) -> dict | None:
-    """A sample grid for the page: {"pairs", "image": data URL}; None for one that cannot be read."""
-    jpeg, image = io.BytesIO(), opened(grid)
+def frame(grid: Path, warn: Callable[[str], None]) -> dict | None:
+    """A sample grid for the page: {"pairs", "image": data URL}; None for one that cannot be read, told to `warn`."""
+    jpeg, image = io.BytesIO(), opened(grid, warn)
     if image is None:
         return None
     image.convert("RGB").save(jpeg, "jpeg", quality=88, subsampling=0)

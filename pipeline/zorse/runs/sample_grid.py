@@ -11,6 +11,7 @@ from torch import Tensor
 from zorse.data.dataset import Shards, whole_images
 from zorse.data.pixels import to_rgb
 from zorse.files import write_durably
+from zorse.typed_json import read_bytes
 
 TITLES = ("a", "a to b", "a to b to a", "b", "b to a", "b to a to b")
 GAP, HEADER = 4, 24  # pixels
@@ -50,13 +51,14 @@ def save_strip(out: Path, size: tuple[int, int], times: int = 8, rows: int = 3) 
 
     size: height and width that the grids' images had.
     """
-    grids = [grid for path in through_time(out, times) if (grid := opened(path))]
-    if not grids:
+    found = {path: grid for path in through_time(out, times) if (grid := opened(path))}
+    if not found:
         return
+    grids = list(found.values())
     width = (grids[0].width - GAP) // len(TITLES) - GAP
     height = width * size[0] // size[1]
     rows = min(rows, (grids[0].height - HEADER) // (height + GAP))
-    titles = [f"{int(Path(grid.filename).stem):,} pairs" for grid in grids]
+    titles = [f"{int(path.stem):,} pairs" for path in found]
     strip, paste = empty(["real", *titles], 2 * rows, (width, height))
     for y in range(2 * rows):
         first = len(TITLES) // 2 * (y // rows)  # of a direction
@@ -68,12 +70,16 @@ def save_strip(out: Path, size: tuple[int, int], times: int = 8, rows: int = 3) 
     write_durably(out / "samples" / "strip.png", png.getvalue())
 
 
-def opened(grid: Path) -> Image.Image | None:
-    """Open a sample grid; None if it cannot be read."""
+def opened(grid: Path, warn: Callable[[str], None] = lambda line: None) -> Image.Image | None:
+    """Open a sample grid; None if it cannot be read, which is told to `warn`."""
     try:
-        image = Image.open(grid)
+        image = Image.open(io.BytesIO(read_bytes(grid)), formats=["PNG"])
         image.load()
-    except OSError:
+    except FileNotFoundError:  # a run that resumes draws it again
+        return None
+    except Exception as error:  # broken files make PIL's decoders raise nearly anything
+        problem = str(error).partition(" <_io")[0] or type(error).__name__  # without the address of a buffer
+        warn(f"{grid}: cannot be read ({problem}); it is left out")
         return None
     return image
 

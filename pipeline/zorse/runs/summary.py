@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zorse.directions import Direction
-from zorse.runs.records import read_evaluation
+from zorse.runs.reading import read_evaluation
 
 
 def print_summary(console: Console, out: Path, pairs_seen: int) -> None:

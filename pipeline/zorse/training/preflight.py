@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import accelerate
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from zorse.checkpoints import format as checkpoint
+from zorse.checkpoints.load import with_checkpoint
 from zorse.config.resolve import resolve, run_directory
 from zorse.config.schema import Config
 from zorse.data.dataset import Shards
@@ -130,14 +132,20 @@ def data(shards: Shards) -> Finding:
 
 
 def resumed(config: Config, shards: Shards, accelerator: Accelerator) -> list[Finding]:
-    """The checkpoint that a run would resume. Raises UserError as a run would."""
-    newest = checkpoint.latest_valid(run_directory(config)) if accelerator.is_main_process else None
-    if newest is None:
-        if accelerator.is_main_process:
-            check_new(run_directory(config))
+    """The checkpoint that a run would resume, and damaged ones. Raises UserError as a run would."""
+    run, damaged = run_directory(config), []
+    if not accelerator.is_main_process:
         return []
-    state, _, _ = checkpoint.read_state(newest, config, checkpoint.data_identity(shards))
-    return [Finding(OK, "resume", f"resumes {newest}, at {state['pairs_seen']} pairs")]
+    if not checkpoint.list_checkpoints(run):
+        check_new(run)
+        return []
+
+    def load(path: Path) -> Finding:
+        state, _, _ = checkpoint.read_state(path, config, checkpoint.data_identity(shards))
+        return Finding(OK, "resume", f"resumes {path}, at {state['pairs_seen']} pairs")
+
+    found = with_checkpoint(run, load, warn=damaged.append)
+    return [*(Finding(WARN, "checkpoint", line) for line in damaged), found]
 
 
 def all_reduce(accelerator: Accelerator) -> Finding:

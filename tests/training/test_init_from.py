@@ -48,7 +48,13 @@ def test_discriminators_of_another_kind_begin_anew(shards, before, tmp_path):
     told = run(shards, tmp_path / "run", *SHORT, "--init-from", before, "--discriminator-channels", "6")
     last, begun = load_file(checkpoint.latest_valid(before) / "networks.safetensors"), at_first(tmp_path / "run")
     assert all(torch.equal(begun[name], last[name]) for name in last if name.startswith("generators."))
-    assert "new ones: discriminators.of_a, discriminators.of_b" in told.stdout
+    new = "new ones: discriminators.of_a, discriminators.of_b, since nothing there fits them"
+    assert new in told.stdout
+    # A dry run says so, too, and that an existing run keeps its own.
+    options = (*TINY, *SHORT, "--data", shards, "--init-from", before, "--discriminator-channels", "6", "--dry-run")
+    for out, words in ((tmp_path / "new", new), (tmp_path / "run", "--init-from is not used")):
+        told = train(*options, "--out", out)
+        assert told.returncode == 0 and words in told.stdout, told.stdout + told.stderr
 
 
 @pytest.mark.parametrize(

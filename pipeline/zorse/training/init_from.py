@@ -1,11 +1,12 @@
 """The weights that a new run starts from (--init-from): a run's, an exported model's, or junyanz's code's."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from zorse.checkpoints.load import load_discriminators, load_trained
+from zorse.checkpoints.load import load_discriminators, load_trained, with_checkpoint
 from zorse.config.schema import OF_DISCRIMINATORS, OF_GENERATORS, Networks, flag
 from zorse.cyclegan.step import CycleGANStep
 from zorse.directions import Direction
@@ -15,7 +16,8 @@ from zorse_prep.format import CHANNELS
 
 
 def load_initial_weights(source: Path, model: CycleGANStep, networks: Networks, modes: dict[str, str]) -> str:
-    """Load the weights of `source` into the networks that they fit. Returns a note of which networks are new.
+    """Load the weights of `source` into the networks that they fit. Returns a note: whose they
+    are, and which networks are new.
 
     source: run directory, checkpoint, directory of an exported model, file or folder of junyanz's code. networks,
     modes: of the model. Raises UserError where there is no generator that fits the options.
@@ -28,7 +30,7 @@ def load_initial_weights(source: Path, model: CycleGANStep, networks: Networks, 
         *(f"discriminators.of_{domain}" for domain in "ab"),
     ]
     new = [name for name in every if name not in found]
-    return f"the weights are those of {source}" + (f"; new ones: {', '.join(new)}" if new else "")
+    return f"those of {source}" + (f"; new ones: {', '.join(new)}, since nothing there fits them" if new else "")
 
 
 def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str, nn.Module]:
@@ -50,9 +52,14 @@ def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str,
         _check(source, networks, Networks(**one.about["networks"]), list(theirs.values()), [modes[d] for d in theirs])
         return {name: one.generator}
     try:
-        trained = load_trained(source, "raw", saved_model.TAKEN)
+        return with_checkpoint(source, partial(_of_run, source, networks, modes), saved_model.TAKEN)
     except UserError as error:
-        raise UserError(f"--init-from {error}") from None
+        raise UserError(f"--init-from {str(error).removeprefix('--init-from ')}") from None
+
+
+def _of_run(source: Path, networks: Networks, modes: dict[str, str], checkpoint: Path) -> dict[str, nn.Module]:
+    """The networks of one checkpoint of a run."""
+    trained = load_trained(checkpoint, "raw")
     _check(source, networks, trained.config.networks, trained.modes, modes)
     found = {f"generators.{direction}": trained.generators[direction] for direction in Direction}
     if all(getattr(trained.config.networks, name) == getattr(networks, name) for name in OF_DISCRIMINATORS):

@@ -22,16 +22,18 @@ def print_plan(config: Config, shards: Shards, rank_slice: RankSlice, accelerato
     Raises UserError for data or initial weights that do not fit the options.
     """
     model = build_model(config, shards.modes, accelerator.device)
-    source = config.checkpointing.init_from
-    if source and not checkpoint.list_checkpoints(config.output.out):
-        load_initial_weights(source, model, config.networks, shards.modes)
+    source, weights = config.checkpointing.init_from, ""
+    if source and checkpoint.list_checkpoints(config.output.out):
+        weights = "those of the run's own checkpoint, so that --init-from is not used"
+    elif source:
+        weights = load_initial_weights(source, model, config.networks, shards.modes)
     if not accelerator.is_main_process:
         return 0
     rows = {
         **_data_rows(config, shards, rank_slice),
         **_network_rows(config, shards, rank_slice, model),
         **_compute_rows(config, accelerator.mixed_precision),
-        "weights": f"those of {source}" if source else "",
+        "weights": weights,
         "run directory": str(config.output.out),
     }
     table = Table.grid(padding=(0, 3))

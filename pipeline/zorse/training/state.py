@@ -118,7 +118,7 @@ class TrainState:
         note = load_initial_weights(source, self.model, self.config.networks, self.dataset.modes)
         if self.ema:
             self.ema.generators.load_state_dict(self.model.generators.state_dict())
-        return note
+        return f"the weights are {note}"
 
     def record(self) -> dict:
         """What a checkpoint's state.json holds: all that are not tensors."""

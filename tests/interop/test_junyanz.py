@@ -102,6 +102,44 @@ def test_without_a_norm_there_are_no_biases_to_tell_it_by(tmp_path, kind):
     assert read_generator(tmp_path / "x.pth")[0].norm == "none"
 
 
+@pytest.mark.parametrize("kind", ["resnet", "unet_128"])
+def test_without_a_norm_biases_that_stayed_zero_are_left_out(tmp_path, kind):
+    """That code has none there, and loads no file that has; biases that were learned it could not have."""
+    networks = Networks(generator=kind, generator_channels=2, generator_blocks=None if kind != "resnet" else 1)
+    weights = to_their_weights(lively(build_generator(networks, 3, 3)), networks)
+    last = max(name for name in weights if name.endswith(".bias") and weights[name].any())
+    weights = {name: tensor for name, tensor in weights.items() if name.endswith("weight") or name == last}
+    torch.save(weights, tmp_path / "x.pth")
+    of_none, generator, *_ = read_generator(tmp_path / "x.pth")
+    again = to_their_weights(generator, of_none)
+    assert again.keys() == weights.keys() and all(torch.equal(again[name], weights[name]) for name in weights)
+    with torch.no_grad():
+        next(module for module in generator.modules() if isinstance(module, nn.Conv2d)).bias += 1
+    with pytest.raises(UserError, match=r"no biases with its --norm none, and .* has some here"):
+        to_their_weights(generator, of_none)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda weight: weight * torch.nan, "model.4.weight has numbers that are infinite or not a number"),
+        (lambda weight: weight.to(torch.complex64), "model.4.weight is of type complex64"),
+        (lambda weight: weight.int(), "model.4.weight is of type int32"),
+        (lambda weight: weight[0, 0, 0, 0].expand(2**17, 2**17, 3, 3), "model.4.weight of "),  # 600 GB
+        (lambda weight: weight.to_sparse(), "other than plain tensors"),
+        (lambda weight: weight.to("meta"), "other than plain tensors"),
+        (lambda weight: 3, "not a file of weights"),
+    ],
+)
+def test_weights_that_no_network_has(tmp_path, change, words):
+    networks = Networks(generator_channels=2, generator_blocks=1)
+    weights = to_their_weights(build_generator(networks, 3, 3), networks)
+    torch.save(weights | {"model.4.weight": change(weights["model.4.weight"])}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=words) as told:
+        read_generator(tmp_path / "x.pth")
+    assert "x.pth: " in str(told.value) and "; give another" in str(told.value) and "\n" not in str(told.value)
+
+
 def test_names_and_leftovers_of_other_versions(tmp_path):
     """Saved parallel or compiled; with running statistics that an InstanceNorm of 2017 kept and never used."""
     network = lively(ResNet(3, 3, 4, 2, nn.InstanceNorm2d, False))

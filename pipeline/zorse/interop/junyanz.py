@@ -5,11 +5,13 @@ That code's networks compute what ours do, under nearly the same names. What dif
 - a dropout layer moves the second convolution of a residual block from place 5 to 6;
 - files of before 2018 hold running statistics of InstanceNorms, which were never used;
 - names may begin with `module.` or `_orig_mod.`, of networks that were saved parallel or compiled;
-- without a norm, its inner convolutions have no biases; ours have, and begin with 0;
+- without a norm, its inner convolutions have no biases; ours have, and begin with 0, so that only those that stayed 0
+  can be written;
 - its U-Nets are nested, a level in the other, and do not show whether they were trained with dropout.
 Its D_A judges domain b, and D_B domain a.
 """
 
+import dataclasses
 import pickle
 import re
 import warnings
@@ -18,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from zorse.config.resolve import check_stored
 from zorse.config.schema import Networks
 from zorse.cyclegan.build import build_discriminator, build_generator
 from zorse.cyclegan.layers import Norm
@@ -62,8 +65,10 @@ def read_generator(path: Path) -> tuple[Networks, Generator | UNet, int, int]:
     weights = read(path)
     try:
         networks, c_in, c_out = _describe(weights)
-        network = build_generator(networks, c_in, c_out)
-        _fill(network, weights, networks)
+        with torch.device("meta"):  # so that the file decides how much memory is taken, and not what it seems to be
+            network = build_generator(networks, c_in, c_out)
+        found = _matched(network, weights, networks)
+        network.to_empty(device="cpu").load_state_dict(found)
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         reason = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise UserError(f"{path}: not a ResNet or U-Net generator of that code ({reason}); give another file") from None
@@ -74,25 +79,34 @@ def read_discriminator(path: Path, networks: Networks, c_in: int) -> Discriminat
     """Read a discriminator; None if it is not the one that `networks` defines. Raises UserError for any other file."""
     weights, network = read(path), build_discriminator(networks, c_in)
     try:
-        _fill(network, weights, networks)
+        found = _matched(network, weights, networks)
+    except Unusable as error:
+        raise UserError(f"{path}: {error}; give another file") from None
     except (KeyError, ValueError):
         return None
+    network.load_state_dict(network.state_dict() | found)  # which has no estimates of a spectral norm
     return network
 
 
+class Unusable(ValueError):
+    """A weight that no network can have."""
+
+
 def read(path: Path) -> dict[str, Tensor]:
-    """Tensors in float32 by name, without the prefixes of wrappers. Raises UserError for what is no such file."""
+    """Tensors by name, without the prefixes of wrappers. Raises UserError for what is no such file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other protocols of pickling
             stored = torch.load(path, map_location="cpu", weights_only=True)
         weights = {re.sub(r"^((module|_orig_mod)\.)+", "", name): tensor for name, tensor in stored.items()}
-        return {name: tensor.float() for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+        if any(tensor.device.type != "cpu" or tensor.layout != torch.strided for tensor in weights.values()):
+            raise ValueError("holds other than plain tensors")
+        return {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except pickle.UnpicklingError:  # whose message says how to load it nevertheless
         raise UserError(f"{path}: holds more than tensors, or is damaged; give another file of weights") from None
-    except (OSError, RuntimeError, ValueError, EOFError, AttributeError, TypeError) as error:
+    except Exception as error:  # broken files make torch's readers raise nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"{path}: not a file of weights ({reason}); give another") from None
 
@@ -102,21 +116,47 @@ def to_their_weights(network: Network, networks: Networks) -> dict[str, Tensor]:
     unlike = (
         ("--generator unet_residual", networks.generator == "unet_residual"),
         ("--upsample resize", networks.upsample == "resize"),
-        ("--norm none", networks.norm == "none"),
         ("--spectral-norm", networks.spectral_norm and isinstance(network, Discriminator)),
     )
     for option, given in unlike:
         if given:
             raise UserError(f"that code has no {option}, so it cannot load these networks; export another format")
-    weights, modules = {}, dict(network.named_modules())
+    weights, modules, without = {}, dict(network.named_modules()), _without_bias(network, networks)
+    if learned := [name for name in without if modules[name].bias.any()]:
+        raise UserError(
+            f"that code has no biases with its --norm none, and {learned[0]} has some here, so it cannot load these "
+            "networks; export another format"
+        )
     for ours, theirs in _their_names(network, networks).items():
         module = modules[ours]
-        weights |= {f"{theirs}.{name}": tensor.clone() for name, tensor in module.state_dict().items()}
+        parts = {name: tensor for name, tensor in module.state_dict().items() if name != "bias" or ours not in without}
+        weights |= {f"{theirs}.{name}": tensor.clone() for name, tensor in parts.items()}
         if networks.norm == "instance" and isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is None:
             weights[f"{theirs}.bias"] = torch.zeros(module.out_channels)
         if isinstance(module, Norm) and networks.norm == "batch":
             weights[f"{theirs}.num_batches_tracked"] = torch.tensor(0)
     return weights
+
+
+def _without_bias(network: Network, networks: Networks) -> set[str]:
+    """The convolutions that have a bias here and none in that code, which has as many without a norm as with a batch
+    norm.
+    """
+    if networks.norm != "none":
+        return set()
+    with torch.device("meta"):
+        theirs = _twin(network, dataclasses.replace(networks, norm="batch"))
+    modules = dict(theirs.named_modules())
+    kinds = nn.Conv2d | nn.ConvTranspose2d
+    ours = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
+    return {name for name, module in ours.items() if module.bias is not None and modules[name].bias is None}
+
+
+def _twin(network: Network, networks: Networks) -> Network:
+    """A network of the same kind, for images of three channels."""
+    if isinstance(network, Discriminator):
+        return build_discriminator(networks, 3)
+    return build_generator(networks, 3, 3)
 
 
 def _describe(weights: dict[str, Tensor]) -> tuple[Networks, int, int]:
@@ -138,11 +178,17 @@ def _describe(weights: dict[str, Tensor]) -> tuple[Networks, int, int]:
     if normed == "instance" and first.replace("weight", "bias") not in weights:
         normed = "none"  # that code has biases with an InstanceNorm alone
     channels, c_in = weights[first].shape[:2]
-    return Networks(generator_channels=channels, norm=normed, **kind), c_in, c_out
+    networks = Networks(generator_channels=channels, norm=normed, **kind)
+    check_stored("networks", networks)
+    return networks, c_in, c_out
 
 
-def _fill(network: Network, weights: dict[str, Tensor], networks: Networks) -> None:
-    """Raises KeyError for a weight that is missing, ValueError for one that is too many or of another size."""
+def _matched(network: Network, weights: dict[str, Tensor], networks: Networks) -> dict[str, Tensor]:
+    """The weights in float32 under our names.
+
+    Raises KeyError for a weight that is missing, ValueError for one that is too many or of another size, and Unusable
+    for what is no finite number.
+    """
     ours, found, known = network.state_dict(), {}, set()
     for our_module, their_module in _their_names(network, networks).items():
         for part in ("weight", "bias", "running_mean", "running_var"):
@@ -151,15 +197,20 @@ def _fill(network: Network, weights: dict[str, Tensor], networks: Networks) -> N
             if our_name not in ours:
                 continue
             if their_name not in weights and part == "bias":
-                found[our_name] = torch.zeros_like(ours[our_name])
+                found[our_name] = torch.zeros(ours[our_name].shape)
                 continue
-            found[our_name] = weights[their_name]
-            if found[our_name].shape != ours[our_name].shape:
-                sizes = (tuple(tensor.shape) for tensor in (found[our_name], ours[our_name]))
+            theirs = weights[their_name]
+            if theirs.shape != ours[our_name].shape:
+                sizes = (tuple(tensor.shape) for tensor in (theirs, ours[our_name]))
                 raise ValueError("{} of {}, and not {}".format(their_name, *sizes))
+            if not theirs.is_floating_point():
+                raise Unusable(f"{their_name} is of type {str(theirs.dtype).removeprefix('torch.')}, and not of floats")
+            found[our_name] = theirs.float()
+            if not found[our_name].isfinite().all():
+                raise Unusable(f"{their_name} has numbers that are infinite or not a number")
     if unknown := weights.keys() - known:
         raise ValueError(f"has {min(unknown)}")
-    network.load_state_dict(found | {name: tensor for name, tensor in ours.items() if name.endswith(".u")})
+    return found
 
 
 def _their_names(network: Network, networks: Networks) -> dict[str, str]:

@@ -98,7 +98,8 @@ def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str
     manifest = (load_json(path) or {}) if path.exists() else {"format": FORMAT, "source": {"kind": FOREIGN}}
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path} is of something else; move it away, or link the tars into a folder of their own")
-    if (folder / PLAN).exists() or manifest["source"]["kind"] != FOREIGN:
+    source = manifest.get("source")
+    if (folder / PLAN).exists() or (isinstance(source, dict) and source.get("kind") != FOREIGN):
         raise UserError(f"{folder} holds shards made here, which have their index; give a folder of other tars")
     # Each pattern must match something, and no tar may be in two splits.
     found, owner = {}, {}

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -18,11 +19,13 @@ from pathlib import Path
 
 from zorse.files import write_quickly
 from zorse.terminal import one_line, progress
+from zorse.typed_json import read_bytes
 from zorse_prep.format import SPLITS
 from zorse_prep.items import Item, Source, Unreadable
 from zorse_prep.sources import read
 
 BUCKETS = 256
+HASH = re.compile("([0-9a-f]{64})?")
 SPILL = 64 << 20  # characters kept in memory before they go to the disk
 PLACES = 8  # shown of those with files that belong to no split
 PAIRS = 20  # names shown for each two splits that share images
@@ -131,8 +134,8 @@ class Hashed:
         path = self.cache / f"{number:02x}-{hashlib.sha256(''.join(lines).encode()).hexdigest()[:16]}.sha256"
         hashes = []
         with suppress(FileNotFoundError):
-            hashes = path.read_text().split("\n")
-        if len(hashes) != len(lines) or not all(len(found) in (0, 64) for found in hashes):
+            hashes = read_bytes(path).decode(errors="replace").split("\n")
+        if len(hashes) != len(lines) or not all(HASH.fullmatch(found) for found in hashes):
             parts = [lines[at : at + 16] for at in range(0, len(lines), 16)]
             hashes = list(itertools.chain(*self.threads.map(partial(_hash, self.root), parts)))
             write_quickly(path, "\n".join(hashes))  # what a power cut tears is hashed again

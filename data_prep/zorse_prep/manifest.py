@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from zorse.errors import TooManyCorrupt, UserError
-from zorse.files import load_json, remove_all_stale, replacing, write_json
+from zorse.files import remove_all_stale, replacing, write_json
 from zorse.version import __version__
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, SPLITS, VERSION, full_level
 from zorse_prep.images import POLICY
@@ -25,27 +25,24 @@ FIRST = 100  # unusable images which the manifest itself lists, per split
 def finalize(out: Path, plan: Plan) -> dict:
     """Write and return manifest.json from the committed shards. Raises UserError, TooManyCorrupt."""
     # Only a complete set of shards makes a data set.
-    missing = [shard.name for shard in plan.shards if committed(out, shard) is None]
-    if missing:
+    found = {shard: committed(out, plan, shard) for shard in plan.shards}
+    if missing := [shard.name for shard, record in found.items() if record is None]:
         raise UserError(
             f"{len(missing)} of {len(plan.shards)} shards are missing or broken, first {missing[0]}; "
             f"make them with: python data_prep/shard.py write {shlex.quote(str(out))}"
         )
-    records = {
-        split: [load_json(out / f"{shard.name}.json") for shard in plan.shards if shard.split == split]
-        for split in plan.splits
-    }
+    records = {split: [found[shard] for shard in plan.shards if shard.split == split] for split in plan.splits}
     # Sum the shards up by split, and refuse too many unusable images.
     splits = {}
-    for split, found in records.items():
+    for split, of_split in records.items():
         planned, white = plan.splits[split], full_level(plan.policy.mode(split))
-        splits[split] = {"found": planned["found"], **split_entry(found, white), "dropped": planned["dropped"]}
+        splits[split] = {"found": planned["found"], **split_entry(of_split, white), "dropped": planned["dropped"]}
     inputs = sum(entry["planned"] for entry in plan.splits.values())
     check_usable(splits, inputs, plan.max_corrupt, "repair or remove them and add --restart")
     # Where the images are from and how they were converted is part of the manifest.
     source = {name: plan.source[name] for name in ("kind", "uri", "revision")}
     policy = {**asdict(plan.policy), "images": POLICY}
-    bad = [bad for found in records.values() for record in found for bad in record["quarantined"]]
+    bad = [bad for record in found.values() for bad in record["quarantined"]]
     return write_manifest(
         out,
         bad,

@@ -5,17 +5,19 @@ lie; PLAN are the first digits of plan_sha256. OUT/plan.json, written last, says
 writer reads its own lines and no others.
 """
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from zorse.errors import UserError
-from zorse.files import fsync, load_json, write_json
+from zorse.files import fsync, write_json
+from zorse.typed_json import Count, Mismatch, convert, parse, read
 from zorse_prep.format import FORMAT, MANIFEST, OURS, PLAN, PLAN_DIGITS, SPLITS, VERSION, Mode
 from zorse_prep.images import ImagePolicy
 from zorse_prep.items import Item
+from zorse_prep.records import Overlap, check_overlaps
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class Shard:
 
     name: str
     split: str
-    first: int
-    count: int
-    offset: int  # bytes before its first line in `lines`
+    first: Count
+    count: Count
+    offset: Count  # bytes before its first line in `lines`
 
     @property
     def lines(self) -> str:
@@ -57,6 +59,24 @@ class Shard:
 
 def lines_of(split: str, plan_sha256: str) -> str:
     return f"{split}-{plan_sha256[:PLAN_DIGITS]}.jsonl"
+
+
+class PlannedSplit(TypedDict):
+    """found: images; planned: without repeats; bytes: of the planned; dropped: why, how many."""
+
+    found: Count
+    planned: Count
+    bytes: Count
+    dropped: dict[str, Count]
+
+
+class Planned(TypedDict):
+    """The source of a plan. root: what the places of its images are relative to."""
+
+    kind: str
+    uri: str
+    revision: str | None
+    root: str
 
 
 @dataclass(frozen=True)
@@ -69,9 +89,9 @@ class Plan:
     listing_sha256: str  # of the source's listing and the policy: while it is the same, nothing is hashed again
     policy: Policy
     max_corrupt: float
-    source: dict  # kind, uri, revision, root
-    splits: dict[str, dict]  # found: images; planned: without repeats; bytes: of the planned; dropped: why, how many
-    overlaps: dict[str, dict]  # see listing.Repeats
+    source: Planned
+    splits: dict[str, PlannedSplit]
+    overlaps: dict[str, Overlap]  # see listing.Repeats
     shards: list[Shard]
 
 
@@ -81,18 +101,21 @@ def load_plan(out: Path) -> Plan:
     if not path.exists():
         make = f"python data_prep/shard.py plan --source DIR --out {shlex.quote(str(out))}"
         raise UserError(f"{out} holds no plan; make it with: {make}")
-    record = load_json(path)
-    if record is None or record.get("format") != FORMAT:
-        raise UserError(f"{path} is no plan that was made here; remove it, or give another --out")
+    fix = "remove it and plan again, or give another --out"
+    record = read(path, dict, fix)
+    if record.pop("format", None) != FORMAT:
+        raise UserError(f"{path} is no plan that was made here; {fix}")
+    if record.pop("version", None) != VERSION:
+        raise UserError(f"{path} is of another version; add --restart to make all anew, or give another --out")
     try:
-        if (record.pop("format"), record.pop("version")) != (FORMAT, VERSION):
-            raise TypeError
-        shards = [Shard(**shard) for shard in record.pop("shards")]
-        return Plan(policy=Policy(**record.pop("policy")), shards=shards, **record)
-    except (KeyError, TypeError):
-        raise UserError(
-            f"{path} is of another version; add --restart to make all anew, or give another --out"
-        ) from None
+        plan = convert(record, Plan)
+        check_overlaps(plan.overlaps)
+        for number, shard in enumerate(plan.shards):
+            if not OURS.fullmatch(f"{shard.name}.tar") or shard.split not in plan.splits:
+                raise Mismatch(f"shards.{number} is no shard of these splits")
+    except Mismatch as error:
+        raise UserError(f"{path}: {error}; {fix}") from None
+    return plan
 
 
 def planned_items(out: Path, shard: Shard) -> Iterator[Item]:
@@ -102,9 +125,21 @@ def planned_items(out: Path, shard: Shard) -> Iterator[Item]:
         with path.open("rb") as file:
             file.seek(shard.offset)
             for _ in range(shard.count):
-                yield Item(split=shard.split, **json.loads(file.readline()))
-    except (ValueError, TypeError):
+                item = convert(convert(parse(file.readline()), dict[str, object]) | {"split": shard.split}, Item)
+                if item.size < 0 or not _is_place(item.place):
+                    raise ValueError
+                yield item
+    except (OSError, ValueError):
         raise UserError(f"{path} is not what plan.json says; plan again and add --restart") from None
+
+
+def _is_place(place: list | None) -> bool:
+    """Whether a plan may say so where the bytes of an image lie, see Item."""
+    if place is None:
+        return True
+    kind, *where = place or [None]
+    types = {"tar": [int], "zip": [int], "cell": [str, int]}.get(kind) if isinstance(kind, str) else None
+    return [type(part) for part in where] == types and all(part >= 0 for part in where if type(part) is int)
 
 
 def commit(out: Path, plan: Plan, lines: Path | None, restart: bool) -> None:

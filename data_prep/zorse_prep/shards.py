@@ -15,18 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from zorse.files import load_json, replacing, write_durably, write_json
-from zorse_prep.format import CHECKSUM_TYPE, CHECKSUMS, INDEX, INDEX_TYPE, file_sizes
+from zorse.files import replacing, write_durably, write_json
+from zorse.typed_json import convert, parse, read_bytes
+from zorse_prep.format import CHANNELS, CHECKSUM_TYPE, CHECKSUMS, INDEX, INDEX_TYPE, file_sizes
 from zorse_prep.images import BadImage, Prepared, prepare
 from zorse_prep.items import Unreadable
 from zorse_prep.plan import Plan, Policy, Shard, planned_items
+from zorse_prep.records import ShardRecord, check_shard_record
 from zorse_prep.sources import read_planned
 
 
-def committed(out: Path, shard: Shard) -> dict | None:
+def committed(out: Path, plan: Plan, shard: Shard) -> ShardRecord | None:
     """What NAME.json says, or None where the shard is to be written (again)."""
-    record = load_json(out / f"{shard.name}.json")
-    with suppress(OSError, KeyError, TypeError):
+    with suppress(OSError, ValueError):  # none there, or a damaged one
+        record = convert(parse(read_bytes(out / f"{shard.name}.json")), ShardRecord)
+        check_shard_record(record, f"{shard.name}.tar", CHANNELS[plan.policy.mode(shard.split)])
         sizes = file_sizes(record).items()
         if all((out / f"{shard.name}.tar{end}").stat().st_size == size for end, size in sizes):
             return record
@@ -35,7 +38,7 @@ def committed(out: Path, shard: Shard) -> dict | None:
 
 def missing_shards(out: Path, plan: Plan, task: int = 0, tasks: int = 1) -> list[Shard]:
     """The shards of task 0 .. tasks - 1 that are still to be written."""
-    return [shard for shard in plan.shards[task::tasks] if committed(out, shard) is None]
+    return [shard for shard in plan.shards[task::tasks] if committed(out, plan, shard) is None]
 
 
 def write_shard(out: Path, shard: Shard, policy: Policy, root: str, count=lambda n_bytes: None) -> dict:

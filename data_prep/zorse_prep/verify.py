@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from zorse.errors import UserError
-from zorse.files import load_json, sha256_of
+from zorse.files import sha256_of
+from zorse.typed_json import Mismatch, convert, read
 from zorse_prep.format import (
     CHECKSUM_TYPE,
     CHECKSUMS,
@@ -20,49 +21,42 @@ from zorse_prep.format import (
     INDEX,
     INDEX_TYPE,
     MANIFEST,
+    PLAN,
     TAR_BLOCK,
     VERSION,
+    Mode,
     file_sizes,
     is_index,
     padded,
 )
 from zorse_prep.images import read_plain
 from zorse_prep.manifest import fingerprint, split_fingerprint
+from zorse_prep.records import Manifest, check_manifest
 from zorse_prep.workers import Task, run_all
 
-SPLIT_FIELDS = {
-    "found": int, "samples": int, "bytes": int, "fingerprint": str, "shards": list, "converted": dict,
-    "dropped": dict, "quarantined": dict, "statistics": dict,
-}  # fmt: skip
-SHARD_FIELDS = {
-    "name": str, "samples": int, "bytes": int, "sha256": str, "index_sha256": str, "crc_sha256": str
-}  # fmt: skip
+# PIL's names of the pixels that each mode may have in a shard.
+PIXELS: dict[Mode, tuple[str, ...]] = {"rgb": ("RGB", "L"), "grey": ("L",), "rgba": ("RGBA",), "grey16": ("I;16", "I")}
 
 
-def load_manifest(out: Path) -> dict:
+def load_manifest(out: Path) -> Manifest:
     """manifest.json. Raises UserError where there is none, or one of another version or with fields missing."""
-    path, again = out / MANIFEST, shlex.quote(str(out))
-    manifest = load_json(path)
-    if manifest is None:
-        raise UserError(f"{path} is missing or no manifest; make it with: python data_prep/shard.py finalize {again}")
+    path = out / MANIFEST
+    fix = f"write it again with: python data_prep/shard.py finalize {shlex.quote(str(out))}"
+    if not (out / PLAN).exists():
+        fix = "copy it again, or make the shards again"
+    try:
+        manifest = read(path, dict, fix)
+    except FileNotFoundError:
+        make = fix if (out / PLAN).exists() else "give a folder of shards that data_prep/shard.py made"
+        raise UserError(f"{path} is missing; {make}") from None
     if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise UserError(f"{path} is of another version; make the shards again")
-    wrong = _wrong_fields(manifest, {"name": str, "source": dict, "overlaps": dict, "fingerprint": str, "splits": dict})
-    for split, entry in (manifest["splits"] if not wrong else {}).items():
-        wrong += [f"splits.{split}.{name}" for name in _wrong_fields(entry, SPLIT_FIELDS)]
-        for number, shard in enumerate(entry["shards"] if not wrong else []):
-            wrong += [f"splits.{split}.shards.{number}.{name}" for name in _wrong_fields(shard, SHARD_FIELDS)]
-    if wrong:
-        raise UserError(
-            f"{path}: {wrong[0]} is missing or of a wrong kind; write it again with shard.py finalize {again}"
-        )
+    try:
+        manifest = convert(manifest, Manifest)
+        check_manifest(manifest)
+    except Mismatch as error:
+        raise UserError(f"{path}: {error}; {fix}") from None
     return manifest
-
-
-def _wrong_fields(record, fields: dict[str, type]) -> list[str]:
-    if not isinstance(record, dict):
-        return ["an entry"]
-    return [name for name, kind in fields.items() if not isinstance(record.get(name), kind)]
 
 
 def verify(out: Path, deep: bool, workers: int) -> list[str]:
@@ -75,7 +69,8 @@ def verify(out: Path, deep: bool, workers: int) -> list[str]:
             found = _faults_of_files(out, shard)
             faults += found
             if deep and not found:
-                tasks.append(Task(split, shard["samples"], read_shard, (out, split, shard, is_ours)))
+                mode = manifest["modes"][split[-1].lower()] if is_ours else None
+                tasks.append(Task(split, shard["samples"], read_shard, (out, split, shard, mode)))
     last = {}
     for task, (found, first_key, last_key) in zip(tasks, run_all("reading", tasks, workers), strict=True):
         faults += found
@@ -98,6 +93,9 @@ def _faults_of_sums(manifest: dict) -> list[str]:
             faults.append(f"manifest.json: {split} found {entry['found']} images, and they are not all accounted for")
         if entry["fingerprint"] != split_fingerprint(entry["shards"]):
             faults.append(f"manifest.json: the fingerprint of {split} is not that of its shards")
+    for domain, mode in manifest["modes"].items():
+        if manifest["policy"].get(f"mode_{domain}", mode) != mode:
+            faults.append(f"manifest.json: the mode of {domain} is {mode}, and its policy's another")
     whole = fingerprint([(split, entry["fingerprint"]) for split, entry in manifest["splits"].items()])
     if manifest["fingerprint"] != whole:
         faults.append("manifest.json: the fingerprint is not that of the splits")
@@ -129,15 +127,18 @@ def _fault_of_sum(path: Path, expected: str) -> list[str]:
     return [] if sha256_of(path) == expected else [f"{path.name}: its bytes are not those that were written (sha256)"]
 
 
-def read_shard(out: Path, split: str, shard: dict, is_ours: bool, count) -> tuple[list[str], str, str]:
-    """Faults of a shard that show when all of it is read; its first and its last key. is_ours: nothing but images."""
-    name, keys = shard["name"], []
+def read_shard(out: Path, split: str, shard: dict, mode: Mode | None, count) -> tuple[list[str], str, str]:
+    """Faults of a shard that show when all of it is read; its first and its last key.
+
+    mode: of its pixels; None for a tar of another program, which may hold other pixels and files.
+    """
+    name, keys, is_ours = shard["name"], [], mode is not None
     faults = _fault_of_sum(out / name, shard["sha256"])
     offsets = np.fromfile(out / f"{name}{INDEX}", dtype=INDEX_TYPE).tolist()
     sums = np.fromfile(out / f"{name}{CHECKSUMS}", dtype=CHECKSUM_TYPE).tolist()
     with (out / name).open("rb") as file:
         for number, ((start, end), expected) in enumerate(zip(pairwise(offsets), sums, strict=True)):
-            key, fault = _read_sample(file.fileno(), start, end, expected, is_ours)
+            key, fault = _read_sample(file.fileno(), start, end, expected, mode)
             if fault is None and is_ours and (not key.startswith(f"{split}-") or (keys and key <= keys[-1])):
                 fault = "its key is not in order"
             if fault:
@@ -149,8 +150,9 @@ def read_shard(out: Path, split: str, shard: dict, is_ours: bool, count) -> tupl
     return faults, keys[0], keys[-1]
 
 
-def _read_sample(tar: int, start: int, end: int, expected: int, is_ours: bool) -> tuple[str, str | None]:
+def _read_sample(tar: int, start: int, end: int, expected: int, mode: Mode | None) -> tuple[str, str | None]:
     """(member's name, what is wrong or None) of the member at `start`. end: where the next one's header is to be."""
+    is_ours = mode is not None
     header = os.pread(tar, TAR_BLOCK, start)
     try:
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
@@ -168,7 +170,10 @@ def _read_sample(tar: int, start: int, end: int, expected: int, is_ours: bool) -
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            read_plain(data).load()
+            image = read_plain(data)
+            image.load()
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
         return member.name, f"its image does not decode: {error or type(error).__name__}"
+    if is_ours and image.mode not in PIXELS[mode]:
+        return member.name, f"its pixels are {image.mode}, and those of the mode {mode} are {' or '.join(PIXELS[mode])}"
     return member.name, None

@@ -126,8 +126,23 @@ def test_an_image_that_does_not_decode_is_named_whatever_its_checksums_say(out):
         "sha256": hashlib.sha256(data).hexdigest(),
         "crc_sha256": hashlib.sha256(sums.tobytes()).hexdigest(),
     }
-    found, *_ = read_shard(out, "trainB", entry, True, lambda n_bytes: None)
+    found, *_ = read_shard(out, "trainB", entry, "rgb", lambda n_bytes: None)
     assert len(found) == 1 and "sample 0 (trainB-00000000.jpg): its image does not decode" in found[0]
+
+
+def test_the_modes_are_held_against_the_images(out):
+    manifest = manifest_of(out)
+    manifest["modes"]["b"] = "grey"
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert_refused(prep("verify", out), "splits.trainB.statistics.pixel_mean is not of the 1 channels", "finalize")
+    manifest["splits"]["trainB"]["statistics"] |= {"pixel_mean": [0.5], "pixel_std": [0.1]}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert faults(out) == ["manifest.json: the mode of b is grey, and its policy's another"]
+    manifest["policy"]["mode_b"] = "grey"
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert faults(out) == []
+    found = faults(out, "--deep")
+    assert len(found) == 5 and all("its pixels are RGB, and those of the mode grey are L" in fault for fault in found)
 
 
 def test_verify_says_how_to_fix_it(out):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from zorse.errors import OneRankError, TransientError
+from zorse.typed_json import read_bytes
 
 T = TypeVar("T")
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds, give or take half of it, after the first attempts that fail
@@ -68,7 +69,7 @@ class Folder:
 
         def attempt() -> bytes:
             try:
-                return (self.root / name).read_bytes()
+                return read_bytes(self.root / name)
             except OSError as error:
                 raise _judged(self.where(name), error) from None
 

@@ -1,12 +1,12 @@
 """The manifest of a data set: what it says is held against sense, and the files that it names against what it says."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from zorse.data.local import FIX, File, Folder, Missing
 from zorse.data.remote import Remote
 from zorse.errors import UserError
+from zorse.typed_json import Mismatch, convert, parse, shown
 from zorse_prep.format import (
     CHANNELS,
     CHECKSUMS,
@@ -48,25 +48,25 @@ def read_manifest(store: Folder | Remote) -> Manifest:
     """Read a manifest. Raises UserError where there is none, or where it contradicts itself."""
     where = store.where(MANIFEST)
     try:
-        manifest = json.loads(store.read_all(MANIFEST))
+        manifest = parse(store.read_all(MANIFEST))
     except Missing:
         raise UserError(f"{where}: {_absent(store)}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{where}: cannot be read ({error}); make the shards again") from None
     try:
         if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
-            raise UserError(f"{where}: format {manifest['format']} {manifest['version']} is not known here")
-        if not isinstance(manifest["fingerprint"], str):
-            raise TypeError
+            known = f"{shown(manifest['format'])} {shown(manifest['version'])}"
+            raise UserError(f"{where}: format {known} is not known here; make the shards again")
+        fingerprint = convert(manifest["fingerprint"], str)
         modes = {domain: manifest["modes"][domain] for domain in ("a", "b")}
         if not set(modes.values()) <= CHANNELS.keys():
-            raise UserError(f"{where}: modes {modes} are not known here")
+            raise UserError(f"{where}: modes {modes} are not known here; make the shards again")
         if not set(manifest["splits"]) <= set(SPLITS):
             raise KeyError
         splits = {name: _split(where, name, split) for name, split in manifest["splits"].items()}
-    except (KeyError, TypeError, AttributeError):
+    except (Mismatch, KeyError, TypeError, AttributeError):
         raise UserError(f"{where}: is not a manifest of shards; make the shards again") from None
-    return Manifest(manifest["fingerprint"], modes, splits)
+    return Manifest(fingerprint, modes, splits)
 
 
 def _absent(store: Folder | Remote) -> str:

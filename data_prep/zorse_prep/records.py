@@ -1,0 +1,174 @@
+"""What the JSON files of a data set hold: the manifest, and the record that lies beside each shard.
+
+What is read is held against these types, so that a damaged record is one line that names the file.
+"""
+
+from typing import Annotated, NotRequired, TypedDict
+
+from zorse.typed_json import Count, Mismatch
+from zorse_prep.format import CHANNELS, SPLITS, TAR_NAME, Mode
+
+Samples = Annotated[int, range(2**32 + 1)]
+
+
+class Unusable(TypedDict):
+    """An image that is in no shard."""
+
+    file: str
+    reason: str
+
+
+class Side(TypedDict):
+    """Widths or heights in pixels: in a shard's record their sum, in the manifest their mean."""
+
+    min: Count
+    max: Count
+    sum: NotRequired[Count]
+    mean: NotRequired[float]
+
+
+class Pixels(TypedDict):
+    """Sums over all pixels, by channel."""
+
+    count: Count
+    sum: list[int]
+    square_sum: list[int]
+
+
+class ShardEntry(TypedDict):
+    """A shard in the manifest. name: of its tar."""
+
+    name: str
+    samples: Samples
+    bytes: Count
+    sha256: str
+    index_sha256: str
+    crc_sha256: str
+
+
+class ShardRecord(ShardEntry):
+    """The record of a shard, NAME.json."""
+
+    quarantined: list[Unusable]
+    converted: dict[str, Count]
+    pixels: Pixels
+    width: NotRequired[Side]
+    height: NotRequired[Side]
+
+
+class Quarantined(TypedDict):
+    """The images of a split that are in no shard. first: some of them."""
+
+    count: Count
+    reasons: dict[str, Count]
+    first: list[Unusable]
+
+
+class Statistics(TypedDict, total=False):
+    """What the images of a split are like; empty where it has none."""
+
+    width: Side
+    height: Side
+    pixel_mean: list[float]
+    pixel_std: list[float]
+
+
+class SplitEntry(TypedDict):
+    """A split in the manifest."""
+
+    found: Count
+    samples: Samples
+    bytes: Count
+    fingerprint: str
+    shards: list[ShardEntry]
+    converted: dict[str, Count]
+    unconverted: NotRequired[dict[str, Count]]
+    dropped: dict[str, Count]
+    quarantined: Quarantined
+    statistics: Statistics
+
+
+class Overlap(TypedDict):
+    """Images that two splits share; the names of the first pairs."""
+
+    count: Count
+    names: list[list[str]]
+
+
+class Origin(TypedDict):
+    """Where the images are from."""
+
+    kind: str
+    uri: str
+    revision: str | None
+    root: NotRequired[str]
+
+
+class ByDomain(TypedDict):
+    """The modes of both domains."""
+
+    a: Mode
+    b: Mode
+
+
+class Manifest(TypedDict):
+    """manifest.json."""
+
+    name: str
+    source: Origin
+    policy: dict
+    modes: ByDomain
+    overlaps: dict[str, Overlap]
+    fingerprint: str
+    splits: dict[str, SplitEntry]
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raise Mismatch for what types do not tell."""
+    for split, entry in manifest["splits"].items():
+        if split not in SPLITS:
+            raise Mismatch(f"splits.{split} is not known to this version")
+        for number, shard in enumerate(entry["shards"]):
+            check_name(shard["name"], f"splits.{split}.shards.{number}.name")
+        channels = CHANNELS[manifest["modes"][split[-1].lower()]]
+        statistics, names = entry["statistics"], ("width", "height", "pixel_mean", "pixel_std")
+        for name in names if entry["samples"] else ():
+            if name not in statistics:
+                raise Mismatch(f"splits.{split}.statistics.{name} is missing")
+        for name in names[2:] if entry["samples"] else ():
+            if len(statistics[name]) != channels:
+                raise Mismatch(f"splits.{split}.statistics.{name} is not of the {channels} channels of the mode")
+        for side in names[:2] if entry["samples"] else ():
+            if "mean" not in statistics[side]:
+                raise Mismatch(f"splits.{split}.statistics.{side}.mean is missing")
+    check_overlaps(manifest["overlaps"])
+
+
+def check_overlaps(overlaps: dict[str, Overlap]) -> None:
+    """Raise Mismatch for overlaps that name no two images of two splits."""
+    for pair, shared in overlaps.items():
+        if pair.count("/") != 1 or not shared["names"] or any(len(names) != 2 for names in shared["names"]):
+            raise Mismatch(f"overlaps.{pair} names no images of two splits")
+
+
+def check_name(name: str, where: str) -> None:
+    """Raise Mismatch for a name of a tar that may lead out of its folder."""
+    if not TAR_NAME.fullmatch(name):
+        raise Mismatch(f"{where} is no name of a tar")
+
+
+def check_shard_record(record: ShardRecord, tar: str, channels: int) -> None:
+    """Raise Mismatch for a record of another shard, or one that contradicts itself."""
+    if record["name"] != tar:
+        raise Mismatch(f"name is {record['name']}")
+    pixels = record["pixels"]
+    if not record["samples"]:
+        return
+    for side in ("width", "height"):
+        if side not in record or "sum" not in record[side]:
+            raise Mismatch(f"{side} is missing")
+    if not pixels["count"] or not len(pixels["sum"]) == len(pixels["square_sum"]) == channels:
+        raise Mismatch(f"pixels are not of {channels} channels")
+    for first, second in zip(pixels["sum"], pixels["square_sum"], strict=True):
+        if first < 0 or first * first > pixels["count"] * second:
+            raise Mismatch("pixels.square_sum is too small")

@@ -108,7 +108,7 @@ def test_a_run_that_saves_at_every_step_is_read_all_the_time(shards, picture, tm
     process = start(shards, out, *options)
     try:
         wait_for(process, r"^ +6/")
-        seen, deadline = set(), time.monotonic() + 8
+        seen, deadline = set(), time.monotonic() + 4
         while time.monotonic() < deadline and process.poll() is None:
             for command in (
                 ("translate.py", picture, picture.with_name("out.png"), "--direction", "a2b"),
@@ -119,7 +119,7 @@ def test_a_run_that_saves_at_every_step_is_read_all_the_time(shards, picture, tm
                 assert done.returncode == 0 and "damaged" not in done.stderr, (command, done.stderr)
             seen.add(json.loads((tmp_path / "exported" / "config.json").read_text())["provenance"]["pairs_seen"])
             shutil.rmtree(tmp_path / "exported")
-        assert len(seen) > 3
+        assert len(seen) > 2
     finally:
         process.kill()
         process.stdout.read()

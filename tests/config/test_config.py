@@ -26,7 +26,8 @@ WRONG = """
 --allow-change speed       | --preset papr           | --preset               | --learning 1
 --cycle-wieght 3           | --data                  | somewhere              | --keep two
 --cache-gb 0               | --cache-gb nan          | --read-timeout 0       | --flip-a no
---data file:/x             | --data s3:/bucket/set
+--data file:/x             | --data s3:/bucket/set   | --generator-blocks 1000000 | --crop-size 100000
+--generator-channels 100000 | --discriminator-channels 100000 | --load-width 100000
 """
 
 

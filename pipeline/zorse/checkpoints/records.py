@@ -63,8 +63,8 @@ class Best(TypedDict):
     protocol: object
 
 
-class LossScale(TypedDict):
-    """GradScaler's state, of a run in fp16."""
+class LossScale(TypedDict, total=False):
+    """GradScaler's state, of a run in fp16; empty where it is disabled."""
 
     scale: float
     growth_factor: float
@@ -106,6 +106,8 @@ def read_record(checkpoint: Path) -> tuple[State, Config]:
             raise Mismatch("window.rows have other lengths than window.names")
         if not state["lanes"]:
             raise Mismatch("lanes is 0")
+        if (scale := state.get("loss_scale")) and (missing := LossScale.__annotations__.keys() - scale.keys()):
+            raise Mismatch(f"loss_scale.{min(missing)} is missing")
     except FileNotFoundError:
         raise UserError(f"{file}: is missing; {how_to_mend(checkpoint)}") from None
     except Mismatch as error:

@@ -217,7 +217,7 @@ def test_exported_models(exported, picture, tmp_path):
     campaign = Campaign("exported models", exported, tmp_path / "model", commands)
     campaign.run(["config.json"], 60)
     campaign.run(["model.safetensors"], 60)
-    campaign.run(["sample.png"], 4)
+    campaign.run(["sample.png"], 8)
 
 
 def test_weights_of_the_other_code(exported, picture, tmp_path):
@@ -246,13 +246,19 @@ def test_shards(exported, tmp_path, alone):
     def prep(*arguments):
         return script("data_prep/shard.py", *arguments)
 
+    def write(out):
+        """All shards of trainA, so that the plan is read."""
+        for path in out.glob("trainA-*.json"):
+            path.unlink() if not path.is_dir() else shutil.rmtree(path)
+        return prep("write", out, "--workers", "1")
+
     few = [*TINY, "--epochs", "0.4", "--decay-epochs", "0", "--tracker", "none", "--sample-images", "1"]
     commands = {
         "verify": lambda out: prep("verify", out, "--workers", "1"),
         "verify --deep": lambda out: prep("verify", out, "--deep", "--workers", "1"),
         "stats": lambda out: prep("stats", out),
         "finalize": lambda out: prep("finalize", out),
-        "write": lambda out: prep("write", out, "--workers", "1"),
+        "write": write,
         "plan": lambda out: prep("plan", *source, "--out", out, "--shard-size", "3", "--workers", "1"),
         "translate.py": lambda out: script(
             "pipeline/translate.py", exported, out, new(tmp_path / "translated"), "--direction", "a2b"
@@ -262,6 +268,8 @@ def test_shards(exported, tmp_path, alone):
             *few, "--data", out, "--out", new(tmp_path / "run"), "--verify-samples"
         ),
     }
+    plans = [f"plan/{path.name}" for path in (base / "plan").glob("trainA-*")]
+    Campaign("shards", base, tmp_path / "shards", {"write": write}).run(plans, 30)
     names = sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file())
     turns = [name for name in commands if not name.startswith("train")] * 2 + ["train.py", "train.py --verify-samples"]
     campaign = Campaign("shards", base, tmp_path / "shards", commands, turns)

@@ -122,6 +122,8 @@ def planned_items(out: Path, shard: Shard) -> Iterator[Item]:
     """The images of a shard, in order."""
     path = out / "plan" / shard.lines
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError
         with path.open("rb") as file:
             file.seek(shard.offset)
             for _ in range(shard.count):

@@ -40,11 +40,11 @@ class Mismatch(ValueError):
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises OSError, also for what is no file, which might never come to an end."""
+    """The content of a file. Raises OSError, also for what is not a regular file, which might never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with os.fdopen(descriptor, "rb") as file:
         return file.read()
 
@@ -76,7 +76,7 @@ def reason(error: OSError | ValueError) -> str:
         return str(error)
     if isinstance(error, OSError):
         return f"cannot be read ({(error.strerror or str(error)).lower()})"
-    return f"is no JSON ({str(error).splitlines()[0]:.100})"
+    return f"is not JSON ({str(error).splitlines()[0]:.100})"
 
 
 def convert(value: Any, kind: type[T], name: str = "") -> T:

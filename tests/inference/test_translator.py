@@ -310,7 +310,7 @@ def with_weights(saved, change):
     ("harm", "word"),
     [
         (lambda saved: (saved / "config.json").unlink(), "config.json"),
-        (lambda saved: (saved / "model.safetensors").write_bytes(b"\x10"), "no whole safetensors file"),
+        (lambda saved: (saved / "model.safetensors").write_bytes(b"\x10"), "not a complete safetensors file"),
         (lambda saved: (saved / "config.json").write_text('{"direction": "a2b"}'), "dtype is missing"),
         (lambda saved: with_networks(saved, generator_channels=8), r"\[4, 3, 7, 7\], and \[8, 3, 7, 7\]"),
         (lambda saved: with_networks(saved, norm="group"), "networks.norm is .group., and must be one of instance, "),

@@ -34,6 +34,7 @@ def read_tensors(
     `dtypes`, or numbers that are not finite.
     """
     with _opened(file, fix) as stored:
+        # The header alone: names, shapes and types.
         names = [name for name in stored.keys() if name.startswith(prefix)]  # noqa: SIM118
         parts = {name.removeprefix(prefix): stored.get_slice(name) for name in names}
         if among_others:
@@ -44,6 +45,7 @@ def read_tensors(
             if DTYPES.get(part.get_dtype()) not in dtypes:
                 wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
                 raise UserError(f"{file}: {name} is of type {part.get_dtype()}, and not {wanted}; {fix}")
+        # The weights, which take as much memory as the file.
         tensors = {name: stored.get_tensor(prefix + name) for name in parts}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
@@ -67,7 +69,7 @@ def mismatch(found: Shapes, expected: Shapes) -> str | None:
         if len(found[name]) != len(shape) or any(
             wanted not in (None, size) for size, wanted in zip(found[name], shape, strict=True)
         ):
-            return f"{name} is {list(found[name])}, and {list(shape)} in these networks"
+            return f"{name} has shape {list(found[name])}, and {list(shape)} in these networks"
     return None
 
 
@@ -94,8 +96,10 @@ def shown(name: str) -> str:
 
 def _opened(file: Path, fix: str):
     if not file.is_file():  # a pipe would be waited for
-        raise UserError(f"{file}: {'is no file' if file.exists() else 'is missing'}; {fix}")
+        raise UserError(f"{file}: {'not a regular file' if file.exists() else 'is missing'}; {fix}")
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: is no whole safetensors file ({str(error).splitlines()[0]:.150}); {fix}") from None
+        raise UserError(
+            f"{file}: is not a complete safetensors file ({str(error).splitlines()[0]:.150}); {fix}"
+        ) from None

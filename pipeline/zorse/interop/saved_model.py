@@ -35,7 +35,7 @@ from zorse.errors import UserError
 from zorse.files import held, load_json, write_durably, write_json
 from zorse.interop import junyanz
 from zorse.runs.reading import EvaluationRecord, read_evaluation
-from zorse.typed_json import Count, Mismatch, read
+from zorse.typed_json import Count, Mismatch, read, read_bytes
 from zorse.version import __version__
 from zorse_prep.format import CHANNELS, Mode
 
@@ -190,7 +190,7 @@ def write(out: Path, generator: nn.Module, about: dict, sample: Path | None, car
         dtype = getattr(torch, about["dtype"])
         weights = generator.state_dict().items()
         tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights}
-        picture = sample.read_bytes() if sample else None  # first, since it may lie in `out`
+        picture = read_bytes(sample) if sample else None  # first, since it may lie in `out`
         write_json(out / CONFIG, {"zorse": about["zorse"], "complete": False})  # claims the folder
         (out / SAMPLE).unlink(missing_ok=True)
         write_durably(out / MODEL, to_bytes(tensors, {"format": "pt"}))

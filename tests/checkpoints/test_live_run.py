@@ -12,6 +12,7 @@ from runs import start, wait_for
 
 from zorse.checkpoints import format as checkpoint
 from zorse.checkpoints import load
+from zorse.checkpoints.folder import link_best, path_of
 from zorse.checkpoints.writer import CheckpointWriter
 from zorse.errors import UserError
 from zorse.runs.lock import RunLock
@@ -27,13 +28,13 @@ def live(trained, tmp_path):
     for path in others:
         shutil.rmtree(path)
     writer = CheckpointWriter(out, Accelerator(cpu=True), RunLock(out), print, keep=1, keep_every=None, resumed=None)
-    writer._link_best(int(newest.name.removeprefix("pairs-")))
+    link_best(newest)
 
     def go_on():
-        shutil.copytree(newest, writer._path(NEXT))
+        shutil.copytree(newest, path_of(writer.folder, NEXT))
         writer._pairs, writer._best = NEXT, {"pairs": NEXT}
         writer._tidy()
-        assert not newest.exists() and checkpoint.list_checkpoints(out) == [writer._path(NEXT)]
+        assert not newest.exists() and checkpoint.list_checkpoints(out) == [path_of(writer.folder, NEXT)]
 
     return out, go_on
 

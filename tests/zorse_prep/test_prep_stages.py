@@ -7,8 +7,8 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -285,9 +285,11 @@ def test_damaged_shard_is_written_again(large, tmp_path):
     tars[1].with_suffix(".json").unlink()
     Path(f"{tars[2]}.idx").unlink()
     Path(f"{tars[3]}.crc").unlink()
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    (tmp_path / f".{tars[0].name}.{socket.gethostname()}.{ended.pid}.tmp").write_bytes(b"of a killed process")
+    writer = (
+        "import sys; from pathlib import Path; from zorse.files import temporary_for; "
+        "temporary_for(Path(sys.argv[1])).write_text('of a killed process')"
+    )
+    subprocess.run([sys.executable, "-c", writer, tars[0]], check=True)
     output = done(shard("--source", source, "--out", tmp_path, "--shard-size", "40"))
     assert "12 of 16 shards were there already" in output
     assert contents(tmp_path) == undisturbed

@@ -124,9 +124,9 @@ def set_aside(path: Path) -> None:
 
 
 def followed(path: Path) -> Path:
-    """The checkpoint that `best` names, so that all that is read is of one while training goes on; others as given."""
+    """The checkpoint that `best` or another link names, so that all that is read is of one while training goes on."""
     if path.name != BEST:
-        return path
+        return path.resolve() if path.is_symlink() and path.is_dir() else path
     named = path.with_name(name) if (name := name_in(path)) else path.resolve()
     return named if named.is_dir() else path
 

@@ -106,9 +106,10 @@ def whole_checkpoint(model: Path, taken: str = TAKEN, warn: Callable[[str], None
 
     RUN/checkpoints/best, and any other link, is followed once, so that all files are those of one checkpoint.
     """
-    model = checkpoint.followed(model)
-    while any((model / name).exists() for name in (checkpoint.STATE, checkpoint.NETWORKS)):
-        path = model.resolve() if model.is_symlink() else model
+    while True:
+        path = checkpoint.followed(model)
+        if not any((path / name).exists() for name in (checkpoint.STATE, checkpoint.NETWORKS)):
+            break
         problem = checkpoint.integrity_error(path)
         if problem is None:
             return path

@@ -18,7 +18,7 @@ from zorse.evaluation.evaluator import Evaluation, too_few, translation
 from zorse.evaluation.features import feature_network
 from zorse.files import check_file
 from zorse.processes import rank0_first
-from zorse.runs.records import read_evaluation
+from zorse.runs.reading import read_evaluation
 
 LARGEST = 8192  # --size, in pixels
 

@@ -35,9 +35,12 @@ if ((${CPU_RANKS:-0} > 0)); then
   cores=$(nproc) each=$CPU_RANKS precision=${MIXED_PRECISION:-no}
   export ACCELERATE_USE_CPU=true OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > each ? cores / each : 1))}
 else
-  each=$("$BIN/python" -c 'import torch; print(torch.accelerator.device_count())') || exit
+  # GPUs of NVIDIA before compute capability 8.0 only emulate bf16.
+  found=$("$BIN/python" -c 'import torch; old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
+print(torch.accelerator.device_count(), "no" if old else "bf16")') || exit
+  read -r each precision <<<"$found"
   ((each > 0)) || mistake "no GPU here; CPU_RANKS=2 launch/train.sh ... starts 2 processes on CPUs"
-  precision=${MIXED_PRECISION:-bf16}
+  precision=${MIXED_PRECISION:-$precision}
 fi
 processes=$((NODES * each))
 

@@ -22,7 +22,8 @@ def test_a_healthy_run_raises_none(shards, tmp_path):
     assert warnings(train("--data", shards, "--out", tmp_path, *TINY, *EVERY, "--epochs", "40")) == []
     assert len((tmp_path / "sample_stats.jsonl").read_text().splitlines()) == 6
     told = [json.loads(line)["text"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert told == [f"starting {tmp_path}, at 0 of 440 pairs", "finished"]
+    with_what = "1 process on CPU (1 thread), batch 1, float32"
+    assert told == [with_what, f"starting {tmp_path}, at 0 of 440 pairs", "finished"]
 
 
 @pytest.mark.slow

@@ -3,21 +3,18 @@
 import json
 import os
 
-from accelerate import Accelerator
-
 from zorse.config.command_line import options_of
 from zorse.files import write_durably
 from zorse.inference.evaluate_checkpoint import Options, evaluate
 from zorse.runs.summary import distance_table
 from zorse.terminal import plain_console, run_command
-from zorse.training.devices import check_precision
+from zorse.training.launch import start_accelerator
 
 
 def run() -> None:
     """Evaluate, write the record and show it."""
     options = options_of(Options, "python pipeline/evaluate.py", console_outputs=os.environ.get("RANK", "0") == "0")
-    accelerator = Accelerator()
-    check_precision(accelerator)
+    accelerator = start_accelerator()
     record, out = evaluate(options, accelerator)
     if record:
         write_durably(out, json.dumps(record, indent=2) + "\n")

@@ -1,7 +1,6 @@
-"""What a run requires of the machine: a GPU per process, compilers, memory layout, precision, gradient all-reduce."""
+"""What a run requires of the machine: compilers, memory layout, gradient all-reduce."""
 
 import ctypes
-import os
 import platform
 
 import torch
@@ -10,30 +9,7 @@ from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKw
 
 from zorse.config.schema import Compute
 from zorse.cyclegan.step import CycleGANStep
-from zorse.errors import OneRankError, UserError
-
-
-def check_launch() -> None:
-    """Raise UserError where the launcher started more processes than there are GPUs for.
-
-    accelerate would let several of them train, each as if alone, into the same run directory.
-    """
-    launched, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
-    gpus = torch.accelerator.device_count()
-    if launched > 1 and not use_cpu and local >= gpus:
-        fix = f"give accelerate launch --num_processes {gpus}" if gpus else "set ACCELERATE_USE_CPU=true to use the CPU"
-        message = f"{launched} processes were launched, but this machine has {gpus} GPUs; {fix}"
-        raise OneRankError(message) if local == gpus else UserError(message)
-
-
-def check_precision(accelerator: Accelerator) -> None:
-    """Raise UserError for a mixed precision that cannot be had here; accelerate would compute in float32 instead."""
-    precision = accelerator.mixed_precision
-    if precision not in ("no", "bf16", "fp16"):
-        raise UserError(f"mixed precision {precision} is not supported; use accelerate launch --mixed_precision bf16")
-    if precision == "fp16" and accelerator.scaler is None:
-        raise UserError("mixed precision fp16 needs a GPU, and there is none here; use --mixed_precision bf16, or no")
+from zorse.errors import UserError
 
 
 def check_cuda_graph(accelerator: Accelerator) -> None:

@@ -30,8 +30,9 @@ from zorse.errors import OneRankError, UserError
 from zorse.evaluation.evaluator import AT_ONCE, too_few, translation
 from zorse.evaluation.features import feature_network
 from zorse.runs.directory import check_new
-from zorse.training.devices import check_cuda_graph, check_launch, check_precision, ddp_kwargs
+from zorse.training.devices import check_cuda_graph, ddp_kwargs
 from zorse.training.init_from import load_initial_weights
+from zorse.training.launch import start_accelerator
 from zorse.training.schedule import learning_rates, total_pairs
 from zorse.training.state import TrainState, build_model, open_dataset
 from zorse.training.update import Update
@@ -53,9 +54,7 @@ def examine(config: Config) -> list[Finding]:
     Nothing is left in the run directory.
     """
     # Set up as a run would, which refuses most mistakes by itself.
-    check_launch()
-    accelerator = Accelerator(kwargs_handlers=[ddp_kwargs(config.compute)])
-    check_precision(accelerator)
+    accelerator = start_accelerator(kwargs_handlers=[ddp_kwargs(config.compute)])
     if config.compute.cuda_graph:
         check_cuda_graph(accelerator)
     shards = open_dataset(config, accelerator)

@@ -20,7 +20,8 @@ from zorse.processes import rank0_first
 from zorse.runs import metrics, sample_grid
 from zorse.runs.health import MIN_SAMPLE_IMAGES, Alert, sample_statistics
 from zorse.runs.watchdog import Watchdog
-from zorse.training.devices import check_cuda_graph, check_launch, check_precision, ddp_kwargs
+from zorse.training.devices import check_cuda_graph, ddp_kwargs
+from zorse.training.launch import start_accelerator
 from zorse.training.plan import print_plan
 from zorse.training.run import Run
 from zorse.training.schedule import learning_rates
@@ -32,14 +33,12 @@ POLL_EVERY = 16  # steps between looks at a checkpoint that is being written
 
 def train(config: Config) -> int:
     """Train a run from its latest checkpoint, or from scratch, to its last pair or a signal. Returns the exit code."""
-    check_launch()
     directory = run_directory(config)
-    accelerator = Accelerator(
+    accelerator = start_accelerator(
         log_with=[name for name in config.output.tracker if name != "none"] or None,
         project_config=ProjectConfiguration(directory, logging_dir=directory / "tensorboard"),
         kwargs_handlers=[ddp_kwargs(config.compute)],
     )
-    check_precision(accelerator)
     code = _train(config, accelerator)
     # DDP goes first: were it the last to hold the process group, it would destroy it with Python's lock in hand, for
     # which a thread of the group may be waiting, so that both wait forever (pytorch#56297; torch 2.11).

@@ -1,0 +1,155 @@
+"""What the launcher asked for against what this process got: number of processes, precision, accelerate's settings.
+
+accelerate takes settings from its environment and from a configuration that `accelerate config` left behind, and where
+it cannot start what it was asked for, it starts less. Each of that is used and stated, or refused.
+"""
+
+import os
+from contextlib import suppress
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from zorse.config.schema import Config
+from zorse.errors import OneRankError, UserError, first_sentence
+
+# What accelerate would train with in a way that is not ours, by the variables in which its launcher passes it on.
+PLUGINS = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE")  # of torchrun and MPI
+TRUE = ("1", "true", "yes", "on", "y", "t")  # as accelerate reads it
+
+
+def start_accelerator(**options) -> Accelerator:
+    """An Accelerator of all processes that were launched. options: for it.
+
+    Raises UserError where there are others than were asked for, and for settings that are not ours to use.
+    """
+    check_settings()
+    check_devices()
+    try:
+        accelerator = Accelerator(**options)
+    except (ValueError, ImportError, NotImplementedError) as error:  # of other settings in its environment
+        raise UserError(f"accelerate refuses its settings: {first_sentence(error)}") from None
+    check_processes(accelerator)
+    check_precision(accelerator)
+    return accelerator
+
+
+def check_settings() -> None:
+    """Raise UserError for settings of accelerate's that would change how a run trains, without Zorse knowing."""
+
+    def refuse(what: str, instead: str) -> None:
+        given = f"accelerate's environment or configuration asks for {what}"
+        raise UserError(f"{given}; {instead}, or start with launch/train.sh, which asks for nothing else")
+
+    for name, plugin in PLUGINS.items():
+        if os.environ.get(name, "").lower() in TRUE:
+            refuse(plugin, "Zorse trains with DDP alone: say so in accelerate config")
+    if (steps := os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) != "1":
+        refuse(
+            f"gradient_accumulation_steps {steps}",
+            f"leave it out and give pipeline/train.py --grad-accum-steps {steps}",
+        )
+    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()) != "no":
+        refuse(
+            f"dynamo_backend {backend}", "give accelerate launch --dynamo_backend no, and pipeline/train.py --compile"
+        )
+    if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()) not in ("no", "bf16", "fp16"):
+        raise UserError(f"mixed precision {precision} is not supported; use accelerate launch --mixed_precision bf16")
+
+
+def check_devices() -> None:
+    """Raise UserError where the launcher started more processes than there are GPUs for.
+
+    accelerate would let several of them train, each as if alone, into the same run directory.
+    """
+    launched, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in TRUE
+    gpus = torch.accelerator.device_count()
+    if launched > 1 and not use_cpu and local >= gpus:
+        fix = f"give accelerate launch --num_processes {gpus}" if gpus else "set ACCELERATE_USE_CPU=true to use the CPU"
+        message = f"{launched} processes were launched, but this machine has {gpus} GPUs; {fix}"
+        raise OneRankError(message) if local == gpus else UserError(message)
+
+
+def check_processes(accelerator: Accelerator) -> None:
+    """Raise UserError where a launcher was asked for another number of processes than train together."""
+    count = accelerator.num_processes
+    asked = next((int(os.environ[name]) for name in WORLD_SIZES if os.environ.get(name, "").isdecimal()), None)
+    if asked is not None and asked != count:
+        fix = "start them with accelerate launch --multi_gpu or torchrun"
+        raise UserError(f"{asked} processes were launched, but only {count} of them found each other; {fix}")
+    asked = asked or asked_of_accelerate() or count
+    if asked != count:
+        fix = f"for {asked} on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {asked} ..."
+        if torch.accelerator.device_count() > 1:
+            fix = "add --multi_gpu"
+        problem = f"accelerate launch was asked for {asked} processes and started {count}"
+        raise UserError(f"{problem}; {fix}, or give --num_processes 1")
+
+
+def asked_of_accelerate() -> int | None:
+    """Number of processes that accelerate launch was asked for where it started this one alone; None if it did not.
+
+    It tells no more than that there are several, by an address for them; how many is in its own command line or
+    configuration.
+    """
+    if not {"ACCELERATE_DYNAMO_MODE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        return None
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    with suppress(psutil.Error, OSError, ValueError, SystemExit):
+        started_by = psutil.Process(os.getppid()).cmdline()
+        first = next((at + 1 for at, part in enumerate(started_by) if part == "launch"), 2)
+        options = launch_command_parser().parse_args(started_by[first:])
+        return options.num_processes or load_config_from_file(options.config_file).num_processes
+    return None
+
+
+def check_precision(accelerator: Accelerator) -> None:
+    """Raise UserError for a mixed precision that cannot be had here; accelerate would compute in float32 instead."""
+    precision, device = accelerator.mixed_precision, accelerator.device
+    if precision == "fp16" and accelerator.scaler is None:
+        raise UserError("mixed precision fp16 needs a GPU, and there is none here; use --mixed_precision bf16, or no")
+    if precision == "bf16" and emulates_bf16(device):
+        name = torch.cuda.get_device_name(device)
+        raise UserError(f"{name} only emulates bf16, slower than float32; use --mixed_precision fp16, or no")
+
+
+def emulates_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes bf16 in float32, as those of NVIDIA do before compute capability 8.0."""
+    return device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) < (8, 0)
+
+
+def summary(config: Config, accelerator: Accelerator) -> str:
+    """What a run computes with, in a line: processes, devices, global batch, precision.
+
+    accelerate launch gives each process one thread unless it is told otherwise.
+    """
+    count, device, threads = accelerator.num_processes, accelerator.device, torch.get_num_threads()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    if device.type == "cpu":
+        name += f" ({threads} thread{'s' * (threads > 1)}{' each' * (count > 1)})"
+    precision = config.compute.dtype
+    if accelerator.mixed_precision != "no":
+        precision = f"mixed precision {accelerator.mixed_precision}"
+    elif device.type == "cuda" and precision == "float32" and config.compute.tf32 == "on":
+        precision = "float32 with TF32"
+    return f"{count} process{'es' * (count > 1)} on {name}, batch {config.optimization.batch}, {precision}"
+
+
+def alone_in_a_step() -> str | None:
+    """A warning where srun started several tasks, and each of them trains by itself; None elsewhere."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks == "1" or any(name in os.environ for name in WORLD_SIZES):
+        return None
+    return (
+        f"warning: srun started {tasks} tasks, and each trains by itself; for one run on all, use launch/train.sbatch"
+    )

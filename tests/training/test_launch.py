@@ -1,0 +1,83 @@
+"""What a run is told by its launcher and by accelerate: used and stated, or refused."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from running import TINY, train
+from runs import refused
+
+from zorse.errors import UserError
+from zorse.training.launch import WORLD_SIZES, alone_in_a_step, check_precision, check_processes
+
+ONE_PAIR = ["--epochs", "0.05", "--decay-epochs", "0"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, ["FSDP", "DDP"]),
+        ({"ACCELERATE_USE_DEEPSPEED": "True"}, ["DeepSpeed"]),
+        ({"ACCELERATE_USE_MEGATRON_LM": "1"}, ["Megatron-LM"]),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, ["parallelism"]),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, ["--grad-accum-steps 4"]),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, ["--dynamo_backend no", "--compile"]),
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, ["fp8", "--mixed_precision bf16"]),
+        ({"ACCELERATE_MIXED_PRECISION": "bfloat16"}, ["bfloat16", "--mixed_precision bf16"]),
+        ({"ACCELERATE_USE_CPU": "perhaps"}, ["accelerate", "perhaps"]),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, dict) else "",
+)
+@pytest.mark.fault(20)
+def test_settings_that_are_not_ours_are_refused(shards, tmp_path, setting, words):
+    out = tmp_path / "run"
+    refused(train(*TINY, "--data", shards, "--out", out, **setting), *words)
+    assert not out.exists()
+
+
+def test_the_first_line_says_what_a_run_computes_with(shards, tmp_path):
+    given = {
+        "1 process on CPU (1 thread), batch 1, float32": ([], {}),
+        "1 process on CPU (1 thread), batch 4, float64": (["--batch", "4", "--dtype", "float64"], {}),
+        "1 process on CPU (1 thread), batch 1, mixed precision bf16": ([], {"ACCELERATE_MIXED_PRECISION": "bf16"}),
+    }
+    for number, (line, (options, setting)) in enumerate(given.items()):
+        out = tmp_path / f"run-{number}"
+        done = train(*TINY, *options, *ONE_PAIR, "--data", shards, "--out", out, "--tracker", "none", **setting)
+        assert done.stdout.splitlines()[0] == line, done.stderr
+        assert line in (out / "events.jsonl").read_text().splitlines()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.accelerator.device_count() > 1, reason="is about a machine without GPUs")
+@pytest.mark.fault(9)
+def test_fewer_processes_than_asked_for(shards, tmp_path):
+    for how in (["--cpu"], []):
+        done = train(*TINY, "--data", shards, "--out", tmp_path / "run", launcher=[*how, "--num_processes", "2"])
+        assert done.returncode != 0 and done.stderr.count("error: accelerate launch was asked for 2 processes") == 1
+        assert "--multi_gpu" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_processes_that_did_not_find_each_other(monkeypatch):
+    for name in (*WORLD_SIZES, "SLURM_STEP_NUM_TASKS", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    alone = SimpleNamespace(num_processes=1)
+    check_processes(alone)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    assert "srun started 8 tasks" in alone_in_a_step()  # which may be as many runs
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "8")
+    with pytest.raises(UserError, match="8 processes were launched, but only 1 of them"):
+        check_processes(alone)
+    check_processes(SimpleNamespace(num_processes=8))
+    assert alone_in_a_step() is None
+
+
+def test_a_gpu_that_emulates_bf16_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    accelerator = SimpleNamespace(mixed_precision="bf16", device=torch.device("cuda"), scaler=None)
+    for capability in ((7, 0), (7, 5)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        with pytest.raises(UserError, match=r"Tesla V100 only emulates bf16, .* --mixed_precision fp16"):
+            check_precision(accelerator)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    check_precision(accelerator)

@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from PIL import Image
 from streams import IMAGES, assert_same, stream
 
 from zorse.config.schema import Images
+from zorse.data import loader, workers
 from zorse.data.dataset import open_shards
 from zorse.data.loader import ReadPairs, pair_batches
 from zorse.data.order import RankSlice
 from zorse.data.pixels import FULL, augment, decode, image_of, pixels_of, to_network, to_pixels, to_rgb
 from zorse.data.samples import _offsets
-from zorse.errors import UserError
+from zorse.data.workers import handed_over
+from zorse.errors import TransientError, UserError
 from zorse_prep.format import CHANNELS
 from zorse_prep.images import ImagePolicy, prepare
 
@@ -184,6 +187,37 @@ def test_crops_reach_every_place_and_half_are_mirrored():
     assert lefts == {0, 1, 2, 3, 4}
     assert 150 < sum(mirrored) < 250
     assert not any(crop[0, 0, 0] > crop[0, 0, -1] for crop in (augment(image, (32, 32), False, 2**48 - 1),))
+
+
+def test_a_message_goes_through_a_pipe_where_shared_memory_is_full(monkeypatch):
+    """Also where another process took what was free a moment before."""
+    batch = {name: torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2) for name in ("a", "b")}
+    left = Path("/dev/shm/torch_1_2_3")
+
+    def full(tensor):
+        left.touch()
+        raise RuntimeError(
+            f"unable to allocate shared memory(shm) for file </{left.name}>: No space left on device (28)"
+        )
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    sent = handed_over(batch)
+    assert isinstance(sent["a"], np.ndarray) and torch.equal(torch.from_numpy(sent["b"]), batch["b"])
+    assert not left.exists()
+    monkeypatch.undo()
+    assert handed_over(batch)["a"].is_shared()
+    monkeypatch.setattr(workers, "has_room", lambda size: size != 24)
+    assert isinstance(handed_over(batch)["a"], np.ndarray)
+
+
+def test_a_lost_message_is_noticed(shards, monkeypatch):
+    monkeypatch.setattr(loader.PairPositions, "__iter__", lambda self: iter([[0], [2]]))
+    batches = pair_batches(
+        open_shards(shards), IMAGES, RankSlice(0, 1, 1, 1), seed=0, lanes=1, start=0, workers=0, pin=False
+    )
+    next(batches)
+    with pytest.raises(TransientError, match="lost the pairs from position 1 on"):
+        next(batches)
 
 
 def copy(shards, tmp_path):

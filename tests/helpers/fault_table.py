@@ -35,6 +35,11 @@ ROWS = {
     22: "two runs on one directory, over nodes too",
     23: "uneven shards",
     24: "resume with other options, other data",
+    25: "all processes stand still and go on: Ctrl-Z, a frozen machine",
+    26: "shared memory too small; a data worker killed",
+    27: "launcher killed during the start; a start that hangs",
+    28: "disk full for a moment, and for good",
+    29: "terminal closed",
 }
 
 

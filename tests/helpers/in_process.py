@@ -87,10 +87,11 @@ def _restored():
     import torch
     from accelerate.state import AcceleratorState, GradientState
 
+    from zorse.processes import SIGNALS
     from zorse.runs import failure
     from zorse.runs.watchdog import Watchdog
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     hooks, threads = (sys.excepthook, threading.excepthook), torch.get_num_threads()
     with (
         mock.patch.dict(os.environ),

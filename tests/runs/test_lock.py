@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from runs import LONG, nobody_left, start, wait_for
@@ -158,3 +159,18 @@ def test_one_that_was_taken_for_dead_writes_no_more(shards, tmp_path):
     assert lock.read(out / "owner.json") == owner
     # At most one more checkpoint, which was on its way.
     assert len({path.name for path in (out / "checkpoints").glob("pairs-*")} - saved) <= 1
+
+
+@pytest.mark.fault(25)
+def test_a_newcomer_that_stood_still_does_not_take_an_owner_for_dead(tmp_path, monkeypatch):
+    """By its clock the time to watch is over after one look."""
+    owner, clock, looks = tmp_path / "owner.json", iter(range(0, 10_000, 100)), []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        os.utime(owner, (len(looks) // 5, len(looks) // 5))
+
+    owner.touch()
+    os.utime(owner, (0, 0))
+    monkeypatch.setattr(lock, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: next(clock)))
+    assert lock.renewed(owner, 30.0) and len(looks) == 5

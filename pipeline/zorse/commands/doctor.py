@@ -8,6 +8,7 @@ from rich.text import Text
 
 from zorse.config.command_line import parse
 from zorse.config.schema import Config
+from zorse.runs.watchdog import Watchdog
 from zorse.terminal import report_console, run_command
 from zorse.training.preflight import FAIL, OK, WARN, examine
 
@@ -18,8 +19,9 @@ STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
 def doctor(config: Config) -> int:
     """Show what was found; returns the exit code."""
-    findings = examine(config)
-    if os.environ.get("RANK", "0") == "0":
+    rank = int(os.environ.get("RANK", "0"))
+    findings = examine(config, Watchdog(rank, config.compute.step_timeout))
+    if rank == 0:
         table = Table.grid(padding=(0, 3))
         for finding in findings:
             table.add_row(Text(finding.verdict, STYLES[finding.verdict]), finding.what, finding.found)
@@ -29,5 +31,5 @@ def doctor(config: Config) -> int:
 
 def main() -> None:
     """Exit codes: 0 nothing would fail, 1 something would, or the data could not be reached for a while, 2 a mistake in
-    the options or the data, 130 Ctrl-C."""
+    the options or the data, 3 it hung, 130 Ctrl-C."""
     run_command(lambda: doctor(parse(sys.argv[1:], "doctor.py", WHAT)))

@@ -10,6 +10,7 @@ from zorse.config.resolve import run_directory
 from zorse.errors import OneRankError, TransientError, UserError
 from zorse.runs import failure
 from zorse.runs.directory import journal
+from zorse.runs.watchdog import Watchdog
 from zorse.terminal import protect_terminal
 
 
@@ -22,10 +23,11 @@ def main() -> None:
         out = run_directory(config)
         if rank == 0:
             failure.start(out)
+        watchdog = Watchdog(rank, config.compute.step_timeout)
         # Only now, so that mistakes are reported without waiting for torch to load.
         from zorse.training.trainer import train
 
-        sys.exit(train(config))
+        sys.exit(train(config, watchdog))
     except SystemExit as end:
         if end.code == 2:  # of options that could not be read; the reason has been printed
             journal("mistake")

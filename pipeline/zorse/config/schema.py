@@ -250,7 +250,7 @@ class Compute:
     """precision in which ranks all-reduce their gradients; bfloat16 halves the traffic"""
     step_timeout: float = 600.0
     """seconds without a finished step after which a process ends itself and prints where it hangs; four times as many
-    for the start, checkpoints and evaluations"""
+    for the start, checkpoints and evaluations. Time in which it stood still, as after Ctrl-Z, does not count"""
 
 
 @dataclass(frozen=True, kw_only=True)

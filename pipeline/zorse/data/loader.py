@@ -5,14 +5,14 @@ Batches are integers [n, C, H, W] on the host (pixels.py); the trainer moves the
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 
 import torch
 import webdataset as wds
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from zorse.config.schema import Images
 from zorse.data.dataset import SUBSTITUTES, Shards, first_readable
@@ -20,9 +20,10 @@ from zorse.data.order import BLOCK, DomainOrder, RankSlice
 from zorse.data.pixels import augment
 from zorse.data.prefetch import Prefetcher
 from zorse.data.samples import Split
+from zorse.data.workers import SHARED_MEMORY, as_sent, end_workers, forget_unmade, handed_over, workers_explained
 from zorse.errors import OneRankError, TransientError
 from zorse.keyed_random import AUGMENT, DOMAIN_A, DOMAIN_B, SUBSTITUTE, key
-from zorse.processes import ignore_signals
+from zorse.processes import become_data_worker
 
 AHEAD = 128  # pairs that a worker requests before it reads them
 MESSAGE = 8  # pairs that a worker sends at once, or a micro-batch if that has more
@@ -51,7 +52,7 @@ class ReadPairs:
     """Second stage: read a message as {"positions": [n], "a": [n, C, H, W], "b": the same, "failed": [...]}.
 
     failed: for each unreadable sample, {"pair", "domain", "shard", "sample" (of the shard), "reason"}. What
-    replaces it depends on the position alone.
+    replaces it depends on the position alone. A worker sends arrays instead of tensors where shared memory is full.
     """
 
     def __init__(self, shards: Shards, images: Images, seed: int, lanes: int):
@@ -73,7 +74,7 @@ class ReadPairs:
                         images.append(augment(image, self.images.crop, self.images.flips(name), bits))
                         batch["failed"] += [{"pair": position, "domain": name, **entry} for entry in failed]
                     batch[name] = torch.stack(images)
-                yield batch
+                yield handed_over(batch) if get_worker_info() else batch
         finally:
             ahead.close()
 
@@ -100,24 +101,59 @@ class ReadPairs:
 
 
 def pair_batches(
-    shards: Shards, images: Images, rank_slice: RankSlice, *, seed: int, lanes: int, start: int, workers: int, pin: bool
+    shards: Shards,
+    images: Images,
+    rank_slice: RankSlice,
+    *,
+    seed: int,
+    lanes: int,
+    start: int,
+    workers: int,
+    pin: bool,
+    warn: Callable[[str], None] = print,
 ) -> Iterator[dict]:
-    """The endless micro-batches of one rank from position `start` on, read ahead by `workers` processes."""
+    """The endless micro-batches of one rank from position `start` on, read ahead by `workers` processes.
+
+    Whoever reads it closes it, which ends the workers. warn: is told once where shared memory is too small for them.
+    Raises OneRankError for data that cannot be read, and workers that cannot be started, TransientError for one that
+    was killed.
+    """
     # Taking a message over keeps the training process busy for milliseconds, however little is in it.
     steps = max(1, MESSAGE // rank_slice.micro_batch_size) if workers else 1
     pipeline = wds.DataPipeline(PairPositions(rank_slice, start, steps), ReadPairs(shards, images, seed, lanes))
-    ahead = {"prefetch_factor": 3, "persistent_workers": True, "worker_init_fn": ignore_signals} if workers else {}
+    # Without a collate_fn, the loader would make tensors of arrays again.
+    how = {"batch_size": None, "collate_fn": as_sent, "num_workers": workers, "pin_memory": pin}
+    if workers:
+        how |= {"prefetch_factor": 3, "persistent_workers": True, "worker_init_fn": become_data_worker}
     try:
-        for message in wds.WebLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pin, **ahead):
-            yield from micro_batches(message, rank_slice.micro_batch_size)
+        messages = iter(DataLoader(pipeline, **how))
+    except OSError as error:  # of shared memory, which holds the workers' locks, too, or of a new process
+        forget_unmade(error)
+        reason = f"--workers {workers}: cannot be started ({error.strerror})"
+        raise OneRankError(f"{reason}; if shared memory is full, {SHARED_MEMORY}, or give fewer --workers") from None
+    warned = False
+    try:
+        with workers_explained():
+            for number, message in enumerate(messages):
+                expected = [at for step in range(steps) for at in rank_slice.positions(start, number * steps + step)]
+                if message["positions"] != expected:
+                    raise TransientError(f"the data workers lost the pairs from position {expected[0]} on")
+                if workers and not isinstance(message["a"], Tensor):
+                    message |= {name: torch.from_numpy(message[name]) for name in ("a", "b")}
+                    if not warned:
+                        warn(
+                            f"warning: shared memory (/dev/shm) is too small for --workers {workers}, so images go "
+                            f"through pipes, which is slower; {SHARED_MEMORY}, or give fewer --workers"
+                        )
+                    warned = True
+                yield from micro_batches(message, rank_slice.micro_batch_size)
     except OneRankError as error:
         # From a worker process the message comes wrapped in its traceback; the last line is ours.
         kind = TransientError if isinstance(error, TransientError) else OneRankError
         raise kind(re.sub(r"^zorse(\.\w+)+: ", "", str(error).strip().splitlines()[-1])) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise TransientError("a data worker was killed, perhaps for its memory; give fewer --workers") from None
+    finally:
+        if workers:
+            end_workers(messages)
 
 
 def micro_batches(message: dict, each: int) -> Iterator[dict]:

@@ -11,7 +11,7 @@ from zorse.files import write_quickly
 from zorse.runs.lock import superseded
 
 FILE = "failure.txt"
-WAIT = 3.0  # seconds that a rank which only lost contact waits for the rank that knows why
+WAIT = 2.0  # seconds that a rank which only lost contact waits for the rank that knows why
 _started = time.time()
 
 

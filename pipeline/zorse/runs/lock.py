@@ -7,6 +7,7 @@ it writes no more.
 
 import atexit
 import json
+import math
 import os
 import secrets
 import socket
@@ -157,9 +158,12 @@ def superseded(out: Path) -> bool:
 
 
 def renewed(path: Path, seconds: float) -> bool:
-    """Whether a file's time changes within so many seconds. One that goes away was given up by its owner."""
-    times, deadline = set(), time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    """Whether a file's time changes within so many seconds. One that goes away was given up by its owner.
+
+    Looks are counted, and not the time, in which this process may have stood still.
+    """
+    times = set()
+    for _ in range(math.ceil(seconds)):
         try:
             with path.open() as file:  # opened, since a network file system may answer stat from memory
                 times.add(os.fstat(file.fileno()).st_mtime)

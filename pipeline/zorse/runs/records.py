@@ -121,6 +121,7 @@ class Recorder:
             except Exception as error:  # of libraries that we know little about, and of networks
                 self.trackers.remove(tracker)  # TensorBoard's writer fails for good, and says so late
                 self.warn(f"warning: {tracker.name}'s records end before pair {pairs_seen}, training goes on: {error}")
+                error.__traceback__ = None  # TensorBoard keeps the error, and so it would all that is on the stack
 
     @contextmanager
     def attempt(self, what: str, failing: type[Exception] = OSError) -> Iterator[None]:

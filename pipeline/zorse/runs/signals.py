@@ -1,15 +1,12 @@
 """Stopping a run on a signal: it sets a stop flag, and all ranks agree on it and stop after the same step."""
 
-import os
 import signal
 from types import FrameType
 
 import torch
 import torch.distributed as dist
 
-from zorse.processes import SIGNALS
-
-LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # set by accelerate launch and torchrun
+from zorse.processes import launcher_is_gone, on_signals
 
 
 class StopRequest:
@@ -17,16 +14,14 @@ class StopRequest:
 
     On several ranks the flags are all-reduced on the CPU while the next step is computed, so that nobody waits for it,
     and all ranks see the result at the same step. A launcher that is gone counts as SIGTERM, so that a killed launcher
-    leaves no trainer behind.
+    leaves no trainer behind. In a thread of another program no signal sets the flag.
     """
 
     def __init__(self, world_size: int):
         self._received = 0
         self._pending = None
-        self._launcher = os.getppid() if any(name in os.environ for name in LAUNCHED) else None
         self._group = dist.new_group(backend="gloo") if world_size > 1 else None
-        for number in SIGNALS:
-            signal.signal(number, self._receive)
+        on_signals(self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._received == signal.SIGINT:
@@ -35,7 +30,7 @@ class StopRequest:
 
     def agreed(self) -> int:
         """The signal on which all ranks stop now, 0 for none. Every rank must call this once between two steps."""
-        if self._launcher not in (None, os.getppid()):
+        if launcher_is_gone():
             self._received = self._received or signal.SIGTERM
         if self._group is None:
             return self._received

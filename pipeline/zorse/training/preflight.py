@@ -2,19 +2,14 @@
 
 import math
 import platform
-import resource
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import accelerate
-import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -24,21 +19,20 @@ from zorse.checkpoints.load import with_checkpoint
 from zorse.config.resolve import resolve, run_directory
 from zorse.config.schema import Config
 from zorse.data.dataset import Shards
-from zorse.data.loader import pair_batches
 from zorse.data.order import RankSlice
-from zorse.errors import OneRankError, UserError
-from zorse.evaluation.evaluator import AT_ONCE, too_few, translation
+from zorse.errors import UserError
+from zorse.evaluation.evaluator import too_few
 from zorse.evaluation.features import feature_network
 from zorse.runs.directory import check_new
+from zorse.runs.watchdog import Watchdog
 from zorse.training.devices import check_cuda_graph, ddp_kwargs
 from zorse.training.init_from import load_initial_weights
 from zorse.training.launch import start_accelerator
-from zorse.training.schedule import learning_rates, total_pairs
-from zorse.training.state import TrainState, build_model, open_dataset
-from zorse.training.update import Update
+from zorse.training.schedule import total_pairs
+from zorse.training.state import build_model, open_dataset
+from zorse.training.trial import try_steps
 from zorse_prep.format import CHANNELS
 
-SECONDS = 3.0  # of each measurement, about
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
 
@@ -48,7 +42,7 @@ class Finding(NamedTuple):
     found: str
 
 
-def examine(config: Config) -> list[Finding]:
+def examine(config: Config, watchdog: Watchdog) -> list[Finding]:
     """Take a run's first steps and throw them away. Returns, on rank 0, what was found; all ranks take part.
 
     Nothing is left in the run directory.
@@ -67,34 +61,26 @@ def examine(config: Config) -> list[Finding]:
         findings.append(Finding(OK, "weights", load_initial_weights(source, model, config.networks, shards.modes)))
         del model
 
-    # Measure how fast images come, and how fast steps go.
-    batches = pair_batches(
-        shards, config.images, rank_slice, seed=config.optimization.seed, lanes=config.optimization.batch, start=0,
-        workers=config.data.workers, pin=accelerator.device.type == "cuda",
-    )  # fmt: skip
-    per_second, unreadable = loading(batches)
-    loaded = min(gather_object([per_second])) * ranks * rank_slice.micro_batch_size
-    unreadable = [entry for entry in gather_object([unreadable]) if entry]
-    try:
-        trained, used, available, finite = steps(config, shards, rank_slice, accelerator, batches)
-    except torch.OutOfMemoryError:
-        fix = "give --activation-checkpointing, more --grad-accum-steps, a smaller --batch or --crop-size"
-        tried = f"a step, or translating {AT_ONCE} test images,"
-        raise OneRankError(f"{tried} does not fit into the memory of rank {rank}; {fix}") from None
-    batches.close()
+    watchdog.progress("first steps", 0)
+    trial = try_steps(config, shards, rank_slice, accelerator)
+    watchdog.progress("rest of the examination", 0)
 
     # What follows from the measurements. Without workers, loading and training take turns.
     workers, pairs = config.data.workers, total_pairs(config.optimization, shards.epoch)
+    loaded, trained, finite = trial.loaded, trial.trained, trial.finite
     speed = min(loaded, trained) if workers else 1 / (1 / loaded + 1 / trained)
     left = timedelta(seconds=round(pairs / speed))
     findings.append(Finding(OK if finite else FAIL, "a step", f"{trained:.1f} pairs/s, losses are finite: {finite}"))
     enough = speed > 0.95 * trained and (loaded > 1.2 * trained or not workers)
     slow = "" if enough else f"; training would wait for data, give more than --workers {workers}"
     findings.append(Finding(OK if enough else WARN, "data loading", f"{loaded:.1f} pairs/s{slow}"))
-    if unreadable:
-        findings.append(Finding(WARN, "images", f"{unreadable[0]}; shard.py verify OUT --deep names all of them"))
-    verdict = OK if used < 0.9 * available else WARN
-    findings.append(Finding(verdict, "memory", f"{used / 1e9:.1f} of {available / 1e9:.1f} GB a process, at its peak"))
+    if trial.unreadable:
+        findings.append(Finding(WARN, "images", f"{trial.unreadable}; shard.py verify OUT --deep names all of them"))
+    if trial.warning:
+        findings.append(Finding(WARN, "shared memory", trial.warning.removeprefix("warning: ")))
+    verdict = OK if trial.used < 0.9 * trial.available else WARN
+    memory = f"{trial.used / 1e9:.1f} of {trial.available / 1e9:.1f} GB a process, at its peak"
+    findings.append(Finding(verdict, "memory", memory))
     length = f"{pairs} pairs = {-(-pairs // config.optimization.batch)} steps, {left} at this speed"
     findings.append(Finding(OK, "length", length))
     return [*findings, *disk(config, shards), evaluation(config)]
@@ -163,57 +149,6 @@ def all_reduce(accelerator: Accelerator) -> Finding:
     found = f"113 MB over {ranks} processes in {1000 * min(seconds[1:]):.0f} ms"
     everywhere = all(gather_object([correct]))
     return Finding(OK if everywhere else FAIL, "all-reduce", found + ("" if everywhere else ", with a WRONG result"))
-
-
-def loading(batches: Iterator[dict]) -> tuple[float, str | None]:
-    """Micro-batches a second of this process, while all read, and the first image that could not be read."""
-    for _ in islice(batches, 4):  # until the workers run
-        pass
-    began, count, failed = time.perf_counter(), 0, []
-    while time.perf_counter() - began < SECONDS:
-        failed += next(batches)["failed"]
-        count += 1
-    first = (
-        f"{failed[0]['shard']} sample {failed[0]['sample']} cannot be read ({failed[0]['reason']})" if failed else None
-    )
-    return count / (time.perf_counter() - began), first
-
-
-def steps(
-    config: Config, shards: Shards, rank_slice: RankSlice, accelerator: Accelerator, batches: Iterator[dict]
-) -> tuple[float, float, float, bool]:
-    """Take real training steps that are thrown away, and translate test images as for a sample grid.
-
-    Returns pairs per second of all processes, bytes of memory at the peak and in all, and whether losses stayed finite.
-    """
-    device, optimization = accelerator.device, config.optimization
-    state = TrainState.build(config, shards, rank_slice, accelerator)
-    update = Update(accelerator, state)
-    rates = learning_rates(0, optimization, shards.epoch)
-    pairs = [next(batches) for _ in range(config.compute.grad_accum_steps)]
-
-    # The first step is not counted, since it prepares what later ones use.
-    count, finite, began = -1, True, 0.0
-    while True:
-        losses = update(pairs, rates)[-1]
-        finite = finite and all(bool(loss.isfinite()) for loss in losses.values())  # which waits for the device
-        count += 1
-        began = began or time.perf_counter()
-        seconds = time.perf_counter() - began
-        if max(gather_object([seconds])) > SECONDS and count:  # all stop after the same step
-            break
-
-    # Sample grids and evaluations need memory, too.
-    translate = translation(state.generators, accelerator, shards.modes)
-    images = torch.zeros(AT_ONCE, CHANNELS[shards.modes["a"]], *config.eval_size, dtype=pairs[0]["a"].dtype)
-    translate("b_to_a", translate("a_to_b", images))
-    if device.type == "cuda":
-        used, available = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
-    else:
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        available = psutil.Process().memory_info().rss + psutil.virtual_memory().available
-    peak = max(gather_object([used / available]))
-    return count * optimization.batch / seconds, peak * available, available, all(gather_object([finite]))
 
 
 def disk(config: Config, shards: Shards) -> list[Finding]:

@@ -10,7 +10,7 @@ from zorse.checkpoints import format as checkpoint
 from zorse.checkpoints.writer import CheckpointWriter
 from zorse.config.schema import Config
 from zorse.errors import UserError
-from zorse.processes import ignore_signals
+from zorse.processes import on_signals
 from zorse.runs import records, sample_grid
 from zorse.runs.directory import journal, start_run_directory
 from zorse.runs.health import Alert, Health
@@ -111,7 +111,7 @@ class Run:
 
     def close(self, finished: bool, stop_signal: int) -> int:
         """Say how the run ended. Returns the exit code: 0, or 128 + the signal that stopped it."""
-        ignore_signals()  # one that comes again would kill this process while Python shuts down
+        on_signals(signal.SIG_IGN)  # one that comes again would kill this process while Python shuts down
         pairs_seen = self.state.pairs_seen
         if self.main:
             journal(f"{'finished' if finished else 'stopped'} {pairs_seen}")

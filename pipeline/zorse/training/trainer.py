@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from zorse.config.schema import Config
 from zorse.data.loader import pair_batches
 from zorse.data.order import RankSlice
 from zorse.data.quarantine import Quarantine
+from zorse.data.workers import workers_explained
 from zorse.evaluation.evaluator import Evaluation, too_few, translation
 from zorse.evaluation.features import feature_network
 from zorse.processes import rank0_first
@@ -31,15 +32,18 @@ from zorse.training.update import Update
 POLL_EVERY = 16  # steps between looks at a checkpoint that is being written
 
 
-def train(config: Config) -> int:
-    """Train a run from its latest checkpoint, or from scratch, to its last pair or a signal. Returns the exit code."""
+def train(config: Config, watchdog: Watchdog) -> int:
+    """Train a run from its latest checkpoint, or from scratch, to its last pair or a signal. Returns the exit code.
+
+    In a program of yours, also in a thread of it, end the watchdog afterwards.
+    """
     directory = run_directory(config)
     accelerator = start_accelerator(
         log_with=[name for name in config.output.tracker if name != "none"] or None,
         project_config=ProjectConfiguration(directory, logging_dir=directory / "tensorboard"),
         kwargs_handlers=[ddp_kwargs(config.compute)],
     )
-    code = _train(config, accelerator)
+    code = _train(config, accelerator, watchdog)
     # DDP goes first: were it the last to hold the process group, it would destroy it with Python's lock in hand, for
     # which a thread of the group may be waiting, so that both wait forever (pytorch#56297; torch 2.11).
     accelerator.free_memory()
@@ -48,7 +52,7 @@ def train(config: Config) -> int:
     return code
 
 
-def _train(config: Config, accelerator: Accelerator) -> int:
+def _train(config: Config, accelerator: Accelerator, watchdog: Watchdog) -> int:
     """Owns everything that holds DDP, so that it is freed on return."""
     dataset = open_dataset(config, accelerator)
     config = resolve(config, accelerator.num_processes, accelerator.mixed_precision)
@@ -60,7 +64,6 @@ def _train(config: Config, accelerator: Accelerator) -> int:
     if config.compute.cuda_graph:
         check_cuda_graph(accelerator)
 
-    watchdog = Watchdog(accelerator.process_index, config.compute.step_timeout)
     state = TrainState.build(config, dataset, rank_slice, accelerator)
     run = Run(config, accelerator, watchdog, state.total_pairs)  # only now: a refused run leaves no directory
     latest = run.latest_checkpoint()
@@ -72,8 +75,10 @@ def _train(config: Config, accelerator: Accelerator) -> int:
     if state.finished:
         return run.close_finished(state)
     run.start(state, latest)
-    with run.screen:
-        finished, stop_signal = Trainer(state, run, accelerator).fit()
+    with run.screen, workers_explained():
+        trainer = Trainer(state, run, accelerator)
+        with closing(trainer.batches):
+            finished, stop_signal = trainer.fit()
     return run.close(finished, stop_signal)
 
 
@@ -241,7 +246,7 @@ class Trainer:
         return pair_batches(
             dataset, self.config.images, self.state.rank_slice, seed=self.config.optimization.seed,
             lanes=self.state.lanes, start=self.state.pairs_seen, workers=data.workers,
-            pin=self.accelerator.device.type == "cuda",
+            pin=self.accelerator.device.type == "cuda", warn=warn,
         )  # fmt: skip
 
     def _evaluator(self) -> Evaluation | None:

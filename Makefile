@@ -31,7 +31,7 @@ demo: $(READY)  ## draw a data set, train on it, translate: about 3 minutes on 2
 	$(BIN)/python pipeline/translate.py $(DEMO) $(DEMO)/images/testA $(DEMO)/translated --direction a2b
 
 test: $(READY)  ## the tests, in about 8 minutes on 2 CPU cores
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not exhaustive" -n 2 --dist loadfile
 
 ALONE := tests/launch tests/commands/test_faults.py
 
@@ -39,8 +39,8 @@ test-slow: $(READY)  ## the longer tests; those that need the machine to themsel
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest -m slow $(ALONE)
 
-faults: $(READY)  ## kill, starve and damage runs in every way we know, and print what they survived
-	$(BIN)/python -m pytest -m fault --fault-table
+faults: $(READY)  ## kill, starve and damage runs, all with data workers, and print what they survived
+	ZORSE_TEST_WORKERS=2 $(BIN)/python -m pytest -m fault --fault-table
 
 gpu-pack:  ## lay what a GPU machine may lack into .gpu/ (REFERENCE=DIR, SHARDS=DIR: other code, a data set)
 	$(PYTHON) benchmarks/gpu/pack.py $(if $(REFERENCE),--reference "$(REFERENCE)") $(if $(SHARDS),--shards "$(SHARDS)")

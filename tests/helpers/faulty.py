@@ -6,6 +6,7 @@
     kill RANK STEP        it kills itself with signal 9
     nan RANK STEP         its loss is not a number
     infinite RANK STEP    a gradient of it is infinite while its loss is finite
+    hang-start            nothing happens after the options were read
     slow-save SECONDS     every file of a checkpoint takes so much longer to be written
     events FILE           rank 0 writes every file event below --out into FILE
     event NUMBER          rank 0 kills itself right before the file event of that number
@@ -22,6 +23,7 @@ from pathlib import Path
 from zorse.checkpoints import format as checkpoint
 from zorse.commands.train import main
 from zorse.cyclegan import step
+from zorse.runs import watchdog
 
 RANK = int(os.environ.get("RANK", "0"))
 FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree", "os.truncate")
@@ -78,6 +80,14 @@ def in_a_save(seconds: float) -> None:
     checkpoint.save_tensors = slow
 
 
+def at_the_start() -> None:
+    """Hang where all ranks meet, with no time for another owner of the run directory."""
+    from zorse.training import trainer
+
+    watchdog.LOCK_PATIENCE = watchdog.SILENCE = 0
+    trainer.start_accelerator = lambda **options: time.sleep(10_000)
+
+
 def at_a_file_event(kind: str, argument: str) -> None:
     """Count what Python does to files below --out, and have the fault at one of these."""
     out, seen = str(Path(sys.argv[sys.argv.index("--out") + 1]).resolve()), 0
@@ -103,7 +113,9 @@ def at_a_file_event(kind: str, argument: str) -> None:
 
 def have(fault: str) -> None:
     kind, *arguments = fault.split()
-    if kind == "slow-save":
+    if kind == "hang-start":
+        at_the_start()
+    elif kind == "slow-save":
         in_a_save(float(arguments[0]))
     elif kind not in ("events", "event"):
         in_a_step(kind, arguments)

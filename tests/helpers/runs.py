@@ -91,11 +91,14 @@ LONG_PAIRS = 176
 SLOWLY = "pace 0.03"  # a fault for runs that are interrupted from outside, so that they are not over before that
 
 
-def start(data, out, *options, ranks=1, fault=None, **environment):
-    """A run in a process group of its own, on its way. fault: as in faulty.py."""
+def start(data, out, *options, ranks=1, fault=None, before=(), **environment):
+    """A run with two data workers, in a process group of its own, on its way.
+
+    fault: as in faulty.py. before: words of a command line that runs another.
+    """
     script = ROOT / "tests" / "helpers" / "faulty.py" if fault else ROOT / "pipeline" / "train.py"
-    program = [script, *TINY, "--sample-images", "1", "--log-every", "1"]
-    how = [sys.executable]
+    program = [script, *TINY, "--workers", "2", "--sample-images", "1", "--log-every", "1"]
+    how = [*before, sys.executable]
     if ranks > 1:
         how += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}

@@ -96,7 +96,20 @@ class Job:
             (folder / "accelerate").chmod(0o755)
             environment["BIN"] = str(folder)
         submit = ["sbatch", "--parsable", "--gres=none", f"--nodes={nodes}", "--time=10", f"--output={self.log}"]
-        train = [*TINY, "--sample-images", "1", "--log-every", "1", "--data", data, "--out", self.out, *LONG]
+        train = [
+            *TINY,
+            "--workers",
+            "2",
+            "--sample-images",
+            "1",
+            "--log-every",
+            "1",
+            "--data",
+            data,
+            "--out",
+            self.out,
+            *LONG,
+        ]
         batch = ROOT / "launch" / "train.sbatch"
         self.id = cluster.run(*submit, *sbatch, batch, *train, *options, cwd=folder, **environment)
 

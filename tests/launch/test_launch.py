@@ -50,7 +50,20 @@ class Launch:
         }
         if once:
             env["ZORSE_FAULT_ONCE"] = str(self.fault)
-        train = [*TINY, "--sample-images", "1", "--log-every", "1", "--data", data, "--out", self.out, *options]
+        train = [
+            *TINY,
+            "--workers",
+            "2",
+            "--sample-images",
+            "1",
+            "--log-every",
+            "1",
+            "--data",
+            data,
+            "--out",
+            self.out,
+            *options,
+        ]
         self.process = subprocess.Popen(
             [str(part) for part in (folder / "launch" / "train.sh", *train)],
             env=env,

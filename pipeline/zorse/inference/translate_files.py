@@ -115,10 +115,10 @@ def build(options: Options) -> dict[str, Translator]:
     usable(device)
     directions = DIRECTIONS if options.direction == "both" or "cycle" in options.also else (options.direction,)
     tile = int(options.tile) if options.tile.isdecimal() else options.tile
-    how = {"weights": options.weights, "precision": options.precision, "tile": tile}
+    common = {"weights": options.weights, "precision": options.precision, "tile": tile}
 
     def load(model: Path) -> tuple[Path, dict[str, Translator]]:
-        return model, {direction: Translator(model, direction, device, **how) for direction in directions}
+        return model, {direction: Translator(model, direction, device, **common) for direction in directions}
 
     model, translators = with_newest(options.model, load)
     weights = next(iter(translators.values())).about["provenance"]["weights"]

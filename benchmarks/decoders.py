@@ -43,8 +43,8 @@ def by_libvips(data: bytes) -> np.ndarray:
     if image.get_typeof("icc-profile-data"):
         image = image.icc_transform("srgb")
     if image.format in ("float", "double", "dpcomplex"):  # it leaves open what is white
-        pixels = image.numpy()
-        return pixels[..., :3] if pixels.ndim == 3 else pixels[..., None].repeat(3, 2)
+        pixels = image.numpy() if image.bands > 1 else image.numpy()[..., None].repeat(3, 2)
+        return expected(pixels, "rgb") if image.bands == 4 else pixels[..., :3]
     image = image.colourspace("srgb")
     if image.hasalpha():
         image = image.flatten(background=255)

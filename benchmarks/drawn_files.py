@@ -131,7 +131,8 @@ def _parts(levels: np.ndarray, how: Tiff) -> Iterator[np.ndarray]:
 def _encoded(part: np.ndarray, how: Tiff) -> bytes:
     if how.compression == "JPEG":
         space = {1: "GRAYSCALE", 3: "RGB"}[part.shape[2]]
-        return imagecodecs.jpeg_encode(np.squeeze(part), 95, colorspace=space, outcolorspace=space)
+        part = np.ascontiguousarray(part if part.shape[2] == 3 else part[..., 0])
+        return imagecodecs.jpeg_encode(part, 95, colorspace=space, outcolorspace=space)
     if how.predictor == 3:
         data = imagecodecs.floatpred_encode(part.astype(part.dtype.newbyteorder(how.order)), axis=-2).tobytes()
     else:

@@ -165,7 +165,7 @@ def draw_bmp(rng: np.random.Generator) -> Drawn:
     if bits <= 8:
         palette = rng.integers(0, 256, (2**bits, 3), dtype=np.uint8)
         levels = rng.integers(0, 2**bits, SIZE)
-        runs = bits >= 4 and not top_down and bool(rng.random() < 0.4)
+        runs = bits >= 4 and bool(rng.random() < 0.4)
         data = bmp(levels, bits, (), palette, top_down, runs)
         return Drawn(f"BMP, palette, {bits}{', runs' if runs else ''}", data, with_alpha(palette[levels] / 255))
     seen, masks = picture(rng), ()

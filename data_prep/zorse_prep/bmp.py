@@ -13,8 +13,9 @@ def is_runs(image: Image.Image) -> bool:
 def read_runs(data: bytes, image: Image.Image) -> Image.Image:
     """The pixels of such a file, in the mode and with the palette that PIL has found. Those that are left out are 0."""
     width, height = image.size
-    half_bytes, at, x, y = image.tile[0].args[1], image.tile[0].offset, 0, 0
-    levels = bytearray(width * height)  # from the lowest row up
+    _, half_bytes, direction = image.tile[0].args
+    at, x, y = image.tile[0].offset, 0, 0
+    levels = bytearray(width * height)
     while at + 2 <= len(data):
         count, what = data[at : at + 2]
         at += 2
@@ -39,7 +40,9 @@ def read_runs(data: bytes, image: Image.Image) -> Image.Image:
     else:
         if y * width + x < width * height:
             raise OSError("the file is truncated: its last rows are missing")
-    upright = Image.frombytes(image.mode, image.size, bytes(levels)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    found = Image.frombytes(image.mode, image.size, bytes(levels))
+    if direction < 0:  # the lowest row comes first
+        found = found.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     if image.mode == "P":
-        upright.putpalette(image.palette)
-    return upright
+        found.putpalette(image.palette)
+    return found

@@ -17,7 +17,7 @@ from zorse_prep.tiff_kind import JPEG, PREDICTING, kind_of, unread
 from zorse_prep.tiff_levels import ORIENTATION, image_of
 
 CANON = b"CR"  # behind the header of its raw files, whose first page is a preview
-LARGEST_PART = 720_000_000  # bytes of a strip or tile when it is decoded
+LARGEST_PART = 400_000_000  # bytes of a strip or tile when it is decoded
 # Tags of sizes, depth, meaning, strips and tiles: without one that is there, the pixels would be other ones.
 NEEDED = {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, 530}
 

@@ -36,7 +36,7 @@ def image_of(page, kind: Kind, data: bytes, notes: list[str]) -> Image.Image:
         levels, orientation = tiff_decode(data, asrgb=True), page.tags.valueof(ORIENTATION)
         # It mirrors, but does not turn: both are to be done by who asked for the image.
         down, across = (-1 if orientation in mirrored else 1 for mirrored in ((3, 4, 7, 8), (2, 3, 6, 7)))
-        levels = levels[::down, ::across]
+        levels = levels[::down, ::across, :3]
     else:
         levels = _levels(page, kind)
     return _image(levels, kind, page, notes)
@@ -48,17 +48,15 @@ def _levels(page, kind: Kind) -> np.ndarray:
     Strips and tiles are brought to these one by one, so that of a deep image only one is held at its full depth.
     """
     rule, type_ = _rule(kind)
-    size, separate = (page.imagelength, page.imagewidth), page.planarconfig == 2
-    # PIL keeps RGB in four bytes, and takes an array of those as it is.
-    levels = np.empty((*size, 4 if kind.colour == RGB else len(kind.channels)), type_)
+    levels = np.empty((page.imagelength, page.imagewidth, len(kind.channels)), type_)
     for part, (plane, _, top, left, _), _ in page.segments(maxworkers=1):
         room = levels[top : top + part.shape[1], left : left + part.shape[2]]
         part = part[0, : room.shape[0], : room.shape[1]]
-        if separate:
+        if page.planarconfig == 2:
             if plane in kind.channels:
                 room[..., kind.channels.index(plane)] = rule(part[..., 0])
         else:
-            room[..., : len(kind.channels)] = rule(part[..., kind.channels])
+            room[...] = rule(part[..., kind.channels])
     return levels
 
 
@@ -120,13 +118,12 @@ def _image(levels: np.ndarray, kind: Kind, page, notes: list[str]) -> Image.Imag
     elif kind.colour in (CIELAB, ICCLAB):
         if kind.colour == ICCLAB:  # its a* and b* are shifted and not signed
             levels[..., 1:] ^= SIGN
-        image = _of_bytes("LAB", levels)
+        image = _of_bytes("LAB", levels, "LAB")
     else:
-        mode = {RGB: "RGB", SEPARATED: "CMYK"}.get(kind.colour, "LA")
-        mode, raw = ("RGBA", "RGBA") if kind.colour == RGB and kind.alpha else (mode, "RGBX" if mode == "RGB" else mode)
+        mode = {RGB: "RGBA" if kind.alpha else "RGB", SEPARATED: "CMYK"}.get(kind.colour, "LA")
         if kind.alpha == PREMULTIPLIED and mode == "LA":
             levels[..., 0] = np.minimum(levels[..., 0] * np.uint16(255) // np.maximum(levels[..., 1], 1), 255)
-        image = _of_bytes(mode, levels, "RGBa" if kind.alpha == PREMULTIPLIED and mode == "RGBA" else raw)
+        image = _of_bytes(mode, levels, "RGBa" if kind.alpha == PREMULTIPLIED and mode == "RGBA" else mode)
     if alpha is not None:
         image = to_srgb(image, icc, notes).convert("RGB")
         icc = None
@@ -136,10 +133,10 @@ def _image(levels: np.ndarray, kind: Kind, page, notes: list[str]) -> Image.Imag
     return image
 
 
-def _of_bytes(mode: str, levels: np.ndarray, raw: str = "") -> Image.Image:
-    """raw: how PIL calls the order of the bytes, where it is not that of the mode. Shares memory where PIL can."""
+def _of_bytes(mode: str, levels: np.ndarray, raw: str) -> Image.Image:
+    """raw: PIL's name of the order of the bytes. The memory is shared where PIL can."""
     levels = np.ascontiguousarray(levels)
-    return Image.frombuffer(mode, levels.shape[1::-1], memoryview(levels).cast("B"), "raw", raw or mode, 0, 1)
+    return Image.frombuffer(mode, levels.shape[1::-1], memoryview(levels).cast("B"), "raw", raw, 0, 1)
 
 
 def _by_palette(levels: np.ndarray, palette: np.ndarray | None) -> Image.Image:

@@ -124,8 +124,9 @@ def test_webp_of_too_many_pixels_is_refused_before_it_is_decoded(options, monkey
 def test_bmp_of_runs_that_is_cut_is_refused(bits):
     palette = np.random.default_rng(0).integers(0, 256, (2**bits, 3), dtype=np.uint8)
     levels = np.random.default_rng(1).integers(0, 2**bits, (20, 31))
-    data = bmp(levels, bits, (), palette, runs=True)
-    assert np.array_equal(Image.open(io.BytesIO(prepare(data, LOSSLESS).data)), palette[levels])
+    for top_down in (False, True):
+        data = bmp(levels, bits, (), palette, top_down, runs=True)
+        assert np.array_equal(Image.open(io.BytesIO(prepare(data, LOSSLESS).data)), palette[levels])
     prepare(data[:-2], POLICY)  # all pixels are there, and the end is not told
     for cut in range(len(data) - 40, len(data) // 2, -7):
         with pytest.raises(BadImage):

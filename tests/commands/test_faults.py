@@ -237,15 +237,18 @@ SIX = [
 
 
 @pytest.mark.fault(2)
-@pytest.mark.slow
-def test_kill_9_at_file_events(shards, tmp_path, record_property):
+@pytest.mark.parametrize(
+    ("which", "least"),
+    [pytest.param("kinds", 20, marks=pytest.mark.slow), pytest.param("all", 80, marks=pytest.mark.exhaustive)],
+)
+def test_kill_9_at_file_events(shards, tmp_path, record_property, which, least):
     """Right before a file is opened for writing, renamed, removed: what is there is whole, and the run goes on."""
-    program = [sys.executable, ROOT / "tests" / "helpers" / "every_event.py", tmp_path]
+    program = [sys.executable, ROOT / "tests" / "helpers" / "every_event.py", tmp_path, which]
     done = command([*program, *TINY, "--data", shards, *SIX], timeout=1500)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("held ", "FAILED "))]
     record_property("tries", len(lines))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(lines) >= 80 and any("/checkpoints/" in line for line in lines)
+    assert len(lines) >= least and any("/checkpoints/" in line for line in lines)
 
 
 @pytest.mark.fault(10, 28)

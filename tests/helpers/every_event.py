@@ -1,12 +1,14 @@
-"""Kill a trainer at each file event, run it again each time: every_event.py FOLDER [options of train.py].
+"""Kill a trainer at each file event, run it again each time: every_event.py FOLDER all|kinds [options of train.py].
 
 A trainer that nobody kills says which events there are: files of a run directory opened for writing, renamed, removed.
-For every event one is killed right before it, and another goes on in its directory. Prints a
-line for each: the event, and whether every loss and every tensor of the last checkpoint are those of the one that
-nobody killed. Each is a process of its own, forked when torch is loaded, which saves it seconds.
+For every event, or for the first of each kind (those that differ in numbers alone), one is killed right before it, and
+another goes on in its directory. Prints a line for each: the event, and whether every loss and every tensor of the last
+checkpoint are those of the one that nobody killed. Each is a process of its own, forked when torch is loaded, which
+saves it seconds.
 """
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -28,7 +30,7 @@ def run(out: Path, log: Path, fault: str = "pace 0") -> int:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.argv = ["train.py", "--out", str(out), *sys.argv[2:]]
+    sys.argv = ["train.py", "--out", str(out), *sys.argv[3:]]
     faulty.have(fault)
     train.main()
     os._exit(70)  # main ends the process
@@ -41,7 +43,9 @@ def main() -> None:
     whole, failed = base / "whole", 0
     expected = losses(whole), final(whole)
     names = events.read_text().splitlines()
-    for number, name in enumerate(names):
+    kinds = {re.sub(r"[0-9a-f]{4,}|[0-9]+", "N", name): number for number, name in reversed([*enumerate(names)])}
+    for number in range(len(names)) if sys.argv[2] == "all" else sorted(kinds.values()):
+        name = names[number]
         out = base / f"event-{number}"
         log.write_text("")
         killed, ended = run(out, log, f"event {number}"), run(out, log)

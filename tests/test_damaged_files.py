@@ -116,7 +116,7 @@ class Campaign:
             faults = [line for line in done.stdout.splitlines() if line.startswith("fault: ")]
             if len(errors) != 1 and not faults:
                 self.failures.append(f"{which}: {len(errors)} lines begin with error: {done.stderr[-500:]}")
-            elif errors and (";" not in errors[0] or str(self.copy) not in errors[0]):
+            elif errors and (";" not in errors[0] or str(self.copy.parent) not in errors[0]):
                 self.failures.append(f"{which}: names no file or no fix: {errors[0]}")
         else:
             self.total["told"] += str(self.copy) in done.stderr

@@ -97,6 +97,6 @@ def read_planned(root: str, item: Item) -> bytes:
 
 def _changed(root: str, item: Item) -> UserError:
     return UserError(
-        f"{item.split}/{item.name} of {Path(root, item.path)} is no longer what the plan saw; put it back, "
-        "or, when the source is complete, plan again and add --restart"
+        f"{item.split}/{item.name} of {Path(root, item.path)} is no longer what the plan saw, or the plan is damaged; "
+        "put it back, or, when the source is complete, plan again and add --restart"
     )

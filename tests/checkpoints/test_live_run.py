@@ -16,6 +16,7 @@ from zorse.checkpoints.folder import link_best, path_of
 from zorse.checkpoints.writer import CheckpointWriter
 from zorse.errors import UserError
 from zorse.runs.lock import RunLock
+from zorse.training import preflight
 
 NEXT = 100  # pair of the checkpoint that comes meanwhile
 
@@ -127,7 +128,7 @@ def test_a_run_that_saves_at_every_step_is_read_all_the_time(shards, picture, tm
         process.wait()
 
 
-def test_damage_that_is_passed_over_is_told(shards, trained, picture, tmp_path):
+def test_damage_that_is_passed_over_is_told(shards, trained, picture, tmp_path, monkeypatch):
     """By all who take the checkpoint before."""
     out = shutil.copytree(trained, tmp_path / "run", symlinks=True)
     assert len(checkpoint.list_checkpoints(out)) > 1
@@ -135,5 +136,9 @@ def test_damage_that_is_passed_over_is_told(shards, trained, picture, tmp_path):
     told = f"{checkpoint.list_checkpoints(out)[0]} is damaged (networks.safetensors is not what was written)"
     translated = script("pipeline/translate.py", out, picture, tmp_path / "x.png", "--direction", "a2b")
     assert translated.returncode == 0 and told in translated.stderr
+    monkeypatch.setattr(preflight, "SECONDS", 0.01)
+    same = ("--epochs", "0.2", "--decay-epochs", "0", "--ema-pairs", "1", "--data", shards, "--out", out)
+    examined = script("pipeline/doctor.py", *TINY, *same)
+    assert examined.returncode == 0 and told in " ".join(examined.stdout.split()), examined.stdout + examined.stderr
     begun = train(*TINY, "--data", shards, "--out", tmp_path / "new", "--init-from", out, "--dry-run")
     assert begun.returncode == 0 and told in begun.stderr

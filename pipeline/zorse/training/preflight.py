@@ -124,12 +124,11 @@ def resumed(config: Config, shards: Shards, accelerator: Accelerator) -> list[Fi
     if not checkpoint.list_checkpoints(run):
         check_new(run)
         return []
-
-    def load(path: Path) -> Finding:
-        state, _, _ = checkpoint.read_state(path, config, checkpoint.data_identity(shards))
-        return Finding(OK, "resume", f"resumes {path}, at {state['pairs_seen']} pairs")
-
-    found = with_checkpoint(run, load, warn=damaged.append)
+    same = checkpoint.data_identity(shards)
+    path, state = with_checkpoint(
+        run, lambda path: (path, checkpoint.read_state(path, config, same)[0]), warn=damaged.append
+    )
+    found = Finding(OK, "resume", f"resumes {path}, at {state['pairs_seen']} pairs")
     return [*(Finding(WARN, "checkpoint", line) for line in damaged), found]
 
 

@@ -8,7 +8,14 @@ from running import TINY, train
 from runs import refused
 
 from zorse.errors import UserError
-from zorse.training.launch import WORLD_SIZES, alone_in_a_step, check_precision, check_processes
+from zorse.training.launch import (
+    WORLD_SIZES,
+    alone_in_a_step,
+    asked_of_accelerate,
+    check_precision,
+    check_processes,
+    check_settings,
+)
 
 ONE_PAIR = ["--epochs", "0.05", "--decay-epochs", "0"]
 
@@ -56,6 +63,26 @@ def test_fewer_processes_than_asked_for(shards, tmp_path):
         done = train(*TINY, "--data", shards, "--out", tmp_path / "run", launcher=[*how, "--num_processes", "2"])
         assert done.returncode != 0 and done.stderr.count("error: accelerate launch was asked for 2 processes") == 1
         assert "--multi_gpu" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "called", [["bin/accelerate", "launch"], ["bin/accelerate-launch"], ["-m", "accelerate.commands.launch"], ["bash"]]
+)
+def test_what_accelerate_launch_was_given_is_in_its_command_line(monkeypatch, tmp_path, called):
+    """Its --gradient_accumulation_steps reaches no environment, and the number of processes may be in a file."""
+    config = tmp_path / "config.yaml"
+    config.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nnum_processes: 4\n")
+    given = ["/usr/bin/python", *called, "--config_file", str(config), "--gradient_accumulation_steps", "8", "train.py"]
+    monkeypatch.setattr("psutil.Process.cmdline", lambda self: [*given, "--lr", "1"])
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    if called == ["bash"]:
+        assert asked_of_accelerate() is None
+        check_settings()
+    else:
+        assert asked_of_accelerate() == 4
+        with pytest.raises(UserError, match="--grad-accum-steps 8"):
+            check_settings()
 
 
 def test_processes_that_did_not_find_each_other(monkeypatch):

@@ -4,12 +4,17 @@ accelerate takes settings from its environment and from a configuration that `ac
 it cannot start what it was asked for, it starts less. Each of that is used and stated, or refused.
 """
 
+import argparse
+import io
 import os
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
+from pathlib import Path
 
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 
 from zorse.config.schema import Config
 from zorse.errors import OneRankError, UserError, first_sentence
@@ -22,6 +27,10 @@ PLUGINS = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
 }
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE")  # of torchrun and MPI
+# How accelerate launch is called, and after how many words its options begin.
+LAUNCHERS = {
+    "accelerate": 2, "accelerate-launch": 1, "accelerate.commands.launch": 1, "accelerate.commands.accelerate_cli": 2,
+}  # fmt: skip
 TRUE = ("1", "true", "yes", "on", "y", "t")  # as accelerate reads it
 
 
@@ -51,7 +60,10 @@ def check_settings() -> None:
     for name, plugin in PLUGINS.items():
         if os.environ.get(name, "").lower() in TRUE:
             refuse(plugin, "Zorse trains with DDP alone: say so in accelerate config")
-    if (steps := os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) != "1":
+    steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if steps == "1" and (options := launch_options()):
+        steps = str(options.gradient_accumulation_steps or 1)  # which goes nowhere without DeepSpeed
+    if steps != "1":
         refuse(
             f"gradient_accumulation_steps {steps}",
             f"leave it out and give pipeline/train.py --grad-accum-steps {steps}",
@@ -97,19 +109,24 @@ def check_processes(accelerator: Accelerator) -> None:
 def asked_of_accelerate() -> int | None:
     """Number of processes that accelerate launch was asked for where it started this one alone; None if it did not.
 
-    It tells no more than that there are several, by an address for them; how many is in its own command line or
-    configuration.
+    It tells no more than that there are several, by an address for them.
     """
-    if not {"ACCELERATE_DYNAMO_MODE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+    options = launch_options()
+    if options is None or not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return None
-    from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
-
-    with suppress(psutil.Error, OSError, ValueError, SystemExit):
-        started_by = psutil.Process(os.getppid()).cmdline()
-        first = next((at + 1 for at, part in enumerate(started_by) if part == "launch"), 2)
-        options = launch_command_parser().parse_args(started_by[first:])
+    with suppress(OSError, ValueError):
         return options.num_processes or load_config_from_file(options.config_file).num_processes
+    return None
+
+
+def launch_options() -> argparse.Namespace | None:
+    """The options that accelerate launch was given, from its command line; None where something else started this."""
+    with suppress(psutil.Error, OSError, ValueError, SystemExit), redirect_stderr(io.StringIO()):
+        parts = psutil.Process(os.getppid()).cmdline()
+        names = [Path(part).name for part in parts]
+        for name, before in LAUNCHERS.items():
+            if name in names:
+                return launch_command_parser().parse_args(parts[names.index(name) + before :])
     return None
 
 

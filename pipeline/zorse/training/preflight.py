@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import NamedTuple
 
 import accelerate

@@ -24,7 +24,7 @@ from zorse import Translator
 from zorse.checkpoints import format as checkpoint
 from zorse.errors import UserError
 from zorse.runs import lock
-from zorse.training import preflight
+from zorse.training import trial
 
 pytestmark = pytest.mark.slow
 
@@ -167,7 +167,7 @@ def new(folder):
 
 
 def test_checkpoints(run_directory, shards, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight, "SECONDS", 0.01)
+    monkeypatch.setattr(trial, "SECONDS", 0.01)
     commands = {
         "doctor.py": lambda run: script("pipeline/doctor.py", *OPTIONS, "--data", shards, "--out", run),
         "translate.py": lambda run: translate(run, picture),

@@ -16,7 +16,7 @@ from zorse.checkpoints.folder import link_best, path_of
 from zorse.checkpoints.writer import CheckpointWriter
 from zorse.errors import UserError
 from zorse.runs.lock import RunLock
-from zorse.training import preflight
+from zorse.training import trial
 
 NEXT = 100  # pair of the checkpoint that comes meanwhile
 
@@ -136,7 +136,7 @@ def test_damage_that_is_passed_over_is_told(shards, trained, picture, tmp_path, 
     told = f"{checkpoint.list_checkpoints(out)[0]} is damaged (networks.safetensors is not what was written)"
     translated = script("pipeline/translate.py", out, picture, tmp_path / "x.png", "--direction", "a2b")
     assert translated.returncode == 0 and told in translated.stderr
-    monkeypatch.setattr(preflight, "SECONDS", 0.01)
+    monkeypatch.setattr(trial, "SECONDS", 0.01)
     same = ("--epochs", "0.2", "--decay-epochs", "0", "--ema-pairs", "1", "--data", shards, "--out", out)
     examined = script("pipeline/doctor.py", *TINY, *same)
     assert examined.returncode == 0 and told in " ".join(examined.stdout.split()), examined.stdout + examined.stderr

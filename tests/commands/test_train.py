@@ -117,7 +117,7 @@ def test_a_run_on_a_disk_that_can_do_little(shards, tmp_path, monkeypatch):
 def test_a_directory_of_something_else_is_not_trained_in(shards, tmp_path, config):
     (tmp_path / "config.json").write_text(config)
     done = train(*TINY, "--data", shards, "--out", tmp_path)
-    refused(done, "config.json: is there already and is something else; give another --out")
+    refused(done, "config.json: ", "restore it, or give another --out")
     assert (tmp_path / "config.json").read_text() == config
 
 

@@ -1,11 +1,10 @@
 """The run directory: the configuration that made it, and the journal that tells batch scripts what happened."""
 
-import json
 import os
 import sys
 from pathlib import Path
 
-from zorse.config.resolve import from_dict, to_json
+from zorse.config.resolve import to_json
 from zorse.config.schema import Config
 from zorse.errors import UserError
 from zorse.files import write_durably
@@ -22,13 +21,7 @@ def start_run_directory(config: Config, resumed: Path | None) -> None:
 
 
 def check_new(out: Path) -> None:
-    """Raise UserError for a directory that has records of training but no checkpoint, or is that of something else."""
-    config = out / "config.json"
-    try:
-        if config.exists() and config.stat().st_size:
-            from_dict(json.loads(config.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{config}: is there already and is something else; give another --out") from None
+    """Raise UserError for a run directory that has records of training but no checkpoint."""
     if (out / "stats.jsonl").exists() or records_after(out, 0):
         raise UserError(
             f"{out} has records of a run but no checkpoint; restore its checkpoints, give another --out, or remove it"

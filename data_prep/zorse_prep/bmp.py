@@ -16,6 +16,7 @@ def read_runs(data: bytes, image: Image.Image) -> Image.Image:
     _, half_bytes, direction = image.tile[0].args
     at, x, y = image.tile[0].offset, 0, 0
     levels = bytearray(width * height)
+        # Two bytes at a time: a run, or a command. What would lie outside of the image is dropped.
     while at + 2 <= len(data):
         count, what = data[at : at + 2]
         at += 2
@@ -40,6 +41,7 @@ def read_runs(data: bytes, image: Image.Image) -> Image.Image:
     else:
         if y * width + x < width * height:
             raise OSError("the file is truncated: its last rows are missing")
+        # Upright, with the palette.
     found = Image.frombytes(image.mode, image.size, bytes(levels))
     if direction < 0:  # the lowest row comes first
         found = found.transpose(Image.Transpose.FLIP_TOP_BOTTOM)

@@ -87,7 +87,7 @@ def chart(found: dict[str, list[float]]) -> str:
         across = LEFT + (WIDTH - LEFT - 16) * step / steps
         return f"{across:.1f},{16 + (HEIGHT - BOTTOM - 16) * (HIGHEST - power) / (HIGHEST - LOWEST):.1f}"
 
-        # Both scales, then a curve and a line of the legend for each run.
+    # Both scales, then a curve and a line of the legend for each run.
     parts = []
     for power in (0, -4, -8, -12, -16, LOWEST):
         (left, y), right = place(0, 10.0**power if power > LOWEST else 0.0).split(","), WIDTH - 16

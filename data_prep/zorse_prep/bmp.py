@@ -16,7 +16,7 @@ def read_runs(data: bytes, image: Image.Image) -> Image.Image:
     _, half_bytes, direction = image.tile[0].args
     at, x, y = image.tile[0].offset, 0, 0
     levels = bytearray(width * height)
-        # Two bytes at a time: a run, or a command. What would lie outside of the image is dropped.
+    # Two bytes at a time: a run, or a command. What would lie outside of the image is dropped.
     while at + 2 <= len(data):
         count, what = data[at : at + 2]
         at += 2

@@ -171,7 +171,7 @@ def page(translators: dict[str, Translator], title: str, most_pixels: int):
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
         return (viewable(image), viewable(fake)), f"{text_alone(way)}, {fake.width} x {fake.height} pixels"
 
-        # The image and the direction on the left, before and after on the right; a change of either translates.
+    # The image and the direction on the left, before and after on the right; a change of either translates.
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {text_alone(title)}")
         gr.Markdown("Drop an image on the left. On the right, pull the handle to see before and after.")

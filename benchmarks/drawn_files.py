@@ -66,7 +66,7 @@ def tiff(levels: np.ndarray, how: Tiff) -> bytes:
         tags |= {322: ("I", [how.tile[1]]), 323: ("I", [how.tile[0]])}
     else:
         tags[278] = ("I", [min(how.rows, height)])
-        # Pages of strips or tiles, each with its directory behind them.
+    # Pages of strips or tiles, each with its directory behind them.
     places, counts = (324, 325) if how.tile else (273, 279)
     data = bytearray(_header(how))
     for page in range(how.pages):

@@ -41,7 +41,7 @@ def read_runs(data: bytes, image: Image.Image) -> Image.Image:
     else:
         if y * width + x < width * height:
             raise OSError("the file is truncated: its last rows are missing")
-        # Upright, with the palette.
+    # Upright, with the palette.
     found = Image.frombytes(image.mode, image.size, bytes(levels))
     if direction < 0:  # the lowest row comes first
         found = found.transpose(Image.Transpose.FLIP_TOP_BOTTOM)

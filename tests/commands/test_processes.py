@@ -194,6 +194,7 @@ def test_a_closed_terminal_saves_and_ends(shards, tmp_path):
 
     def own_terminal():
         os.setsid()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where nohup runs the tests
         ioctl(theirs, termios.TIOCSCTTY, 0)
 
     program = [sys.executable, ROOT / "tests" / "helpers" / "faulty.py", *TINY, "--workers", "2", "--data", shards]

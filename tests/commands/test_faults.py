@@ -72,7 +72,7 @@ def test_a_signal_saves_at_the_next_step_and_the_same_command_goes_on(shards, wh
     os.killpg(process.pid, number)  # as a terminal and Slurm do: the data workers get it, too
     recovery.fault()
     line = wait_for(process, "stopped by")
-    assert process.wait(20) == code and nobody_left(out)
+    assert process.wait(60) == code and nobody_left(out)
     stopped = int(re.search(r"at (\d+) pairs", line)[1])
     assert 50 <= stopped < LONG_PAIRS
     assert (out / "checkpoints" / f"pairs-{stopped:012d}").exists()

@@ -209,7 +209,7 @@ def test_a_closed_terminal_saves_and_ends(shards, tmp_path):
     while len(losses(out) if (out / "stats.jsonl").exists() else []) < 5 and time.monotonic() < deadline:
         time.sleep(0.1)
     os.close(ours)
-    assert process.wait(20) == 129 and nobody_left(out, 0)
+    assert process.wait(60) == 129 and nobody_left(out, 0)
     newest = checkpoint.latest_valid(out)
     assert newest and newest.name != "pairs-000000000000"
 

@@ -88,6 +88,7 @@ LONG = [
     "--keep", "3",
 ]  # fmt: skip
 LONG_PAIRS = 176
+WATCHED = [*TINY, "--workers", "2", "--sample-images", "1", "--log-every", "1"]  # with data workers, a line a step
 SLOWLY = "pace 0.03"  # a fault for runs that are interrupted from outside, so that they are not over before that
 
 
@@ -97,7 +98,7 @@ def start(data, out, *options, ranks=1, fault=None, before=(), **environment):
     fault: as in faulty.py. before: words of a command line that runs another.
     """
     script = ROOT / "tests" / "helpers" / "faulty.py" if fault else ROOT / "pipeline" / "train.py"
-    program = [script, *TINY, "--workers", "2", "--sample-images", "1", "--log-every", "1"]
+    program = [script, *WATCHED]
     how = [*before, sys.executable]
     if ranks > 1:
         how += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from running import ROOT, TINY
-from runs import assert_close, final, losses, run
+from running import ROOT
+from runs import WATCHED, assert_close, final, losses, run
 
 MISSING = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if shutil.which(name) is None]
 PAIRS = 198
@@ -96,20 +96,7 @@ class Job:
             (folder / "accelerate").chmod(0o755)
             environment["BIN"] = str(folder)
         submit = ["sbatch", "--parsable", "--gres=none", f"--nodes={nodes}", "--time=10", f"--output={self.log}"]
-        train = [
-            *TINY,
-            "--workers",
-            "2",
-            "--sample-images",
-            "1",
-            "--log-every",
-            "1",
-            "--data",
-            data,
-            "--out",
-            self.out,
-            *LONG,
-        ]
+        train = [*WATCHED, "--data", data, "--out", self.out, *LONG]
         batch = ROOT / "launch" / "train.sbatch"
         self.id = cluster.run(*submit, *sbatch, batch, *train, *options, cwd=folder, **environment)
 

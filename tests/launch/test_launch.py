@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from running import TINY
 from runs import (
     SHORT,
+    WATCHED,
     assert_same,
     nobody_left,
     pairs_reach,
@@ -50,20 +50,7 @@ class Launch:
         }
         if once:
             env["ZORSE_FAULT_ONCE"] = str(self.fault)
-        train = [
-            *TINY,
-            "--workers",
-            "2",
-            "--sample-images",
-            "1",
-            "--log-every",
-            "1",
-            "--data",
-            data,
-            "--out",
-            self.out,
-            *options,
-        ]
+        train = [*WATCHED, "--data", data, "--out", self.out, *options]
         self.process = subprocess.Popen(
             [str(part) for part in (folder / "launch" / "train.sh", *train)],
             env=env,

@@ -1,7 +1,7 @@
 """What the launcher asked for against what this process got: number of processes, precision, accelerate's settings.
 
 accelerate takes settings from its environment and from a configuration that `accelerate config` left behind, and where
-it cannot start what it was asked for, it starts less. Each of that is used and stated, or refused.
+it cannot start what it was asked for, it starts less. Each of these is used and stated, or refused.
 """
 
 import argparse

@@ -225,7 +225,7 @@ class Checkpointing:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """How to compute: the same sums, rounded otherwise, which training amplifies until weights have drifted apart."""
+    """How to compute. The mathematics stays the same; rounding may differ, and training amplifies it."""
 
     grad_accum_steps: int = 1
     """gradient accumulation: micro-batches per step that each rank splits its part of the batch into, to save memory"""

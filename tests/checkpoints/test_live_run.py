@@ -11,7 +11,7 @@ from running import TINY, script, train
 from runs import start, wait_for
 
 from zorse.checkpoints import format as checkpoint
-from zorse.checkpoints import load
+from zorse.checkpoints import load, tensors
 from zorse.checkpoints.folder import link_best, path_of
 from zorse.checkpoints.writer import CheckpointWriter
 from zorse.errors import UserError
@@ -82,6 +82,22 @@ def test_a_checkpoint_that_is_removed_meanwhile_is_succeeded(
     monkeypatch.setattr(module, name, read_and_go_on)
     done = script(f"pipeline/{command}", *options[command])
     assert done.returncode == 0 and not done.stderr, done.stderr
+    assert len(calls) > 1
+
+
+def test_a_checkpoint_that_is_removed_as_its_weights_are_opened_is_succeeded(live, monkeypatch):
+    """By torch, which maps a file that was there a moment before, and has an error of its own."""
+    out, go_on = live
+    opened, calls = tensors.safe_open, []
+
+    def go_on_and_open(*given, **named):
+        calls.append(given)
+        if len(calls) == 1:
+            go_on()
+        return opened(*given, **named)
+
+    monkeypatch.setattr(tensors, "safe_open", go_on_and_open)
+    assert load.load_trained(out).checkpoint == path_of(out / "checkpoints", NEXT)
     assert len(calls) > 1
 
 

@@ -99,7 +99,7 @@ def _opened(file: Path, fix: str):
         raise UserError(f"{file}: {'not a regular file' if file.exists() else 'is missing'}; {fix}")
     try:
         return safe_open(file, framework="pt")
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: of torch, for a file that is gone by now
         raise UserError(
             f"{file}: is not a complete safetensors file ({str(error).splitlines()[0]:.150}); {fix}"
         ) from None

@@ -242,7 +242,7 @@ def load_features(file: Path | None, count: int) -> Tensor | None:
             return None
         with safe_open(file, framework="pt") as stored:
             features, known = stored.get_tensor("features"), (stored.metadata() or {}).get("sha256")
-    except (OSError, SafetensorError):
+    except (OSError, RuntimeError, SafetensorError):  # RuntimeError: of torch, for a file that is gone by now
         return None
     whole = features.ndim == 2 and len(features) == count and known == sha256(features)
     return features if whole else None

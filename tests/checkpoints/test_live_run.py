@@ -5,6 +5,7 @@ import shutil
 import time
 
 import pytest
+import torch
 from accelerate import Accelerator
 from PIL import Image
 from running import TINY, script, train
@@ -86,17 +87,18 @@ def test_a_checkpoint_that_is_removed_meanwhile_is_succeeded(
 
 
 def test_a_checkpoint_that_is_removed_as_its_weights_are_opened_is_succeeded(live, monkeypatch):
-    """By torch, which maps a file that was there a moment before, and has an error of its own."""
+    """Between safetensors, which opens the file, and torch, which maps it and has an error of its own."""
     out, go_on = live
     opened, calls = tensors.safe_open, []
 
-    def go_on_and_open(*given, **named):
-        calls.append(given)
+    def open_too_late(file, **named):
+        calls.append(file)
         if len(calls) == 1:
             go_on()
-        return opened(*given, **named)
+            torch.UntypedStorage.from_file(str(file), shared=False, nbytes=1)
+        return opened(file, **named)
 
-    monkeypatch.setattr(tensors, "safe_open", go_on_and_open)
+    monkeypatch.setattr(tensors, "safe_open", open_too_late)
     assert load.load_trained(out).checkpoint == path_of(out / "checkpoints", NEXT)
     assert len(calls) > 1
 

@@ -50,6 +50,7 @@ def tiff(levels: np.ndarray, how: Tiff) -> bytes:
     """A TIFF of levels [H, W, C], which are stored as they are."""
     height, width, channels = levels.shape
     parts = [_encoded(part, how) for part in _parts(levels, how)]
+    # The directory, but for where the strips or tiles lie.
     tags = {
         256: ("I", [width]), 257: ("I", [height]), 258: ("H", [how.bits] * channels),
         259: ("H", [COMPRESS[how.compression][0]]), 262: ("H", [how.photometric]), 266: ("H", [how.fill]),

@@ -100,6 +100,7 @@ def _tiff_pixels(rng: np.random.Generator, what: str, numbers: Numbers, meaning:
     """The levels to store [H, W, C]; what they show; the allowed difference; the palette."""
     seen = picture(rng)
     grey = (seen[..., :3] @ LUMA)[..., None]
+    # Kinds without alpha, each with a meaning of its own.
     if what in ("black is 0", "white is 0"):
         stored, truth = numbers.of(1 - grey if what == "white is 0" else grey)
         return stored, (1 - truth if what == "white is 0" else truth).repeat(3, 2), 0.0, None
@@ -113,6 +114,7 @@ def _tiff_pixels(rng: np.random.Generator, what: str, numbers: Numbers, meaning:
     if what == "YCbCr":
         image = Image.fromarray(np.rint(seen[..., :3] * 255).astype(np.uint8)).convert("YCbCr")
         return np.asarray(image), seen[..., :3], 1.5, None
+    # RGB or grey; with alpha, the colours may be multiplied by it, and what is read divides again.
     colours = seen[..., :3] if what.startswith("RGB") else grey
     if not meaning:
         return *numbers.of(colours), 0.0, None

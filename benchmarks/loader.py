@@ -119,6 +119,7 @@ def compare_reading(options: argparse.Namespace) -> None:
     files = [path for path in sorted((options.images / "trainA").iterdir()) if path.is_file()]
     order = DomainOrder(split.counts, seed=0, domain=0, lanes=1)
 
+    # Readers of the same samples.
     def webdataset(shuffle: int = 0) -> None:
         deque((sample["jpg"] for sample in wds.WebDataset(tars, shardshuffle=False).shuffle(shuffle)), maxlen=1)
 

@@ -101,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.size % 4 or options.size < 24 or options.batch < 1:
         sys.exit("error: --size must be a multiple of 4 and at least 24, --batch at least 1")
-    # With --check, one prediction beside one measurement; otherwise a table of predictions.
+    # One prediction beside one measurement.
     if options.check:
         how = options.batch, options.size, options.bf16, options.recompute
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -111,6 +111,7 @@ def main() -> None:
             f"measured {measured(*how) / GB:.2f} GB on {device}"
         )
         return
+    # The largest batch and size of each GPU, by the prediction.
     table = Table(title=f"the paper's networks, not compiled, {options.reserve:g} GB in reserve: predicted")
     for name in ("GPU", "precision", "--recompute", "largest batch at 256 pixels", "largest size at batch 1"):
         table.add_column(name, justify="right")

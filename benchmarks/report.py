@@ -32,6 +32,7 @@ def show_gate(rows: list[dict], first: str, console: Console) -> None:
 
 def show(case: dict, gpu: bool, console: Console) -> None:
     """The tables of one size, batch and precision."""
+    # The machine's own speed at a matrix product, which tells whether the machine was quiet.
     before, after = (speed / 1e12 for speed in case["product_flop_per_second"])
     console.rule(f"{case['size']} px, batch {case['batch']}, {case['precision']}", align="left")
     console.print(

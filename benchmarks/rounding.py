@@ -87,7 +87,7 @@ def chart(found: dict[str, list[float]]) -> str:
         across = LEFT + (WIDTH - LEFT - 16) * step / steps
         return f"{across:.1f},{16 + (HEIGHT - BOTTOM - 16) * (HIGHEST - power) / (HIGHEST - LOWEST):.1f}"
 
-    # Both scales, then a curve and a line of the legend for each run.
+    # Both scales.
     parts = []
     for power in (0, -4, -8, -12, -16, LOWEST):
         (left, y), right = place(0, 10.0**power if power > LOWEST else 0.0).split(","), WIDTH - 16
@@ -98,6 +98,7 @@ def chart(found: dict[str, list[float]]) -> str:
         across = place(step, 1).split(",")[0]
         parts.append(f'<text x="{across}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{step}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">steps</text>')
+    # A curve and a line of the legend for each run.
     for number, (name, values) in enumerate(found.items()):
         points, colour = " ".join(place(step, value) for step, value in enumerate(values)), COLOURS[number % 4]
         parts.append(f'<polyline stroke="{colour}" points="{points}"/>')

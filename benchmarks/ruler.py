@@ -224,7 +224,7 @@ def draw_hostile(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, **options)
 
-    # In each split: photographs, what has to be converted, odd sizes and names, and damaged files.
+    # In each split: photographs, what has to be converted, odd sizes and names.
     turned = Image.Exif()
     turned[0x0112] = 6
     for split in ("trainA", "trainB", "testA", "testB"):
@@ -243,6 +243,7 @@ def draw_hostile(folder: Path) -> None:
         save(f"{split}/UPPER CASE, ümlaut.JPG", Image.fromarray(photo(40, 60)))
         save(f"{split}/below/again.jpg", Image.fromarray(photo(50, 60)))
         save(f"{split}/tiny.png", Image.fromarray(photo(8, 60)))
+        # Damaged, repeated and foreign files.
         buffer = io.BytesIO()
         Image.fromarray(photo(64, 64)).save(buffer, "JPEG")
         whole = buffer.getvalue()

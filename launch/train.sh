@@ -22,7 +22,7 @@ mistake() {
 }
 
 for name in NODES NODE_RANK MASTER_PORT CPU_RANKS; do
-  [[ ${!name:-0} =~ ^[0-9]+$ ]] || mistake "$name=${!name} is no number"
+  [[ ${!name:-0} =~ ^[0-9]+$ ]] || mistake "$name=${!name} is not a number"
 done
 ((NODE_RANK < NODES)) || mistake "NODE_RANK=$NODE_RANK: $NODES machines have the numbers 0 to $((NODES - 1))"
 if ((NODES > 1)); then
@@ -30,7 +30,7 @@ if ((NODES > 1)); then
   [[ ${ZORSE_JOURNAL:-} ]] || mistake "NODES=$NODES needs ZORSE_JOURNAL, a new file in a folder that the machines share"
 fi
 
-[[ -x $BIN/python ]] || mistake "$BIN/python is not there; run make install, or say in BIN where it is"
+[[ -x $BIN/python ]] || mistake "$BIN/python is missing; run make install, or set BIN to its folder"
 if ((${CPU_RANKS:-0} > 0)); then
   cores=$(nproc) each=$CPU_RANKS precision=${MIXED_PRECISION:-no}
   export ACCELERATE_USE_CPU=true OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > each ? cores / each : 1))}

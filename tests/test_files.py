@@ -136,7 +136,7 @@ def test_a_file_for_out_is_new_or_empty_or_ours(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("file")
     for name in ("file", "link", "pipe"):
-        with pytest.raises(UserError, match=r"is there already and is something else; give another --out"):
+        with pytest.raises(UserError, match=r"already exists and holds something else; give another --out"):
             check_file(tmp_path / name, is_ours)
     (tmp_path / "file").write_text("ours")
     assert check_file(tmp_path / "link", is_ours) == tmp_path / "file"

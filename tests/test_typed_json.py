@@ -48,7 +48,7 @@ class Shape:
         (Shape, {"points": [{"x": -1}], "kind": "open"}, "points.0.x is -1, and must be in 0 to"),
         (Shape, {"points": [{}], "kind": "open"}, "points.0.x is missing"),
         (Shape, {"points": []}, "kind is missing"),
-        (Shape, {"points": [], "kind": "open", "size": 1}, "size is not known to this version"),
+        (Shape, {"points": [], "kind": "open", "size": 1}, "size is unknown to this version"),
         (Shape, {"points": [], "kind": "open", "file": 3}, "file is 3, and must be text"),
     ],
 )

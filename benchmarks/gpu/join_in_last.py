@@ -40,6 +40,7 @@ def moments_joined(
     count = tl.zeros([ROWS, 1], tl.float32)
     mean = tl.zeros([ROWS, COLUMNS], tl.float32)
     squares = tl.zeros([ROWS, COLUMNS], tl.float32)
+    # Welford's moments of this program's share of the pixels.
     for start in range(first, last, ROWS):
         pixel = start + tl.arange(0, ROWS)
         mask = (pixel < last)[:, None] & exists[None, :]
@@ -53,6 +54,7 @@ def moments_joined(
     tl.store(part, plane_mean, mask=exists)
     tl.store(part + SHARES * C, plane_squares, mask=exists)
     tl.debug_barrier()  # all threads' parts are written before the ticket, which releases them
+    # Who draws the last ticket joins the parts of all.
     ticket = tickets + sample * tl.num_programs(1) + tl.program_id(1)
     if tl.atomic_add(ticket, 1, sem="acq_rel", scope="gpu") == SHARES - 1:
         tl.debug_barrier()

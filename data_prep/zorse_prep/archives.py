@@ -47,7 +47,7 @@ def archive_source(path: Path) -> Source:
     elif head.startswith(b"PK") or zipfile.is_zipfile(path):  # one that unpacks itself has a program at its front
         kind, members = "zip", _zip_members
     elif not any(head):
-        raise UserError(f"--source {path} is empty, or holds zeros alone; copy it again")
+        raise UserError(f"--source {path} is empty, or contains zeros alone; copy it again")
     else:
         raise UserError(f"--source {path} is neither a folder nor a .zip or .tar; give {INSIDE}")
     dropped = {split: none_dropped() for split in SPLITS}
@@ -103,7 +103,7 @@ def refuse_packed(path: Path, flag: str = "", only_tars: bool = False) -> None:
     """Raise UserError for a compressed tar, and for other archives that are not read where they lie."""
     with path.open("rb") as file:
         head = file.read(TAR_BLOCK)
-    zips = {b"PK": "a zip and no tar; make shards of it by shard.py --source"} if only_tars else {}
+    zips = {b"PK": "a zip, not a tar; make shards of it with shard.py --source"} if only_tars else {}
     for magic, what in (PACKED | zips).items():
         if head.startswith(magic) and not _begins_tar(head):  # whose first bytes are the name of its first member
             raise UserError(f"{flag}{path} is {what}")
@@ -132,7 +132,7 @@ def tar_members(path: Path) -> Iterator[tarfile.TarInfo]:
                     start = _appended(file, tar.offset)
     except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter two of headers full of nonsense
         raise UserError(
-            f"{path} is no uncompressed tar, or is damaged ({error}); unpack it, or copy it again"
+            f"{path} is not an uncompressed tar, or is damaged ({error}); unpack it, or copy it again"
         ) from None
 
 
@@ -195,9 +195,9 @@ def read_zip(path: str, number: int, size: int) -> bytes:
     except MemoryError:
         raise
     except NotImplementedError as error:  # Deflate64 of Windows, for one
-        raise Unreadable(f"is packed in a way that is not read here ({error}); unpack the archive first") from None
+        raise Unreadable(f"is packed in a way that is not supported ({error}); unpack the archive first") from None
     except Exception as error:  # a damaged member makes zipfile and its decompressors raise nearly anything
-        raise Unreadable(f"cannot be taken out of the archive: {error or type(error).__name__}") from None
+        raise Unreadable(f"cannot be extracted: {error or type(error).__name__}") from None
 
 
 @lru_cache(16)

@@ -215,7 +215,7 @@ def _size_of_file(path: str, column: str, row: int) -> int | None:
     if not isinstance(cell, dict) or not cell.get("path"):
         return None
     if "://" in cell["path"]:
-        raise UserError(f"column {column} names its images by URL ({cell['path']}); get them, and give {LAYOUT}")
+        raise UserError(f"column {column} names its images by URL ({cell['path']}); download them, and give {LAYOUT}")
     return Path(cell["path"]).stat().st_size
 
 

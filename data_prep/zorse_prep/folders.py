@@ -39,7 +39,7 @@ def _items(root: Path, dropped: dict[str, dict[str, int]]) -> Iterator[Item]:
             if is_hidden(name.split("/")):
                 counts["hidden"] += 1
             elif entry.is_symlink() and not entry.is_file():
-                raise UserError(f"{entry.path} is a link to nothing; restore what it names, or remove it")
+                raise UserError(f"{entry.path} is a broken link; restore its target, or remove it")
             elif not entry.is_file():  # a fifo would be waited on for ever, a device read without end
                 counts["unsafe"] += 1
             elif not looks_like_image(entry.name, partial(read_file, entry.path, 12)):

@@ -97,16 +97,16 @@ def _find(folder: Path, globs: dict[str, tuple[str, ...]]) -> dict[str, list[str
     path = folder / MANIFEST
     manifest = (load_json(path) or {}) if path.exists() else {"format": FORMAT, "source": {"kind": FOREIGN}}
     if manifest.get("format") != FORMAT:
-        raise UserError(f"{path} is of something else; move it away, or link the tars into a folder of their own")
+        raise UserError(f"{path} belongs to something else; move it away, or link the tars into a folder of their own")
     source = manifest.get("source")
     if (folder / PLAN).exists() or (isinstance(source, dict) and source.get("kind") != FOREIGN):
-        raise UserError(f"{folder} holds shards made here, which have their index; give a folder of other tars")
+        raise UserError(f"{folder} holds shards of shard.py, which have an index already; give a folder of other tars")
     # Each pattern must match something, and no tar may be in two splits.
     found, owner = {}, {}
     for split, patterns in globs.items():
         flag = f"--{split[:-1]}-{split[-1].lower()}"
         if split.startswith("train") and not patterns:
-            raise UserError(f"{flag} is missing; say which tars are its, e.g. {flag} 'horse-*.tar'")
+            raise UserError(f"{flag} is missing; say which tars it has, e.g. {flag} 'horse-*.tar'")
         names = set()
         for pattern in patterns:
             if "/" in pattern:
@@ -136,7 +136,7 @@ def _check_index(tar: Path, sha256: str | None) -> None:
         return
     offsets = np.fromfile(index, dtype=INDEX_TYPE) if found == index else []
     if len(offsets) == 0 or not is_index(offsets, len(offsets) - 1, tar.stat().st_size):
-        raise UserError(f"{found} is of something else; move it away, or link the tars into a folder of their own")
+        raise UserError(f"{found} belongs to something else; move it away, or link the tars into a folder of their own")
 
 
 def index_tar(folder: Path, name: str, policy: ImagePolicy, count) -> dict:
@@ -214,5 +214,5 @@ def _image_of(tar: int, member: tarfile.TarInfo) -> bytes:
     except ValueError:
         as_read = None
     if as_read != member.size:
-        raise BadImage("its tar header is of an old format; make the tar again with --format=ustar")
+        raise BadImage("its tar header has an old format; make the tar again with --format=ustar")
     return os.pread(tar, member.size, member.offset_data)

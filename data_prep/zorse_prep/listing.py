@@ -90,7 +90,7 @@ def list_source(source: Source, work: Path) -> Listing:
     if source.outside:
         where = ", ".join(f"{count} {place}" for place, count in source.outside.most_common(PLACES))
         more = ", ..." if len(source.outside) > PLACES else ""
-        print(f"left out, in none of {', '.join(SPLITS)}: {one_line(where)}{more}")
+        print(f"ignored, in none of {', '.join(SPLITS)}: {one_line(where)}{more}")
     listing, digest, found = Listing(buckets, {}, ""), hashlib.sha256(), Counter()
     for number in range(BUCKETS):
         for line in listing.lines(number):

@@ -94,7 +94,7 @@ def check_unusable(out: Path) -> None:
     except (ValueError, AttributeError):
         ours = False
     if not ours:
-        raise UserError(f"{path} is of something else; move it away, or give another folder")
+        raise UserError(f"{path} belongs to something else; move it away, or give another folder")
 
 
 def split_entry(records: list[dict], white: int) -> dict:

@@ -21,68 +21,68 @@ class Options:
     """What to shard, and how."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")] = None
-    """A known data set (horse2zebra, monet2photo, ...) or OWNER/NAME@REVISION on the hub; leave out with --source."""
+    """a known data set (horse2zebra, monet2photo, ...) or OWNER/NAME@REVISION on the hub; leave out with --source"""
     source: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
-    """A folder, .zip or .tar with trainA, trainB and optionally testA, testB; or a table of the `datasets` library, as
-    save_to_disk writes it, or in .parquet, .arrow or other files."""
+    """a folder, .zip or .tar with trainA, trainB and optionally testA, testB; or a table of the `datasets` library, as
+    save_to_disk writes it, or in .parquet, .arrow or other files"""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Where the shards go; shards/NAME unless given."""
+    """folder to write shards to; by default shards/NAME"""
     columns: Pairs = ()
-    """The columns of a table that hold the domains; imageA and imageB need not be named."""
+    """columns of a table that hold the domains; by default imageA and imageB"""
     configs: Pairs = ()
-    """The configurations, or else the splits, of a table that hold a domain each."""
+    """configurations, or else splits, of a table that hold a domain each"""
     label_a: Annotated[str | None, tyro.conf.arg(metavar="LABEL", help_behavior_hint="")] = None
-    """The label of domain A, by name or number, in a table of labelled images; its test split stays one."""
+    """label of domain A, by name or number, in a table of labelled images; its test split is kept"""
     label_b: Annotated[str | None, tyro.conf.arg(metavar="LABEL", help_behavior_hint="")] = None
-    """The label of domain B."""
+    """label of domain B"""
     shard_size: int = 0
-    """Samples per shard; 0 chooses a 64th of a split, within 64 and 10000."""
+    """samples per shard; 0 chooses a 64th of a split, but at least 64 and at most 10000"""
     max_side: int = 1024
-    """Larger images are reduced to this on their longest side, in pixels."""
+    """pixels; images with a longer side are reduced to this"""
     min_side: int = 16
-    """Images with a shorter side, in pixels, count as unusable."""
+    """pixels; images with a shorter side count as unusable"""
     lossless: Flag = False
-    """What must be converted becomes a PNG, not a JPEG of quality 95, and good PNGs are copied like good JPEGs."""
+    """store images that must be converted as PNG, not as JPEG of quality 95, and copy good PNGs like good JPEGs"""
     mode_a: Mode = "rgb"
-    """Pixels of domain a: 8-bit colour; 8-bit grey; 8-bit colour with alpha, as PNG; 16-bit grey, as PNG."""
+    """pixels of domain a. rgb, grey: 8 bits. rgba: 8 bits with alpha, as PNG. grey16: 16 bits, as PNG"""
     mode_b: Mode = "rgb"
-    """Pixels of domain b."""
+    """pixels of domain b"""
     keep_duplicates: Flag = False
-    """Keep all of several byte-identical images of a split, not only the first by name."""
+    """keep all byte-identical images of a split, not only the first by name"""
     leak: Literal["warn", "fail"] = "warn"
-    """What to do where the same image is in training and test images of a domain."""
+    """what to do when an image is in both the training and the test images of a domain"""
     max_corrupt: float = 0.01
-    """Share of unusable images above which nothing is finished; fewer are left out and listed."""
+    """largest share of unusable images, which are skipped and listed; with more, nothing is finished"""
     workers: int = cpu_count()
-    """Processes."""
+    """worker processes"""
     restart: Flag = False
-    """Replace the shards which --out holds."""
+    """replace the shards in --out"""
     dry_run: Flag = False
-    """List and hash the images and show the plan; write nothing."""
+    """list and hash the images and show the plan; write nothing"""
 
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """Write planned shards. Without --task, one of a Slurm array's tasks takes its own share."""
+    """Write planned shards. Without --task, a task of a Slurm array takes its own share."""
 
     out: Out
-    """Where the plan is."""
+    """folder of the plan"""
     task: Annotated[int | None, tyro.conf.arg(metavar="I", help_behavior_hint="")] = None
-    """Which share: 0 to --tasks less 1."""
+    """number of this task, from 0 to --tasks - 1"""
     tasks: Annotated[int | None, tyro.conf.arg(metavar="T", help_behavior_hint="")] = None
-    """Into how many shares the shards are divided."""
+    """number of tasks that the shards are divided among"""
     workers: int = cpu_count()
-    """Processes."""
+    """worker processes"""
 
 
 @dataclass(frozen=True)
 class FinalizeOptions:
-    """Sum finished shards up in the manifest, which makes them a data set."""
+    """Summarize finished shards in the manifest, which makes them a data set."""
 
     out: Out
-    """Where the shards are."""
+    """folder of the shards"""
     max_corrupt: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")] = None
-    """Share of unusable images above which nothing is finished; as planned unless given."""
+    """largest share of unusable images; by default as planned"""
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ class VerifyOptions:
     """Check finished shards against their manifest. Every fault gets a line, and any makes the exit code 1."""
 
     out: Out
-    """Where the shards are."""
+    """folder of the shards"""
     deep: Flag = False
-    """Also read every byte: checksums, members of the tars, decoding of every image."""
+    """also read every byte: checksums, members of the tars, decoding of every image"""
     workers: int = cpu_count()
-    """Processes."""
+    """worker processes"""
 
 
 @dataclass(frozen=True)
@@ -102,27 +102,27 @@ class StatsOptions:
     """Show what finished shards hold."""
 
     out: Out
-    """Where the shards are."""
+    """folder of the shards"""
 
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """Make another program's tars usable: .idx, .crc and manifest.json are written beside them, no tar is changed. Of
-    each sample the first image counts. Images are judged as those of other sources are, but not converted."""
+    """Make another program's tars usable: write .idx, .crc and manifest.json beside them, without changing a tar. Of
+    each sample the first image counts. Images are checked as those of other sources are, but not converted."""
 
     out: Dir
-    """Where the tars lie."""
+    """folder of the tars"""
     train_a: Globs = ()
-    """Tars of domain A for training, as patterns of names in DIR."""
+    """tars of domain A for training, as name patterns within DIR"""
     train_b: Globs = ()
-    """The same of B."""
+    """the same for B"""
     test_a: Globs = ()
-    """Tars of domain A for testing."""
+    """tars of domain A for testing"""
     test_b: Globs = ()
-    """The same of B."""
+    """the same for B"""
     min_side: int = 16
-    """Images with a shorter side, in pixels, count as unusable."""
+    """pixels; images with a shorter side count as unusable"""
     max_corrupt: float = 0.01
-    """Share of unusable images above which nothing is finished; fewer are left out and listed."""
+    """largest share of unusable images, which are skipped and listed; with more, nothing is finished"""
     workers: int = cpu_count()
-    """Processes."""
+    """worker processes"""

@@ -104,7 +104,7 @@ def load_plan(out: Path) -> Plan:
     fix = "remove it and plan again, or give another --out"
     record = read(path, dict, fix)
     if record.pop("format", None) != FORMAT:
-        raise UserError(f"{path} is no plan that was made here; {fix}")
+        raise UserError(f"{path} is not a plan of shard.py; {fix}")
     if record.pop("version", None) != VERSION:
         raise UserError(f"{path} is of another version; add --restart to make all anew, or give another --out")
     try:
@@ -132,7 +132,7 @@ def planned_items(out: Path, shard: Shard) -> Iterator[Item]:
                     raise ValueError
                 yield item
     except (OSError, ValueError):
-        raise UserError(f"{path} is not what plan.json says; plan again and add --restart") from None
+        raise UserError(f"{path} does not match plan.json; plan again and add --restart") from None
 
 
 def _is_place(place: list | None) -> bool:

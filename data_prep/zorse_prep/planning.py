@@ -219,6 +219,6 @@ def _refuse_other(out: Path, plan: Plan, restart: bool) -> None:
         path = out / name
         found = (load_json(path) or {}) if path.exists() else None
         if found is not None and found.get("format") != FORMAT:
-            raise UserError(f"{path} is of something else; move it away, or give another --out")
+            raise UserError(f"{path} belongs to something else; move it away, or give another --out")
         if found is not None and not restart and found.get("plan_sha256") != plan.plan_sha256:
             raise UserError(f"{out} {OTHER}")

@@ -127,7 +127,7 @@ def check_manifest(manifest: Manifest) -> None:
     """Raise Mismatch for what types do not tell."""
     for split, entry in manifest["splits"].items():
         if split not in SPLITS:
-            raise Mismatch(f"splits.{split} is not known to this version")
+            raise Mismatch(f"splits.{split} is unknown to this version")
         for number, shard in enumerate(entry["shards"]):
             check_name(shard["name"], f"splits.{split}.shards.{number}.name")
         channels = CHANNELS[manifest["modes"][split[-1].lower()]]

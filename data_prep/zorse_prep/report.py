@@ -29,7 +29,7 @@ def show_plan(out: Path, plan: Plan) -> None:
 
 
 def show_result(out: Path, manifest: dict, kept: int, seconds: float) -> None:
-    """The finished shards, and what to do with them. kept: shards that were there already."""
+    """The finished shards, and what to do with them. kept: shards that existed already."""
     table = _table(f"{manifest['name']} in {out}", ("found", "images", "shards", "MB"), ("converted", "left out"))
     for split, entry in manifest["splits"].items():
         table.add_row(split, *_sizes(entry), in_words(entry["converted"]), in_words(_left_out(entry)))
@@ -47,7 +47,7 @@ def show_result(out: Path, manifest: dict, kept: int, seconds: float) -> None:
     if count > 5:
         console.print(f"warning: {count - 5} more, listed in {out / 'quarantine.jsonl'}")
     shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
-    console.print(f"done in {seconds:.1f} s" + (f"; {kept} of {shards} shards were there already" if kept else ""))
+    console.print(f"done in {seconds:.1f} s" + (f"; {kept} of {shards} shards existed already" if kept else ""))
     show_next(out)
 
 

@@ -73,7 +73,7 @@ def write(options: WriteOptions) -> None:
     task, tasks = _share(options)
     mine, missing = made.shards[task::tasks], missing_shards(options.out, made, task, tasks)
     _write(options.out, made, missing, mine, options.workers)
-    kept = f"; {len(mine) - len(missing)} of {len(mine)} shards were there already" if len(mine) > len(missing) else ""
+    kept = f"; {len(mine) - len(missing)} of {len(mine)} shards existed already" if len(mine) > len(missing) else ""
     print(f"task {task} of {tasks}: {len(missing)} shards written{kept}")
     print(f"next, when all tasks are done: python data_prep/shard.py finalize {quote(options.out)}")
 
@@ -181,7 +181,7 @@ def _at_least(*limits: tuple[str, int, int]) -> None:
 
 def _check_share(max_corrupt: float) -> None:
     if not 0 <= max_corrupt <= 1:
-        raise UserError(f"--max-corrupt {max_corrupt} is no share; give a number from 0 to 1")
+        raise UserError(f"--max-corrupt {max_corrupt} is not a share; give a number from 0 to 1")
 
 
 STAGES: dict[str, tuple[Callable, type]] = {

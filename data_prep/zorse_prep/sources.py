@@ -32,7 +32,7 @@ def open_source(
         raise UserError(f"give a data set's name ({', '.join(KNOWN[:3])}, ...) or {LAYOUT}, one of the two")
     names = _by_domain("--columns", columns), _by_domain("--configs", configs), _labels(labels)
     if sum(map(bool, names)) > 1:
-        raise UserError("--columns, --configs and --label-a with --label-b exclude each other; give one of the three")
+        raise UserError("--columns, --configs and --label-a with --label-b cannot be combined; give one of the three")
     if path is None:
         return table_source(*_hub_name(name), *names)
     if not path.exists():
@@ -41,7 +41,7 @@ def open_source(
         return table_source(str(path), None, *names)
     if any(names):
         given = "--columns" if columns else "--configs" if configs else "--label-a and --label-b"
-        raise UserError(f"{given}: for tables alone, and --source {path} is none; leave them out")
+        raise UserError(f"{given}: only for tables, and --source {path} is not one; leave them out")
     return folder_source(path) if path.is_dir() else archive_source(path)
 
 

@@ -13,7 +13,7 @@ TEXT = ("string", "large_string", "string_view")
 SHOWN = 8  # labels or columns that a message names
 # What a column may hold instead of image files, by the type's name, and what to do about it.
 OTHERS = {
-    "text": "get the files that it names, and give them as folders",
+    "text": "download the files that it names, and give them as folders",
     "arrays": "save them as image files first, e.g. as PNG",
     "lists": "make a row of each image first",
 }

@@ -109,7 +109,7 @@ def _check_parts(page, size: int) -> None:
     for number in page.chunked:
         count *= number
     if not len(parts) == len(lengths) == count:
-        raise OSError("the list of its strips or tiles does not fit its size")
+        raise OSError("the list of its strips or tiles does not match its size")
     if any(at == 0 or length == 0 or at + length > size for at, length in zip(parts, lengths, strict=True)):
         raise OSError("the file is truncated: a strip or tile is missing")
 

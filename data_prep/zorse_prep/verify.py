@@ -95,7 +95,7 @@ def _faults_of_sums(manifest: dict) -> list[str]:
             faults.append(f"manifest.json: the fingerprint of {split} is not that of its shards")
     for domain, mode in manifest["modes"].items():
         if manifest["policy"].get(f"mode_{domain}", mode) != mode:
-            faults.append(f"manifest.json: the mode of {domain} is {mode}, and its policy's another")
+            faults.append(f"manifest.json: the mode of {domain} is {mode}, but its policy has another")
     whole = fingerprint([(split, entry["fingerprint"]) for split, entry in manifest["splits"].items()])
     if manifest["fingerprint"] != whole:
         faults.append("manifest.json: the fingerprint is not that of the splits")

@@ -160,4 +160,4 @@ def _check_pixels_of_webp(data: bytes, image: Image.Image) -> None:
         changed = max(FLUSHED, zeros // 16)
         others = (OTHER_DATA * (changed // len(OTHER_DATA) + 1))[:changed]
         if _same_pixels(image, data[: end - changed] + others + data[end:]):
-            raise OSError("the file is damaged: a part of its data is nothing but zeros")
+            raise OSError("the file is damaged: a part of its data is all zeros")

@@ -223,7 +223,7 @@ def check_file(out: Path, ours: Callable[[Path], bool]) -> Path:
         raise UserError(f"--out {out}: is a folder; give a file to write")
     out = out.resolve() if out.is_symlink() else out
     if _is_taken(out, ours):
-        raise UserError(f"--out {out}: is there already and is something else; give another --out")
+        raise UserError(f"--out {out}: already exists and holds something else; give another --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):

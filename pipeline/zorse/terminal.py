@@ -134,7 +134,7 @@ def _report(error: UserError | OSError) -> int:
     if isinstance(error, UserError):
         code = error.exit_code
     else:
-        fix = "make room or give access" if error.errno in OF_THE_DISK else "fix this"
+        fix = "free disk space or fix permissions" if error.errno in OF_THE_DISK else "fix this"
         line = f"{line}; {fix}, and run the same command again"
     if _is_first_rank() or isinstance(error, OneRankError):
         print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)

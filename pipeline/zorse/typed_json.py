@@ -116,7 +116,7 @@ def _fields(values: dict, kind: type, name: str) -> Any:
     if missing := required - values.keys():
         raise Mismatch(f"{called(_of(name, min(missing)))} is missing")
     if dataclasses.is_dataclass(kind) and (unknown := values.keys() - hints.keys()):
-        raise Mismatch(f"{called(_of(name, min(unknown)))} is not known to this version")
+        raise Mismatch(f"{called(_of(name, min(unknown)))} is unknown to this version")
     converted = {key: convert(values[key], hint, _of(name, key)) for key, hint in hints.items() if key in values}
     return kind(**converted) if dataclasses.is_dataclass(kind) else {**values, **converted}
 

@@ -106,7 +106,7 @@ def test_a_checkpoint_that_is_removed_as_its_weights_are_opened_is_succeeded(liv
 def test_a_run_that_removes_faster_than_can_be_read_is_told(live, monkeypatch):
     out, _ = live
     monkeypatch.setattr(checkpoint, "list_checkpoints", lambda run: [run / "checkpoints" / "pairs-000000000007"])
-    with pytest.raises(UserError, match="removed faster than they can be read; stop the run, or copy one"):
+    with pytest.raises(UserError, match="removed faster than they can be read; stop the run, or copy a checkpoint"):
         load.load_trained(out)
 
 
@@ -151,7 +151,7 @@ def test_damage_that_is_passed_over_is_told(shards, trained, picture, tmp_path, 
     out = shutil.copytree(trained, tmp_path / "run", symlinks=True)
     assert len(checkpoint.list_checkpoints(out)) > 1
     (checkpoint.list_checkpoints(out)[0] / "networks.safetensors").write_bytes(b"")
-    told = f"{checkpoint.list_checkpoints(out)[0]} is damaged (networks.safetensors is not what was written)"
+    told = f"{checkpoint.list_checkpoints(out)[0]} is damaged (networks.safetensors does not match its checksum)"
     translated = script("pipeline/translate.py", out, picture, tmp_path / "x.png", "--direction", "a2b")
     assert translated.returncode == 0 and told in translated.stderr
     monkeypatch.setattr(trial, "SECONDS", 0.01)

@@ -320,7 +320,7 @@ def test_patches_alone_are_compared_without_a_network(evaluated, tmp_path):
     [
         (["--size", "30"], "--size 30: must be a multiple of 4, from 16 to 8192"),
         (["--out", "."], "--out .: is a folder; give a file to write"),
-        (["--out", "README.md"], "--out README.md: is there already and is something else; give another --out"),
+        (["--out", "README.md"], "--out README.md: already exists and holds something else; give another --out"),
         (["--features", "inception_v3", "--class-b", "340"], "need --features efficientnet_lite0"),
         (["--features", "inception_v3", "--feature-weights", "absent.pth"], "--feature-weights"),
         (["--features", "none", "--class-a", "340"], "need --features efficientnet_lite0"),
@@ -376,4 +376,6 @@ def test_shards_that_are_not_where_the_run_had_them(shards, tmp_path):
     link.unlink()
     done = evaluate(tmp_path / "run")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "the run's shards are not here; start where the training was started, or give --data" in done.stderr
+    assert (
+        "the run's shards were not found; start in the folder where training was started, or give --data" in done.stderr
+    )

@@ -368,7 +368,7 @@ def test_shards_at_a_url_that_are_partly_translated(model, shards, tmp_path, mon
     (tmp_path / "out" / names[1]).unlink()
     kept = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in tree(tmp_path / "out")}
     translate(model, shards.as_uri(), tmp_path / "out", direction="b2a", skip_existing=True)
-    assert "1 of 5 images translated" in (told := capsys.readouterr().out) and "4 were there already" in told
+    assert "1 of 5 images translated" in (told := capsys.readouterr().out) and "4 existed already" in told
     assert tree(tmp_path / "out") == names
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in kept} == kept
 
@@ -600,7 +600,7 @@ def test_what_is_there_is_not_translated_again(model, tmp_path, capsys):
     (tmp_path / "out" / "x.png").write_text("whatever, Zorse")
     kept = (tmp_path / "out" / "a.png").stat().st_mtime_ns
     translate(model, tmp_path / "in", tmp_path / "out", skip_existing=True)
-    assert "2 of 5 images translated" in (told := capsys.readouterr().out) and "3 were there already" in told
+    assert "2 of 5 images translated" in (told := capsys.readouterr().out) and "3 existed already" in told
     assert (tmp_path / "out" / "x.png").read_text() == "whatever, Zorse"
     assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == kept
     assert tree(tmp_path / "out") == ["a.png", "deep/y.png", "x.png", "z.gif", "z.png"]
@@ -630,12 +630,12 @@ def test_a_translation_is_replaced_by_another_and_no_other_file_is(model, tmp_pa
     for name in names[::3]:
         before = (tmp_path / "in" / name).read_bytes()
         (tmp_path / "out" / name).write_bytes(before)
-        with pytest.raises(UserError, match=rf"{name}: is there already and is no translation; remove it"):
+        with pytest.raises(UserError, match=rf"{name}: already exists and is not a translation; remove it"):
             translate(model, tmp_path / "in", tmp_path / "out")
         assert (tmp_path / "out" / name).read_bytes() == before
         translate(model, tmp_path / "in", tmp_path / "out", skip_existing=True)
         (tmp_path / "out" / name).unlink()
-    assert "were there already" in capsys.readouterr().out
+    assert "existed already" in capsys.readouterr().out
 
 
 def test_shards_replace_no_other_file(model, shards, tmp_path, capsys):
@@ -653,7 +653,7 @@ def test_names_that_a_file_system_takes_for_one(model, tmp_path, monkeypatch):
     assert len(tree(tmp_path / "out")) == 5 and not list((tmp_path / "out").rglob(".*"))
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda path: path.name == "deep" or exists(path))
-    with pytest.raises(UserError, match=r"deep/a.png would become .*, which are one file there; rename one"):
+    with pytest.raises(UserError, match=r"deep/a.png would become .*, which are the same file there; rename one"):
         translate(model, tmp_path / "in", tmp_path / "out")
 
 

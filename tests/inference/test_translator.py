@@ -250,7 +250,7 @@ def test_files_of_others_are_not_replaced(trained, tmp_path, name):
     """Not that of a run, either, or a picture beside a README."""
     content = (trained / "config.json").read_bytes() if name == "config.json" else b"library: another"
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name}: is there already and is something else; give another folder"):
+    with pytest.raises(UserError, match=rf"{name}: already exists and holds something else; give another folder"):
         Translator(trained).save_pretrained(tmp_path)
     assert (tmp_path / name).read_bytes() == content and len(list(tmp_path.iterdir())) == 1
 
@@ -265,7 +265,7 @@ def test_a_directory_that_was_written_in_part_is_written_again(trained, tmp_path
             translator.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="export it again"):
         Translator(tmp_path)
-    with held(tmp_path, ""), pytest.raises(UserError, match="another process writes a model there"):
+    with held(tmp_path, ""), pytest.raises(UserError, match="another process is writing a model there"):
         translator.save_pretrained(tmp_path)
     translator.save_pretrained(tmp_path)
     assert Translator(tmp_path).about["direction"] == "b2a"

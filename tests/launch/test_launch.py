@@ -190,7 +190,7 @@ def test_three_starts_without_a_new_pair_are_enough(shards, tmp_path):
 @pytest.mark.parametrize(
     ("environment", "fix"),
     [
-        ({"NODES": "two"}, "NODES=two is no number"),
+        ({"NODES": "two"}, "NODES=two is not a number"),
         ({"NODES": "2", "MASTER_ADDR": "", "ZORSE_JOURNAL": "x"}, "needs MASTER_ADDR"),
         ({"NODES": "2", "MASTER_ADDR": "x", "ZORSE_JOURNAL": ""}, "needs ZORSE_JOURNAL"),
         ({"NODES": "2", "NODE_RANK": "2"}, "the numbers 0 to 1"),

@@ -141,7 +141,7 @@ def test_a_file_system_that_is_away_decides_nothing(tmp_path, monkeypatch):
 
 def test_an_owner_file_of_something_else_stays(tmp_path):
     (tmp_path / "owner.json").write_text('{"name": "of a repository"}')
-    with pytest.raises(UserError, match=r"owner.json: is there already and is something else; give another --out"):
+    with pytest.raises(UserError, match=r"owner.json: already exists and holds something else; give another --out"):
         RunLock(tmp_path)
     assert (tmp_path / "owner.json").read_text() == '{"name": "of a repository"}'
 

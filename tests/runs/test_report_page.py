@@ -103,7 +103,7 @@ def test_only_a_page_is_replaced(run, tmp_path):
 
     copied = shutil.copytree(run, tmp_path / "run")
     (copied / "report.html").write_text("<html>my notes")
-    with pytest.raises(UserError, match="is something else; say by --out where to write"):
+    with pytest.raises(UserError, match="is something else; give another --out"):
         write_report(copied)
     assert (copied / "report.html").read_text() == "<html>my notes"
 

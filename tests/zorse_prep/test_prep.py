@@ -106,7 +106,7 @@ def test_running_again_changes_nothing(small):
     source, out = small
     before = contents(out)
     output = done(shard("--source", source, "--out", out, "--max-corrupt", "0.02"))
-    assert "4 of 4 shards were there already" in output and "hashing" not in output
+    assert "4 of 4 shards existed already" in output and "hashing" not in output
     assert contents(out) == before
 
 

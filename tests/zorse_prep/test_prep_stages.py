@@ -143,7 +143,7 @@ def test_stages_make_what_one_command_makes(images, whole, tmp_path):
     assert {path.stem for path in out.glob("*.tar")} == {names[2], names[5]}
     assert "task 0 of 2: 3 shards written; 1 of 4" in done(prep("write", out, "--task", "0", "--tasks", "2"))
     assert_refused(prep("finalize", out), "3 of 8 shards are missing", names[1])
-    assert "5 of 8 shards were there already" in done(prep("write", out))
+    assert "5 of 8 shards existed already" in done(prep("write", out))
     done(prep("finalize", out))
     assert without_created(contents(out)) == without_created(whole)
 
@@ -291,7 +291,7 @@ def test_damaged_shard_is_written_again(large, tmp_path):
     )
     subprocess.run([sys.executable, "-c", writer, tars[0]], check=True)
     output = done(shard("--source", source, "--out", tmp_path, "--shard-size", "40"))
-    assert "12 of 16 shards were there already" in output
+    assert "12 of 16 shards existed already" in output
     assert contents(tmp_path) == undisturbed
 
 

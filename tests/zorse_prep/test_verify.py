@@ -137,7 +137,7 @@ def test_the_modes_are_held_against_the_images(out):
     assert_refused(prep("verify", out), "splits.trainB.statistics.pixel_mean is not of the 1 channels", "finalize")
     manifest["splits"]["trainB"]["statistics"] |= {"pixel_mean": [0.5], "pixel_std": [0.1]}
     (out / "manifest.json").write_text(json.dumps(manifest))
-    assert faults(out) == ["manifest.json: the mode of b is grey, and its policy's another"]
+    assert faults(out) == ["manifest.json: the mode of b is grey, but its policy has another"]
     manifest["policy"]["mode_b"] = "grey"
     (out / "manifest.json").write_text(json.dumps(manifest))
     assert faults(out) == []
@@ -263,7 +263,7 @@ def test_index_replaces_no_file_of_others(tmp_path, name):
             add(tar, "0.jpg", noisy_jpeg(0))
     globs = ["--train-a", "a.tar", "--train-b", "b.tar"]
     (tmp_path / name).write_text("v1.2 1\njpg 512 1234 0.jpg 0\n")
-    assert_refused(prep("index", tmp_path, *globs), f"{name} is of something else; move it away")
+    assert_refused(prep("index", tmp_path, *globs), f"{name} belongs to something else; move it away")
     assert (tmp_path / name).read_text().startswith("v1.2")
     (tmp_path / name).unlink()
     done(prep("index", tmp_path, *globs))

@@ -62,7 +62,7 @@ def link_best(checkpoint: Path) -> None:
     """Let `best` name a checkpoint: a link to it, or where there are none a file with its name. Raises OSError."""
     best = checkpoint.with_name(BEST)
     if best.is_file() and best.stat().st_size and not name_in(best):
-        raise OSError(f"{best} is there already and is something else")
+        raise OSError(f"{best} already exists and holds something else")
     link = temporary_for(best)
     try:
         link.symlink_to(checkpoint.name)

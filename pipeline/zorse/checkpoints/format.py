@@ -43,7 +43,7 @@ NETWORKS, EMA, OPTIMIZER = "networks.safetensors", "ema.safetensors", "optimizer
 KEEP, BEST = "keep", "best"
 NAME, LONGEST_NAME = re.compile(r"pairs-[0-9]{12}"), 64  # of a checkpoint; bytes
 ATTEMPTS = 20  # to read a checkpoint that is removed meanwhile, since its run trains on
-TOO_FAST = "its checkpoints are removed faster than they can be read; stop the run, or copy one"
+TOO_FAST = "its checkpoints are removed faster than they can be read; stop the run, or copy a checkpoint"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 # Stated elsewhere, or nowhere.
 PER_LAUNCH_OPTIONS = ("out", "init_from", "workers", "grad_accum_steps", "allow_change", "dry_run")
@@ -165,7 +165,7 @@ def integrity_error(path: Path, first: int = 0, stride: int = 1) -> str | None:
         for name, expected in list(files.items())[first::stride]:
             size = (path / name).stat().st_size  # first, since what is no file, but a pipe, has none
             if size != expected["bytes"] or sha256_of(path / name) != expected["sha256"]:
-                return f"{name} is not what was written"
+                return f"{name} does not match its checksum"
     except OSError as error:
         return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
     except UserError:
@@ -233,7 +233,9 @@ def _restore_pools(path: Path, pools: dict[str, ImagePool]) -> None:
         for name, images in read_tensors(path / file, shapes, fix, among_others=True).items():
             domain, _, slot = name.partition("/")
             if len(images) > pools[domain].size:
-                raise UserError(f"{path / file}: {name} has {len(images)} images, more than the image pool; {fix}")
+                raise UserError(
+                    f"{path / file}: {name} has {len(images)} images, more than the image pool holds; {fix}"
+                )
             pools[domain].load(int(slot), images)
 
 

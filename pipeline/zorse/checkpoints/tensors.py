@@ -49,7 +49,7 @@ def read_tensors(
         tensors = {name: stored.get_tensor(prefix + name) for name in parts}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise UserError(f"{file}: {name} has numbers that are infinite or not a number; {fix}")
+            raise UserError(f"{file}: {name} contains infinite or NaN values; {fix}")
     return tensors
 
 

@@ -18,24 +18,24 @@ from zorse.terminal import run_command
 
 @dataclass(frozen=True)
 class Options:
-    """A page in the browser: drop an image, choose the direction, see before and after. Images lie in a private folder,
-    and are deleted after some minutes."""
+    """A page in the browser: drop an image, choose the direction, compare before and after. Images are kept in a
+    private folder and deleted after some minutes."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """run directory, whose newest checkpoint is taken, one checkpoint, an exported model, or a file or folder of the
-    well-known PyTorch code's weights (.pth)"""
+    """run directory (its latest checkpoint is used), a checkpoint, an exported model, or a .pth file or folder of
+    junyanz's PyTorch code"""
     class_a: str = "a"
     """what domain a is called on the page, such as horse"""
     class_b: str = "b"
     """what domain b is called"""
     host: str = "127.0.0.1"
-    """address to listen at; 0.0.0.0 lets other machines in"""
+    """address to listen on; 0.0.0.0 accepts other machines"""
     port: int = 7860
-    """port to listen at; 0 takes a free one"""
+    """port to listen on; 0 picks a free one"""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """where to compute"""
     max_megapixels: float = 16.0
-    """million pixels that an image may have; a large one takes memory and minutes"""
+    """largest image that is accepted, in million pixels; large ones take memory and minutes"""
     weights: Weights = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
 

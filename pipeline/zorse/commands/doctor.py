@@ -12,7 +12,9 @@ from zorse.runs.watchdog import Watchdog
 from zorse.terminal import report_console, run_command
 from zorse.training.preflight import FAIL, OK, WARN, examine
 
-WHAT = "Look for what would fail in a training run with these options: machines, data, a step, memory, disk, length."
+WHAT = (
+    "Check whether a training run with these options would work: machines, data, a step, memory, disk space, duration."
+)
 
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 

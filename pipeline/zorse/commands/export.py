@@ -9,7 +9,7 @@ def run() -> None:
     """Export, and say how exact each file is."""
     options = options_of(Options, "python pipeline/export.py")
     for file, measured in export(options).items():
-        print(f"{options.out / file}: differs from PyTorch in float32 by {measured['value']:.2g} at most, of [-1, 1]")
+        print(f"{options.out / file}: differs from PyTorch in float32 by at most {measured['value']:.2g} on [-1, 1]")
 
 
 def main() -> None:

@@ -16,12 +16,12 @@ from zorse.terminal import run_command
 
 @dataclass(frozen=True)
 class Options:
-    """One page of a run, that needs no network: curves, samples through time, evaluations, what happened, options."""
+    """Write one self-contained page about a run: curves, samples through time, evaluations, events, options."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """run directory of pipeline/train.py; the run may be going on"""
+    """run directory of pipeline/train.py, which may still be training"""
     out: Annotated[Path | None, optional("PATH")] = None
-    """HTML file to write, where nothing but such a page may be already; by default RUN/report.html"""
+    """HTML file to write; of existing files, only such a page is replaced; by default RUN/report.html"""
 
 
 def report(options: Options) -> None:

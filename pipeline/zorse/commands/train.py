@@ -28,6 +28,7 @@ def main() -> None:
         from zorse.training.trainer import train
 
         sys.exit(train(config, watchdog))
+    # Mistakes, which a restart would not fix and the launcher is told; one rank prints the line.
     except SystemExit as end:
         if end.code == 2:  # of options that could not be read; the reason has been printed
             journal("mistake")
@@ -45,6 +46,7 @@ def main() -> None:
         if failure.claim_failure_report(out, line):
             print(line, end="", file=sys.stderr)
         sys.exit(2)
+    # Ctrl-C, and failures of ours or of another rank, after which the launcher starts again.
     except KeyboardInterrupt:
         if rank == 0:
             print("aborted; rerun the same command to resume from the latest checkpoint", file=sys.stderr)

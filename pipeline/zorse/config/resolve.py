@@ -50,11 +50,11 @@ def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
     """
     if mixed_precision != "no" and config.compute.dtype != "float32":
         raise UserError(
-            f"--dtype {config.compute.dtype} and mixed precision {mixed_precision} exclude each other; drop one"
+            f"--dtype {config.compute.dtype} and mixed precision {mixed_precision} cannot be combined; drop one"
         )
     if mixed_precision == "fp16" and config.losses.r1_weight:
         # The penalty is differentiated twice, and its gradients are not scaled: they underflow or overflow in float16.
-        raise UserError("--r1-weight and mixed precision fp16 exclude each other; drop it, or use bf16")
+        raise UserError("--r1-weight and mixed precision fp16 cannot be combined; drop it, or use bf16")
 
     # The global batch: as given, as at the first start, or one pair per rank and micro-batch.
     out = run_directory(config)
@@ -66,7 +66,7 @@ def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
     if batch % parts:
         raise UserError(
             f"--batch {batch}: cannot be divided over {world_size} processes x {accum_steps} accumulation "
-            f"steps; give a multiple of {parts}, or start another number of processes"
+            f"steps; give a multiple of {parts}, or launch another number of processes"
         )
 
     # What the networks and images need is written out, so that two ways to ask for the same are recorded alike.
@@ -175,7 +175,7 @@ def _from_version_0_1(values: dict) -> dict:
         names = {item.name: OLD_NAMES.get(item.name, item.name) for item in dataclasses.fields(kind)}
         groups[group] = {name: flat.pop(old) for name, old in names.items() if old in flat}
     if flat:
-        raise Mismatch(f"{min(flat)} is not known to this version")
+        raise Mismatch(f"{min(flat)} is unknown to this version")
     return {"preset": values.get("preset"), **groups}
 
 

@@ -35,7 +35,7 @@ class Data:
     """verify each image's checksum as it is read; a sample that fails counts as unreadable"""
     cache_dir: Annotated[Path | None, optional("PATH")] = None
     """where blocks of shards at a URL are cached, on a disk of this node, for all its processes: in a folder
-    zorse-cache-UID that is made there; by default in the system's temporary directory"""
+    zorse-cache-UID that is created there; by default in the system's temporary directory"""
     cache_gb: float = 10.0
     """gigabytes that the cache may hold; the least recently used blocks are evicted first"""
     read_timeout: float = 60.0
@@ -57,8 +57,8 @@ class Output:
     tracker: tuple[Literal["tensorboard", "wandb", "none"], ...] = ("tensorboard",)
     """where losses, distances and sample grids go in addition to the run directory"""
     on_collapse: Literal["warn", "stop"] = "warn"
-    """what to do at a sign that training fails, such as a saturated discriminator or mode collapse: warn, or stop
-    without saving any more"""
+    """what to do when training shows signs of failing, such as a saturated discriminator or mode collapse: warn, or
+    stop without saving"""
     dry_run: bool = False
     """print the resolved plan and exit"""
 
@@ -72,12 +72,12 @@ class Images:
     load_width: Annotated[int | None, optional("INT")] = None
     """for images that are not square: their width, and --load-size is their height"""
     crop_size: int = 256
-    """pixels; then a random square of this size is cut out, which is what the networks see. A multiple of 4"""
+    """pixels; then a random square of this size is cropped, which is what the networks see. A multiple of 4"""
     crop_width: Annotated[int | None, optional("INT")] = None
     """for crops that are not square: their width, and --crop-size is their height"""
     test_size: Literal["crop", "load"] = "crop"
-    """size of the test images in sample grids and evaluations. crop: that of the crops. load: that of --load-size, for
-    runs on small crops of large images, rounded down to what the generators accept"""
+    """size of the test images in sample grids and evaluations. crop: the crop size. load: the load size, for runs on
+    small crops of large images, rounded down to what the generators accept"""
     flip: bool = True
     """mirror half of the images left to right"""
     flip_a: Literal["on", "off"] = "on"
@@ -249,8 +249,8 @@ class Compute:
     grad_comm_dtype: Literal["float32", "bfloat16"] = "float32"
     """precision in which ranks all-reduce their gradients; bfloat16 halves the traffic"""
     step_timeout: float = 600.0
-    """seconds without a finished step after which a process ends itself and prints where it hangs; four times as many
-    for the start, checkpoints and evaluations. Time in which it stood still, as after Ctrl-Z, does not count"""
+    """seconds without a finished step after which a process prints where it hangs and exits; four times as many for the
+    start, checkpoints and evaluations. Time in which it was suspended, as by Ctrl-Z, does not count"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,6 +71,7 @@ class BlockCache:
                 with suppress(FileExistsError):  # a directory, or something that is told below
                     self.place.mkdir(mode=0o700, parents=True)
                 with self._opened() as place, _open_part(place, part) as file:
+                    # Whether this process is to fetch it.
                     try:
                         free = take_lock(file)
                     except OSError as error:
@@ -81,6 +82,7 @@ class BlockCache:
                             _unlink(place, part)
                             part = f"{key}{secrets.token_hex(4)}.part"
                             continue
+                    # It may have come between the last look and the lock; if not, fetch it and give it its name.
                     if free and _is_at(place, part, file):  # not renamed by who had the lock before
                         try:
                             data = _read(place, key, 0, size, size)
@@ -134,13 +136,13 @@ class BlockCache:
         try:
             place = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except (NotADirectoryError, PermissionError):
-            raise self._not_ours("is a link or a file, or closed to this user") from None
+            raise self._not_ours("is a link or a file, or not accessible to this user") from None
         try:
             state = os.fstat(place)
             if state.st_uid != os.getuid():
                 raise self._not_ours("belongs to another user")
             if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise self._not_ours("can be written by other users")
+                raise self._not_ours("is writable by other users")
             yield place
         finally:
             os.close(place)

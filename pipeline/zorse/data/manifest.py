@@ -56,11 +56,11 @@ def read_manifest(store: Folder | Remote) -> Manifest:
     try:
         if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
             known = f"{shown(manifest['format'])} {shown(manifest['version'])}"
-            raise UserError(f"{where}: format {known} is not known here; make the shards again")
+            raise UserError(f"{where}: format {known} is unknown to this version; make the shards again")
         fingerprint = convert(manifest["fingerprint"], str)
         modes = {domain: manifest["modes"][domain] for domain in ("a", "b")}
         if not set(modes.values()) <= CHANNELS.keys():
-            raise UserError(f"{where}: modes {modes} are not known here; make the shards again")
+            raise UserError(f"{where}: modes {modes} are unknown to this version; make the shards again")
         if not set(manifest["splits"]) <= set(SPLITS):
             raise KeyError
         splits = {name: _split(where, name, split) for name, split in manifest["splits"].items()}
@@ -86,7 +86,7 @@ def _split(where: str, name: str, split: dict) -> list[tuple[File, int]]:
     shards = []
     for shard in split["shards"]:
         tar, samples, size = shard["name"], shard["samples"], shard["bytes"]
-        insist(isinstance(tar, str) and TAR_NAME.fullmatch(tar) is not None, f"a shard of the name {tar!r:.100}")
+        insist(isinstance(tar, str) and TAR_NAME.fullmatch(tar) is not None, f"a shard named {tar!r:.100}")
         insist(_is_count(size, MOST), f"a shard of {size!r:.30} bytes")
         insist(_is_count(samples, size // SMALLEST), f"a shard of {samples!r:.30} samples in {size} bytes")
         shards.append((File(tar, size), samples))

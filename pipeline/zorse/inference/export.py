@@ -33,32 +33,32 @@ SLOW = 64  # pixels a side that float16 is checked at, since most CPUs convolve 
 
 @dataclass(frozen=True)
 class Options:
-    """Export one direction of a trained CycleGAN. Each file is loaded again, run on images of several sizes and
-    compared with the generator in PyTorch, before any is kept; it holds the largest difference that was found."""
+    """Export one direction of a trained CycleGAN. Before any file is kept, each is loaded again, run on images of
+    several sizes and compared with the generator in PyTorch; the largest difference is stored in it."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """run directory, whose newest checkpoint is taken, one checkpoint, an exported model, or a file or folder of the
-    well-known PyTorch code's weights (.pth)"""
+    """run directory (its latest checkpoint is used), a checkpoint, an exported model, or a .pth file or folder of
+    junyanz's PyTorch code"""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """folder to make, or an empty one"""
+    """new or empty folder to write to"""
     direction: Annotated[Literal["a2b", "b2a"] | None, optional("{a2b,b2a}")] = None
-    """which domain the images belong to, and which they are translated to; by default a2b, or the one that an exported
-    model has. For pth of a run it does not matter"""
+    """direction of the exported generator; by default a2b, or the one that an exported model has. Has no effect on pth
+    of a run, which holds both"""
     formats: tuple[Format, ...] = ("safetensors",)
     """safetensors: what Translator and the Hugging Face hub take, with a model card. onnx: model.onnx, for ONNX
     Runtime and others. torch_export: model.pt2, for torch.export.load. Both take and give float32 [N, C, H, W] in
     [-1, 1] of any N, H and W, where H and W are multiples of 4 and at least 16; for a unet_128, of 128 and at least
-    256, and for a unet_256 twice that. pth: latest_net_G_A.pth and so on, for the well-known PyTorch code: of a run or
+    256, and for a unet_256 twice that. pth: latest_net_G_A.pth and so on, for junyanz's PyTorch code: of a run or
     checkpoint all four networks, but no discriminators with --spectral-norm, which that code does not have"""
     precision: Precision = "float32"
-    """of the weights and, in onnx and torch_export, of the computation; the norms' statistics stay float32"""
+    """precision of the weights and, in onnx and torch_export, of the computation; the norms' statistics stay float32"""
     weights: Weights = "auto"
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
     tolerance: Annotated[float | None, optional("FLOAT")] = None
-    """largest difference from PyTorch in float32 that is kept, of values in [-1, 1]; by default 0.001, or 0.02 for
+    """largest difference from PyTorch in float32 that is accepted, in values of [-1, 1]; by default 0.001, or 0.02 for
     float16 and 0.2 for bfloat16"""
     license: Annotated[str | None, optional("STR")] = None
-    """the model's licence for its card, as the hub names it, such as mit"""
+    """licence for the model card, by its name on the Hugging Face hub, such as mit"""
 
 
 def save_safetensors(translator: Translator, out: Path, license: str | None, check: ParityCheck) -> dict:
@@ -124,7 +124,7 @@ def export(options: Options) -> dict[str, dict]:
     if out.is_dir():
         remove_stale(making)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{options.out}: is there already; give another folder, or remove it")
+        raise UserError(f"{options.out}: already exists; give another folder, or remove it")
     if not options.formats:
         raise UserError(f"--formats: name at least one of {', '.join(get_args(Format))}")
     missing = [name for name in NEEDED if "onnx" in options.formats and importlib.util.find_spec(name) is None]

@@ -75,7 +75,7 @@ def find(sources: Sequence[str], out: str) -> Found:
             else:
                 left_out[file.suffix.lower() or "no ending"] += 1
     if not pairs:
-        raise UserError(f"{' '.join(sources)}: no images ({', '.join(KINDS)}) there; give image files, or their folder")
+        raise UserError(f"{' '.join(sources)}: no images found ({', '.join(KINDS)}); give image files, or their folder")
     return Found(sorted(pairs.items()), left_out)
 
 

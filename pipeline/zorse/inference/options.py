@@ -16,41 +16,41 @@ class Options:
     """Translate images from one domain to the other, each at its own size.
 
     Names and folders are kept. A translation is upright, in sRGB, and has the transparency of its source; EXIF data,
-    colour profiles and frames after the first are left out. Where a name's kind cannot hold transparency or 16 bits, it
-    ends in .png. An earlier translation is replaced, no other file is. Files that cannot be read are passed over and
+    colour profiles and frames after the first are dropped. Where a file's format cannot hold transparency or 16 bits,
+    PNG is used. Of existing files, only earlier translations are replaced. Files that cannot be read are skipped and
     listed in OUT/failed.jsonl; the exit code is then 2.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
-    """run directory, whose newest checkpoint is taken, one checkpoint, an exported model, or a file or folder of the
-    well-known PyTorch code's weights (.pth)"""
+    """run directory (its latest checkpoint is used), a checkpoint, an exported model, or a .pth file or folder of
+    junyanz's PyTorch code"""
     paths: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IN [IN ...] OUT", help_behavior_hint="")
     ]
     """IN: an image; a folder, with its subfolders; a glob in quotes, such as 'photos/**/*.jpg'; several of these; or
     shards, by their directory or URL. OUT: a folder, which may be a new one; for one image also the file to write"""
     direction: Literal["a2b", "b2a", "both"]
-    """which domain the given images belong to, and which they are translated to. both: of shards alone, which know it
-    of each image, to OUT/a2b and OUT/b2a"""
+    """the domain of the images, and the one to translate them to. both: for shards only, which record the domain of
+    each image; writes OUT/a2b and OUT/b2a"""
     split: Annotated[
         Literal["test", "train"] | None, tyro.conf.arg(metavar="{test,train}", help_behavior_hint="(default: test)")
     ] = None
-    """which images of shards are taken"""
+    """which split of shards to translate"""
     also: Annotated[
         tuple[Literal["cycle", "pair"], ...], tyro.conf.UseAppendAction, tyro.conf.arg(help_behavior_hint="")
     ] = ()
-    """cycle: write NAME.cycle.EXT, too, what comes back when the translation is translated back. pair: NAME.pair.EXT,
-    source and translation side by side, what is transparent on white. May be given twice, for both"""
+    """cycle: also write NAME.cycle.EXT, the translation translated back. pair: also write NAME.pair.EXT, source and
+    translation side by side, with transparency on white. May be given twice, for both"""
     skip_existing: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
-    """leave out images whose translation is there, whatever model made it. For going on after an interruption"""
+    """skip images that have a translation already, whichever model made it; to continue after an interruption"""
     batch: int = 1
-    """images of one size that are computed at once; the results are the same but for rounding. On a CPU, one keeps the
-    cores busy from some 256 pixels a side on, and more only take memory; on a GPU, try 8 for small images"""
+    """images of equal size that are computed at once; results are the same up to rounding. On a CPU, one image of 256
+    pixels or more keeps the cores busy, and more only take memory; on a GPU, try 8 for small images"""
     tile: Annotated[str, tyro.conf.arg(metavar="{auto,off,ROWS}")] = "auto"
-    """rows that are computed at once, for images that are too large for the memory: the result is the same, since the
-    norms' statistics are those of the whole image. auto: by what is free, and small images whole. off: always whole"""
+    """rows that are computed at once, for images too large for the memory; the result is the same, since the norms use
+    the statistics of the whole image. auto: as many as fit, small images whole. off: always the whole image"""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """of the convolutions. bfloat16 is for GPUs: less memory and time, and colours that differ slightly"""
+    """precision of the convolutions. bfloat16 is for GPUs: less memory and time, and colours that differ slightly"""
     device: Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="(default: a GPU, if any)")] = None
     """where to compute: cpu, cuda, cuda:1, ..."""
     weights: Literal["auto", "raw", "ema"] = "auto"
@@ -61,16 +61,16 @@ def check(options: Options) -> None:
     """Raise UserError for what is wrong whatever the images are."""
     # Options by themselves.
     if len(options.paths) < 2:
-        raise UserError("something is missing; give a model, images to translate, and where to write")
+        raise UserError("give a model, images to translate, and where to write")
     if options.tile not in ("auto", "off") and not (options.tile.isdecimal() and int(options.tile) > 0):
         raise UserError(f"--tile {options.tile}: must be auto, off, or a number of rows")
     if "cycle" in options.also and (options.model.is_file() or (options.model / "model.safetensors").exists()):
-        raise UserError(f"--also cycle: {options.model} holds one direction alone; give a model with both, or drop it")
+        raise UserError(f"--also cycle: {options.model} has only one direction; give a model with both, or drop it")
     if options.batch < 1:
         raise UserError(f"--batch {options.batch}: must be at least 1")
     # The model, as far as file names show.
     if options.model.suffix == ".safetensors":
-        raise UserError(f"{options.model}: give the folder that it lies in")
+        raise UserError(f"{options.model}: give the folder that contains it")
     holds = ("state.json", "model.safetensors", "checkpoints/pairs-*", "*_net_G*.pth")
     if not options.model.is_file() and not any(any(options.model.glob(name)) for name in holds):
         raise UserError(
@@ -81,16 +81,18 @@ def check(options: Options) -> None:
     *sources, out = options.paths
     shards = [source for source in sources if of_shards(source)]
     if shards and len(sources) > 1:
-        raise UserError(f"{shards[0]}: holds shards, which are translated alone; drop the other sources")
+        raise UserError(
+            f"{shards[0]}: holds shards, which cannot be mixed with other sources; translate them separately"
+        )
     if shards and Path(out).is_file():
         raise UserError(f"{out}: is a file; give a folder to write to")
     if options.direction == "both" and not shards:
         raise UserError(
-            "--direction both: only shards know the domain of an image; "
+            "--direction both: only shards record the domain of each image; "
             "give a2b with images of domain a, then b2a with those of b, or shards"
         )
     if options.split and not shards:
-        raise UserError(f"--split {options.split}: chooses among images of shards, and {sources[0]} are none; drop it")
+        raise UserError(f"--split {options.split}: applies to shards only, and {sources[0]} has none; drop it")
 
 
 def of_shards(source: str) -> bool:

@@ -45,12 +45,14 @@ class Places:
         for path in paths:
             owner = self.owners.setdefault(path, where)
             if owner != where:
-                raise UserError(f"{owner} and {where} would both become {path}; rename one, or translate them apart")
+                raise UserError(
+                    f"{owner} and {where} would both become {path}; rename one, or translate them separately"
+                )
             alike = self.alike.setdefault(unicodedata.normalize("NFC", str(path)).casefold(), path)
             if alike != path and not _told_apart(alike, path):
                 raise UserError(
                     f"{self.owners[alike]} and {where} would become {alike.name} and {path.name}, which are one file "
-                    "there; rename one, or translate them apart"
+                    "there; rename one, or translate them separately"
                 )
             if self.sources and _identity(path) in self.sources:
                 raise UserError(f"{path}: would overwrite a source; give another folder or file to write to")
@@ -82,7 +84,7 @@ def check_replaceable(paths: Iterable[Path]) -> None:
     for path in paths:
         status = _status(path)
         if status and not stat.S_ISDIR(status.st_mode) and not (stat.S_ISREG(status.st_mode) and _is_marked(path)):
-            raise UserError(f"{path}: is there already and is no translation; remove it, or write elsewhere")
+            raise UserError(f"{path}: already exists and is not a translation; remove it, or write elsewhere")
 
 
 def _is_marked(path: Path) -> bool:

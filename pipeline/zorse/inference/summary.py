@@ -51,7 +51,7 @@ class Tally:
 
     def line(self, out: Path) -> str:
         made = self.done.total() - self.skipped - len(self.failed)
-        there = f"; {self.skipped} were there already" if self.skipped else ""
+        there = f"; {self.skipped} existed already" if self.skipped else ""
         failed = f"; {len(self.failed)} failed" if self.failed else ""
         return f"{made} of {self.total} images translated to {out}{there}{failed}"
 

@@ -132,7 +132,7 @@ class Translator(ModelHubMixin):
         with self._autocast():
             fake = self.generator(pad_for(self.generator, real))[..., :height, :width].float()
         if self.precision == "float16" and not fake.isfinite().all():
-            raise UserError("precision float16: numbers in the generator exceed it; take bfloat16 or float32")
+            raise UserError("precision float16: activations exceed its range; use bfloat16 or float32")
         return fake
 
     def _autocast(self) -> torch.autocast:

@@ -171,10 +171,10 @@ def page(translators: dict[str, Translator], title: str, most_pixels: int):
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
         return (viewable(image), viewable(fake)), f"{text_alone(way)}, {fake.width} x {fake.height} pixels"
 
-    # The image and the direction on the left, before and after on the right; a change of either translates.
+    # The image and the direction on the left, before and after on the right.
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {text_alone(title)}")
-        gr.Markdown("Drop an image on the left. On the right, pull the handle to see before and after.")
+        gr.Markdown("Drop an image on the left. On the right, drag the handle to compare before and after.")
         with gr.Row():
             with gr.Column():
                 given = gr.File(type="filepath", label="image", elem_id="given")  # as it is; gr.Image would decode it
@@ -182,6 +182,7 @@ def page(translators: dict[str, Translator], title: str, most_pixels: int):
             with gr.Column():
                 both = gr.ImageSlider(label="before and after", format="png", interactive=False, elem_id="both")
                 message = gr.Markdown(elem_id="message")
+        # A change of either translates; images of other visitors wait in a queue.
         for change in (given.change, way.change):
             change(
                 translate, [given, way], [both, message], show_progress="minimal", api_name=False,

@@ -71,7 +71,9 @@ def read_generator(path: Path) -> tuple[Networks, Generator | UNet, int, int]:
         network.to_empty(device="cpu").load_state_dict(found)
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         reason = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise UserError(f"{path}: not a ResNet or U-Net generator of that code ({reason}); give another file") from None
+        raise UserError(
+            f"{path}: not a ResNet or U-Net generator of junyanz's code ({reason}); give another file"
+        ) from None
     return networks, network, c_in, c_out
 
 
@@ -120,12 +122,12 @@ def to_their_weights(network: Network, networks: Networks) -> dict[str, Tensor]:
     )
     for option, given in unlike:
         if given:
-            raise UserError(f"that code has no {option}, so it cannot load these networks; export another format")
+            raise UserError(f"junyanz's code has no {option}, so it cannot load these networks; export another format")
     weights, modules, without = {}, dict(network.named_modules()), _without_bias(network, networks)
     if learned := [name for name in without if modules[name].bias.any()]:
         raise UserError(
-            f"that code has no biases with its --norm none, and {learned[0]} has some here, so it cannot load these "
-            "networks; export another format"
+            f"junyanz's code has no biases with its --norm none, and {learned[0]} has some here, so it cannot load "
+            "these networks; export another format"
         )
     for ours, theirs in _their_names(network, networks).items():
         module = modules[ours]
@@ -207,7 +209,7 @@ def _matched(network: Network, weights: dict[str, Tensor], networks: Networks) -
                 raise Unusable(f"{their_name} is of type {str(theirs.dtype).removeprefix('torch.')}, and not of floats")
             found[our_name] = theirs.float()
             if not found[our_name].isfinite().all():
-                raise Unusable(f"{their_name} has numbers that are infinite or not a number")
+                raise Unusable(f"{their_name} contains infinite or NaN values")
     if unknown := weights.keys() - known:
         raise ValueError(f"has {min(unknown)}")
     return found

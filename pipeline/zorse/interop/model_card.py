@@ -59,6 +59,7 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
     """about: see saved_model.py. sample: name of a picture beside the card. license: its identifier on the hub."""
     direction = Direction.of(about["direction"])
     trained, networks = about["provenance"], Networks(**about["networks"])
+    # What the hub indexes.
     data = ModelCardData(
         library_name="zorse",
         pipeline_tag="image-to-image",

@@ -185,7 +185,7 @@ def write(out: Path, generator: nn.Module, about: dict, sample: Path | None, car
     Raises UserError where something else is there under one of their names, or another process writes there.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with held(out, f"{out}: another process writes a model there; wait for it, or give another folder"):
+    with held(out, f"{out}: another process is writing a model there; wait for it, or give another folder"):
         check_ours(out)
         dtype = getattr(torch, about["dtype"])
         weights = generator.state_dict().items()
@@ -211,4 +211,4 @@ def check_ours(out: Path) -> None:
         shown[CARD] = LIBRARY in (out / CARD).read_text(errors="replace").splitlines()
     for name in (CONFIG, CARD, MODEL, SAMPLE):
         if (out / name).exists() and not shown.get(name, any(shown.values())):
-            raise UserError(f"{out / name}: is there already and is something else; give another folder")
+            raise UserError(f"{out / name}: already exists and holds something else; give another folder")

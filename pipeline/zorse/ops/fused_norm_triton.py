@@ -234,6 +234,7 @@ def gradient(
     row, column = place // wide - RESIDUAL_PAD, place % wide - RESIDUAL_PAD
     inside = (row >= 0) & (row < H) & (column >= 0) & (column < W)
     mask = inside[:, None] & exists[None, :]
+    # The gradient of the norm's output: of the pixel itself, and of its copies in the reflected border.
     total = _row_gradient(grad, row, column, channel, mask, H, W, C, PAD, 0)
     if PAD:
         # Only the few tiles that reach the upper or lower border read more than one row per pixel.
@@ -245,6 +246,7 @@ def gradient(
         whole = (place < places)[:, None] & exists[None, :]
         offsets = _offsets(place, channel, places, C)
         tl.store(grad_residual + offsets, total.to(grad_residual.dtype.element_ty), mask=whole)
+    # Backward through the activation, then the norm.
     mean, scale = _two_values(statistics, channel, exists, C)
     mean_d, mean_weighted = _two_values(means, channel, exists, C)
     offsets = _offsets(row * W + column, channel, H * W, C)

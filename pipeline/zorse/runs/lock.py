@@ -64,9 +64,9 @@ class RunLock:
         locked = self._take_lock(out)
         owner = read(self.path)
         if owner and "process" not in owner:
-            raise UserError(f"{self.path}: is there already and is something else; give another --out")
+            raise UserError(f"{self.path}: already exists and holds something else; give another --out")
         if owner and not owner.get("ended") and not self._surely_dead(owner, locked):
-            note(f"{out} belongs to {describe(owner)}; watching for {SILENCE:g} s whether it lives")
+            note(f"{out} belongs to {describe(owner)}; watching for {SILENCE:g} s whether it is alive")
             if renewed(self.path, SILENCE):
                 raise UserError(f"{out} is being trained by {describe(owner)}; stop it, or give another --out")
         try:

@@ -96,11 +96,11 @@ def read_lines(path: Path, warn: Callable[[str], None] = lambda line: None) -> l
     except FileNotFoundError:
         return []
     except OSError as error:
-        warn(f"{path}: {reason(error)}; it is left out")
+        warn(f"{path}: {reason(error)}; it is skipped")
         return []
     records = [parse_line(line, path.name) for line in lines]
     if damaged := records.count(None):
-        warn(f"{path}: {damaged} of {len(lines)} lines are damaged; they are left out")
+        warn(f"{path}: {damaged} of {len(lines)} lines are damaged and skipped")
     return [record for record in [*records, parse_line(last, path.name)] if record is not None]
 
 
@@ -125,5 +125,5 @@ def read_evaluation(path: Path, warn: Callable[[str], None] = lambda line: None)
     except FileNotFoundError:  # a run that resumes measures it again
         return None
     except (OSError, ValueError) as error:
-        warn(f"{path}: {reason(error)}; it is left out")
+        warn(f"{path}: {reason(error)}; it is skipped")
         return None

@@ -144,6 +144,7 @@ def start_trackers(accelerator: Accelerator, config: Config, pairs_seen: int) ->
             usual(failed)
 
     threading.excepthook = hook
+    # Where each continues what it had: TensorBoard after this pair, Weights & Biases under the stored id.
     settings = {"tensorboard": {"purge_step": pairs_seen + 1}}
     if "wandb" in config.output.tracker and accelerator.is_main_process:
         file = config.output.out / "wandb-id"

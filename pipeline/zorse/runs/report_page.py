@@ -31,7 +31,7 @@ def write_report(run: Path, out: Path | None = None, warn: Callable[[str], None]
     if out is None:
         out = run / "report.html"
         if out.exists() and not is_report(out):
-            raise UserError(f"{out}: is there already and is something else; say by --out where to write")
+            raise UserError(f"{out}: already exists and holds something else; give another --out")
     # All records, the run's own evaluations apart from those of evaluate.py.
     stats, samples = read_lines(run / STATS, warn), read_samples(run, warn)
     evaluations, others = [], []

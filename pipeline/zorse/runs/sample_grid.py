@@ -79,7 +79,7 @@ def opened(grid: Path, warn: Callable[[str], None] = lambda line: None) -> Image
         return None
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
         problem = str(error).partition(" <_io")[0] or type(error).__name__  # without the address of a buffer
-        warn(f"{grid}: cannot be read ({problem}); it is left out")
+        warn(f"{grid}: cannot be read ({problem}); it is skipped")
         return None
     return image
 

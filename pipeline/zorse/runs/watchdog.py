@@ -48,7 +48,9 @@ class Watchdog:
             section, pair, allowed = now
             if section == START and launcher_is_gone():
                 print(
-                    "error: the launcher ended during the start, and so this process does", file=sys.stderr, flush=True
+                    "error: the launcher exited during start-up, so this process exits, too",
+                    file=sys.stderr,
+                    flush=True,
                 )
                 os._exit(128 + signal.SIGTERM)
             if waited > allowed:

@@ -17,9 +17,11 @@ def check_cuda_graph(accelerator: Accelerator) -> None:
     if accelerator.device.type != "cuda":
         raise UserError("--cuda-graph needs an NVIDIA GPU, and there is none here; leave it out")
     if accelerator.num_processes > 1:
-        raise UserError(f"--cuda-graph is for one process, and here are {accelerator.num_processes}; leave it out")
+        raise UserError(
+            f"--cuda-graph works with one process alone, and here are {accelerator.num_processes}; leave it out"
+        )
     if accelerator.scaler is not None:
-        raise UserError("--cuda-graph and mixed precision fp16 exclude each other; leave it out, or use bf16")
+        raise UserError("--cuda-graph and mixed precision fp16 cannot be combined; leave it out, or use bf16")
 
 
 def ddp_kwargs(compute: Compute) -> DistributedDataParallelKwargs:

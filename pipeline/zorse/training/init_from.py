@@ -79,7 +79,7 @@ def _check(source: Path, ours: Networks, theirs: Networks, their_images, our_ima
     if names:
         has = dataclasses.asdict(theirs)
         options = " ".join(f"{flag(name)} {has[name]}" for name in names)
-        raise UserError(f"--init-from {source}: has other generators than the options; add {options}")
+        raise UserError(f"--init-from {source}: has other generators than these options define; add {options}")
     if their_images != our_images:
         raise UserError(
             f"--init-from {source}: is for images of {their_images}, and the data has {our_images}; "

@@ -59,7 +59,7 @@ def check_settings() -> None:
 
     for name, plugin in PLUGINS.items():
         if os.environ.get(name, "").lower() in TRUE:
-            refuse(plugin, "Zorse trains with DDP alone: say so in accelerate config")
+            refuse(plugin, "Zorse supports DDP alone: choose it in accelerate config")
     steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if steps == "1" and (options := launch_options()):
         steps = str(options.gradient_accumulation_steps or 1)  # which goes nowhere without DeepSpeed
@@ -168,5 +168,5 @@ def alone_in_a_step() -> str | None:
     if tasks == "1" or any(name in os.environ for name in WORLD_SIZES):
         return None
     return (
-        f"warning: srun started {tasks} tasks, and each trains by itself; for one run on all, use launch/train.sbatch"
+        f"warning: srun started {tasks} tasks, and each trains on its own; for one run on all, use launch/train.sbatch"
     )

@@ -84,6 +84,7 @@ class TrainState:
         Raises UserError where the configuration or the data has changed in a way that is not allowed.
         """
         stored, changed, harmless = checkpoint.read_state(path, self.config, checkpoint.data_identity(self.dataset))
+        # Weights, optimizer and image pools, then the position in the data and the loss scale.
         checkpoint.restore(path, self)
         self.resumed = stored
         self.pairs_seen, self.lanes = stored["pairs_seen"], stored["lanes"]
@@ -95,6 +96,7 @@ class TrainState:
         else:
             self.losses.load(stored["window"])
 
+        # What the user should know of changes since.
         notes, layout = [], self._layout()
         if stored["how"] != layout:
             differ = [
@@ -159,7 +161,7 @@ def build_model(config: Config, modes: dict[str, str], device: torch.device) -> 
     if a != b and config.losses.identity_weight:
         raise UserError(
             f"{config.data.path}: images of a are {modes['a']} and of b {modes['b']}, "
-            "which a generator cannot leave as they are; add --identity-weight 0"
+            "so there can be no identity loss; add --identity-weight 0"
         )
     model = CycleGANStep(
         config.networks, config.losses, config.optimization.seed, (a, b),

@@ -154,7 +154,7 @@ def test_a_launcher_killed_at_the_start_leaves_nobody_behind(shards, tmp_path, r
         process.wait()
     assert nobody_left(out, 20) and not (out / "stats.jsonl").exists()
     log = (tmp_path / "log").read_text()
-    assert "the launcher ended" in log and "Traceback" not in log, log
+    assert "the launcher exited" in log and "Traceback" not in log, log
 
 
 @pytest.mark.slow

@@ -402,7 +402,7 @@ def test_no_name_in_a_tar_leads_out_of_the_folder(tmp_path, name):
 
 def test_shards_that_cannot_be_taken(model, shards, make_shards, tmp_path):
     fill(tmp_path, "x.png")
-    with pytest.raises(UserError, match="alone"):
+    with pytest.raises(UserError, match="mixed"):
         translate(model, shards, tmp_path / "x.png", tmp_path / "out")
     with pytest.raises(UserError, match="is a file"):
         translate(model, shards, tmp_path / "x.png")
@@ -643,7 +643,7 @@ def test_shards_replace_no_other_file(model, shards, tmp_path, capsys):
     (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match="1 of 3"):
         translate(model, shards, tmp_path)
-    assert "is there already" in capsys.readouterr().err and (tmp_path / name).read_text() == "mine"
+    assert "already exists" in capsys.readouterr().err and (tmp_path / name).read_text() == "mine"
 
 
 def test_names_that_a_file_system_takes_for_one(model, tmp_path, monkeypatch):

@@ -320,10 +320,10 @@ def with_weights(saved, change):
         (lambda saved: with_networks(saved, generator_blocks=10**6), "generator-blocks 1000000: must be at most"),
         (lambda saved: with_networks(saved, generator_channels=4096), "these networks"),  # 20 GB
         (lambda saved: with_networks(saved, dropout=None), "networks.dropout is null"),
-        (lambda saved: with_networks(saved, wings=2), "networks.wings is not known"),
+        (lambda saved: with_networks(saved, wings=2), "networks.wings is unknown"),
         (lambda saved: make(saved, modes=("rgb", "grey"), direction="a2c"), "direction is .a2c."),
-        (lambda saved: with_weights(saved, lambda weight: weight * torch.nan), "infinite or not a number"),
-        (lambda saved: with_weights(saved, lambda weight: weight.fill_(torch.inf)), "infinite or not a number"),
+        (lambda saved: with_weights(saved, lambda weight: weight * torch.nan), "infinite or NaN"),
+        (lambda saved: with_weights(saved, lambda weight: weight.fill_(torch.inf)), "infinite or NaN"),
         (lambda saved: with_weights(saved, lambda weight: weight.to(torch.complex64)), "type C64, and not float32"),
         (lambda saved: with_weights(saved, lambda weight: weight.half()), "type F16, and not float32"),
         (lambda saved: with_weights(saved, lambda weight: weight.int()), "type I32, and not float32"),

@@ -262,7 +262,7 @@ def test_missing_packages_are_named(trained, tmp_path, monkeypatch):
 
 def test_what_is_there_stays(exported, trained):
     before = {path: path.stat().st_mtime_ns for path in exported[0].iterdir()}
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         export(Options(trained, exported[0]))
     assert {path: path.stat().st_mtime_ns for path in exported[0].iterdir()} == before
 

@@ -91,7 +91,7 @@ def test_only_a_page_is_replaced(run, tmp_path):
         (tmp_path / "link.html").unlink(missing_ok=True)
         (tmp_path / "link.html").symlink_to("mine.html")
         done = report(run, "--out", tmp_path / out)
-        assert done.returncode == 2 and f"{'notes' if out == 'notes.html' else 'mine'}.html: is there" in done.stderr
+        assert done.returncode == 2 and f"{'notes' if out == 'notes.html' else 'mine'}.html: already exists" in done.stderr
         assert done.stderr.count("\n") == 1 and "give another --out" in done.stderr
     assert (tmp_path / "notes.html").read_text() == (tmp_path / "mine.html").read_text() == "<html>my notes"
     for _ in range(2):
@@ -103,7 +103,7 @@ def test_only_a_page_is_replaced(run, tmp_path):
 
     copied = shutil.copytree(run, tmp_path / "run")
     (copied / "report.html").write_text("<html>my notes")
-    with pytest.raises(UserError, match="is something else; give another --out"):
+    with pytest.raises(UserError, match="holds something else; give another --out"):
         write_report(copied)
     assert (copied / "report.html").read_text() == "<html>my notes"
 
@@ -290,7 +290,7 @@ def test_damaged_records_are_left_out_and_told(run, tmp_path, name, content):
     (copy / name).write_text(content)
     done = report(copy)
     assert done.returncode == 0 and f"warning: {copy / name}: " in done.stderr, done.stderr
-    assert all(line.endswith("left out") for line in done.stderr.splitlines())
+    assert all(line.endswith("skipped") for line in done.stderr.splitlines())
 
 
 def test_a_configuration_of_something_else_is_refused(run, tmp_path, monkeypatch, capsys):

@@ -236,7 +236,7 @@ def test_mistakes_get_one_line(tmp_path):
     assert_refused(shard("--source", half, "--columns", "A=x", "B=y"), "--columns", "leave them out")
     assert_refused(shard("--source", half, "--configs", "A=x"), "--configs A=... B=...")
     (empty / "trainB" / "b.jpg").symlink_to(tmp_path / "nowhere")
-    assert_refused(shard("--source", empty, "--out", out), "trainB/b.jpg is a link to nothing")
+    assert_refused(shard("--source", empty, "--out", out), "trainB/b.jpg is a broken link")
     (empty / "trainB" / "b.jpg").unlink()
     (empty / "trainB" / "b.jpg").write_bytes(noisy_jpeg(0))
     (tmp_path / "file").write_text("in the way")

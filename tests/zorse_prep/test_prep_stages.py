@@ -342,7 +342,7 @@ def test_disk_full_and_then_room(small_disk, tmp_path):
     out, filler = small_disk / "out", small_disk / "filler"
     for room in (50_000, 2_000_000):  # for not even the plan; for some of the shards
         filler.write_bytes(bytes(12 * 2**20 - room))
-        assert_refused(shard(*arguments, "--out", out), "No space left", "make room")
+        assert_refused(shard(*arguments, "--out", out), "No space left", "free disk space")
         filler.unlink()
     assert 1 <= len(list(out.glob("*.tar"))) < 8 and not (out / "manifest.json").exists()
     done(shard(*arguments, "--out", out))

@@ -213,8 +213,8 @@ def test_options_of_tables_that_do_not_go_together(tmp_path):
     source, label = ("--source", tmp_path), ("--label-a", "x")
     assert_refused(shard(*source, *label), "--label-a and --label-b go together")
     assert_refused(shard(*source, *label, "--label-b", "x"), "two different labels")
-    assert_refused(shard(*source, *label, "--label-b", "y"), "for tables alone")
-    assert_refused(shard(*source, *label, "--label-b", "y", "--configs", "A=a", "B=b"), "exclude each other")
+    assert_refused(shard(*source, *label, "--label-b", "y"), "only for tables")
+    assert_refused(shard(*source, *label, "--label-b", "y", "--configs", "A=a", "B=b"), "cannot be combined")
 
 
 def test_splits_of_our_names_and_a_split_for_each_domain(tmp_path):

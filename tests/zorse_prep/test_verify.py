@@ -283,7 +283,7 @@ def test_mistakes_in_index_get_one_line(good, tmp_path):
     assert_refused(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "c*.tar"), "c*.tar matches no file")
     assert_refused(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "*.tar"), "a.tar is in trainA and")
     assert_refused(prep("index", tmp_path / "no", "--train-a", "a.tar", "--train-b", "b.tar"), "is not a folder")
-    assert_refused(prep("index", good, "--train-a", "trainA*.tar", "--train-b", "trainB*.tar"), "made here")
+    assert_refused(prep("index", good, "--train-a", "trainA*.tar", "--train-b", "trainB*.tar"), "an index already")
     with tarfile.open(tmp_path / "z.tar", "w:gz") as tar:
         add(tar, "0.jpg", encode(PHOTO))
     shutil.copy(tmp_path / "z.tar", tmp_path / "z.tar.gz")
@@ -291,7 +291,7 @@ def test_mistakes_in_index_get_one_line(good, tmp_path):
         refused = prep("index", tmp_path, "--train-a", "a.tar", "--train-b", name)
         assert_refused(refused, f"{name} is compressed by gzip; gunzip it first")
     (tmp_path / "z.zip").write_bytes(b"PK\x03\x04" + bytes(600))
-    assert_refused(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "z.zip"), "z.zip is a zip and no tar")
+    assert_refused(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "z.zip"), "z.zip is a zip, not a tar")
     (tmp_path / "cut.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:900])
     assert_refused(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "cut.tar"), "cut.tar", "damaged")
     assert not (tmp_path / "manifest.json").exists()
@@ -303,8 +303,8 @@ def test_nothing_of_other_programs_is_replaced(tmp_path):
     index = ["index", tars, "--train-a", "horse*.tar", "--train-b", "zebra*.tar"]
     for theirs in ('{"my": "own"}', '{"source": "http://x"}', "not JSON"):
         (tars / "manifest.json").write_text(theirs)
-        assert_refused(prep(*index), "manifest.json is of something else")
-        assert_refused(shard("--source", source, "--out", tars, "--restart"), "manifest.json is of something else")
+        assert_refused(prep(*index), "manifest.json belongs to something else")
+        assert_refused(shard("--source", source, "--out", tars, "--restart"), "manifest.json belongs to something else")
         assert (tars / "manifest.json").read_text() == theirs
         assert not list(tars.glob("*.idx"))
 

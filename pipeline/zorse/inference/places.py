@@ -51,8 +51,8 @@ class Places:
             alike = self.alike.setdefault(unicodedata.normalize("NFC", str(path)).casefold(), path)
             if alike != path and not _told_apart(alike, path):
                 raise UserError(
-                    f"{self.owners[alike]} and {where} would become {alike.name} and {path.name}, which are one file "
-                    "there; rename one, or translate them separately"
+                    f"{self.owners[alike]} and {where} would become {alike.name} and {path.name}, which are the same "
+                    "file there; rename one, or translate them separately"
                 )
             if self.sources and _identity(path) in self.sources:
                 raise UserError(f"{path}: would overwrite a source; give another folder or file to write to")

@@ -43,7 +43,9 @@ def test_a_mistake_is_one_line_and_an_exit_code(error, code, told, capsys):
     assert ended(failing(error), capsys) == (code, told)
 
 
-@pytest.mark.parametrize(("number", "fix"), [(errno.ENOSPC, "free disk space"), (errno.EACCES, "fix permissions"), (5, "fix")])
+@pytest.mark.parametrize(
+    ("number", "fix"), [(errno.ENOSPC, "free disk space"), (errno.EACCES, "fix permissions"), (5, "fix")]
+)
 def test_what_the_system_refuses_names_the_file_and_a_fix(number, fix, capsys):
     code, told = ended(failing(OSError(number, os.strerror(number), "some/file")), capsys)
     assert code == 2 and told.startswith("error: ") and told.count("\n") == 1 and "some/file" in told and fix in told

@@ -91,7 +91,9 @@ def test_only_a_page_is_replaced(run, tmp_path):
         (tmp_path / "link.html").unlink(missing_ok=True)
         (tmp_path / "link.html").symlink_to("mine.html")
         done = report(run, "--out", tmp_path / out)
-        assert done.returncode == 2 and f"{'notes' if out == 'notes.html' else 'mine'}.html: already exists" in done.stderr
+        assert (
+            done.returncode == 2 and f"{'notes' if out == 'notes.html' else 'mine'}.html: already exists" in done.stderr
+        )
         assert done.stderr.count("\n") == 1 and "give another --out" in done.stderr
     assert (tmp_path / "notes.html").read_text() == (tmp_path / "mine.html").read_text() == "<html>my notes"
     for _ in range(2):

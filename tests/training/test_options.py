@@ -229,7 +229,7 @@ def test_each_option_trains(variant):
         total, named = model(a, b, history, plans, model.draws([position], torch.device("cpu")))
         total.backward()
         adam.step()
-        model.power_iteration()
+        model.after_step()
         assert all(loss.isfinite() for loss in named.values())
         cycles.append(float(named["cycle_a"] + named["cycle_b"]))
     stuck = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]

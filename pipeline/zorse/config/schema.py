@@ -122,9 +122,11 @@ class Networks:
     """channels of a discriminator's first convolution"""
     discriminator_layers: int = 3
     """normalized convolutions of a PatchGAN; 3 makes the 70x70 PatchGAN"""
-    norm: Literal["instance", "batch", "none"] = "instance"
+    norm: Literal["instance", "batch", "none", "centred"] = "instance"
     """normalization in all networks. instance: as in the paper. batch: over the images of a step on all ranks;
-    translations use running statistics. none: biases instead, which preserves the brightness of small crops"""
+    translations use running statistics. none: biases instead, which preserves the brightness of small crops. centred:
+    as none, and stable at high learning rates: each filter's weights in the generators keep a mean of 0, and outputs
+    begin at the mean of the domain"""
     spectral_norm: bool = False
     """spectral normalization of the discriminators' weights, which bounds their slope"""
 

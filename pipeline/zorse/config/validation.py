@@ -89,7 +89,7 @@ def check_crop(config: Config) -> None:
     # The generator halves the image twice and pads a pixel there; a discriminator's last norm needs two logits or more.
     layers = networks.discriminator_layers if networks.discriminator == "patch" else 0
     smallest = max(8, multiple, 3 * 2**layers if layers else 0)
-    if multiple > 4 and networks.upsample == "resize" and networks.norm != "none":
+    if multiple > 4 and networks.upsample == "resize" and networks.norm in ("instance", "batch"):
         smallest = max(smallest, 2 * multiple)  # of one pixel, enlarged, a norm leaves nothing
     if multiple == 4 and layers:
         given = f" with --discriminator-layers {networks.discriminator_layers}"

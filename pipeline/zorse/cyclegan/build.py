@@ -4,10 +4,7 @@ import torch
 from torch import nn
 
 from zorse.config.schema import Networks
-from zorse.cyclegan.layers import (
-    INIT_STD,
-    SpectralConv,
-)
+from zorse.cyclegan.layers import INIT_STD, SpectralConv, centre_weights
 from zorse.cyclegan.patchgan import Discriminator
 from zorse.cyclegan.resnet import Generator
 from zorse.cyclegan.unet import UNet
@@ -44,6 +41,27 @@ def init_weights(network: nn.Module, generator: torch.Generator) -> None:
         if isinstance(module, SpectralConv):
             module.u.normal_(generator=generator)
             module.power_iteration(times=16)
+
+
+FARTHEST = 0.95  # from 0, of where outputs begin: beyond it tanh has little slope
+
+
+def inner_convolutions(generator: Generator | UNet) -> list[nn.Conv2d | nn.ConvTranspose2d]:
+    """All but those that read and that write an image."""
+    kinds = nn.Conv2d | nn.ConvTranspose2d
+    return [module for module in generator.modules() if isinstance(module, kinds) and module not in generator.ends]
+
+
+@torch.no_grad()
+def centre(generator: Generator | UNet, mean: list[float] | None) -> None:
+    """Begin a generator of norm "centred": its weights are centred, and it gives images of the target domain's mean.
+
+    mean: of each channel of the domain, in [-1, 1]; None for 0. What began elsewhere would have all its weights pushed
+    the same way until it is there.
+    """
+    centre_weights(inner_convolutions(generator))
+    if mean is not None:
+        generator.ends[1].bias.copy_(torch.tensor(mean).clamp(-FARTHEST, FARTHEST).atanh())
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -1,5 +1,6 @@
 """What the networks are made of, beside torch's own convolutions. Shapes are [N, C, H, W]."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -14,7 +15,8 @@ INIT_STD = 0.02  # of the normal distribution every weight starts from (appendix
 MOMENTUM = 0.1  # of a batch norm's running statistics
 RELU, LEAKY, LINEAR = 0.0, 0.2, 1.0  # activations, by their slope below 0
 
-NormKind = Literal["instance", "batch", "none"]
+NormKind = Literal["instance", "batch", "none", "centred"]
+NORMLESS = ("none", "centred")
 
 
 def reflect(x: Tensor, pad: int) -> Tensor:
@@ -56,7 +58,8 @@ class Norm(nn.Module):
 
     kind "instance" has no parameters and no state. "batch" (Ioffe and Szegedy 2015) takes its statistics over the
     images of a step on all ranks, so that it does not depend on their number, and has weight, bias, and the running
-    statistics that it uses in evaluation. fused: instance norm by fused.py's kernels.
+    statistics that it uses in evaluation. "none" and "centred" norm nothing; of the latter see `centre_weights`. fused:
+    instance norm by fused.py's kernels.
     """
 
     def __init__(self, kind: NormKind, channels: int, fused: bool = False):
@@ -158,6 +161,20 @@ class ResizeConv(nn.Conv2d):
         return super().forward(reflect(F.interpolate(x, scale_factor=2, mode="nearest"), 1))
 
 
+@torch.no_grad()
+def centre_weights(convolutions: Iterable[nn.Conv2d | nn.ConvTranspose2d]) -> None:
+    """Subtract from each filter the mean of its weights, in place. (The centring of Qiao et al. 2019, arXiv 1903.10520)
+
+    What comes out of a ReLU is positive, so a shift of all weights of a filter shifts its output by their number times
+    the mean of its input. Adam moves all weights by the learning rate, at first in the same direction wherever outputs
+    are too dark; without a norm, which would subtract that shift, some ten steps of it in each layer take the outputs
+    to where tanh has no slope any more.
+    """
+    for conv in convolutions:
+        filters = (0, 2, 3) if isinstance(conv, nn.ConvTranspose2d) else (1, 2, 3)
+        conv.weight -= conv.weight.mean(filters, keepdim=True)
+
+
 class SpectralConv(nn.Conv2d):
     """A convolution divided by the largest singular value of its weight, [c_out, the rest] (Miyato et al. 2018).
 
@@ -195,7 +212,7 @@ class Normed(nn.ModuleDict):
     def __init__(self, norm: NormKind, fused: bool):
         super().__init__()
         self.norm, self.fused = norm, fused
-        self.bias = norm == "none"  # a norm makes that of a convolution in front of it inert
+        self.bias = norm in NORMLESS  # a norm makes that of a convolution in front of it inert
 
     def put(self, place: int, conv: nn.Module) -> None:
         transposed = isinstance(conv, nn.ConvTranspose2d)

@@ -92,6 +92,11 @@ class Generator(nn.Module):
             )
         self.model[str(17 + blocks)] = nn.Conv2d(k * twice, c_out, 7)
 
+    @property
+    def ends(self) -> tuple[nn.Module, nn.Module]:
+        """The convolutions that read and that write an image."""
+        return self.model["1"], self.model[str(17 + self.blocks)]
+
     def forward(self, image: Tensor, draws: Tensor | None = None) -> Tensor:
         """draws: int64 [N], of dropout; None for none."""
         layers, blocks = self.model, self.blocks

@@ -14,8 +14,10 @@ from torch.func import functional_call
 
 from zorse.config.schema import Losses, Networks
 from zorse.cyclegan import losses
-from zorse.cyclegan.build import build_discriminator, build_generator, init_weights
+from zorse.cyclegan.build import build_discriminator, build_generator, centre, init_weights, inner_convolutions
 from zorse.cyclegan.image_pool import ImagePool
+from zorse.cyclegan.layers import centre_weights
+from zorse.directions import Direction
 from zorse.keyed_random import DROPOUT, INIT, key
 
 
@@ -28,7 +30,8 @@ class CycleGANStep(nn.Module):
     """The four networks and the losses of a batch.
 
     generators: a_to_b (the paper's G) and b_to_a (F). discriminators: of_a (D_X) and of_b (D_Y). channels: of the
-    images of domain a and of b. recompute, fused: see Generator.
+    images of domain a and of b. means: of the training images of "a" and of "b", a number in [-1, 1] for each channel,
+    where norm "centred" begins. recompute, fused: see Generator.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class CycleGANStep(nn.Module):
         seed: int,
         channels: tuple[int, int] = (3, 3),
         *,
+        means: dict[str, list[float]] | None = None,
         recompute: bool = False,
         fused: bool = False,
     ):
@@ -59,6 +63,10 @@ class CycleGANStep(nn.Module):
         every = [*self.generators.values(), *self.discriminators.values()]
         for number, network in enumerate(every):
             init_weights(network, torch.Generator().manual_seed(key(seed, INIT, number) >> 1))
+        self.centred = networks.norm == "centred"
+        if self.centred:
+            for direction, generator in self.generators.items():
+                centre(generator, means and means[Direction(direction).target])
 
     def compile_networks(self) -> None:
         """Compile the calls of the networks in training.
@@ -140,7 +148,10 @@ class CycleGANStep(nn.Module):
         network = self.discriminators[of]
         return self._call(network, (image,), {name: p.detach() for name, p in network.named_parameters()})
 
-    def power_iteration(self) -> None:
-        """After each step of the optimizer; see SpectralConv."""
+    def after_step(self) -> None:
+        """What follows each step of the optimizer; see SpectralConv and centre_weights."""
         for network in self.discriminators.values():
             network.power_iteration()
+        if self.centred:
+            for generator in self.generators.values():
+                centre_weights(inner_convolutions(generator))

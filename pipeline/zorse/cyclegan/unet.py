@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from zorse.cyclegan.layers import (
     LEAKY,
+    NORMLESS,
     RELU,
     Normed,
     NormKind,
@@ -35,7 +36,7 @@ class UNet(nn.Module):
         super().__init__()
         self.depth, self.multiple = depth, 2**depth
         # Of one pixel, enlarged, a norm leaves nothing.
-        self.smallest = self.multiple * (2 if resize and norm != "none" else 1)
+        self.smallest = self.multiple * (2 if resize and norm not in NORMLESS else 1)
         widths = [channels * min(8, 2**level) for level in range(depth)]
         self.down, self.up = Normed(norm, fused), Normed(norm, fused)
         how = {"kernel_size": 4, "stride": 2, "padding": 1}
@@ -51,6 +52,11 @@ class UNet(nn.Module):
                     layers.put(2 * level, layer)
                 else:
                     layers[str(2 * level)] = layer
+
+    @property
+    def ends(self) -> tuple[nn.Module, nn.Module]:
+        """The convolutions that read and that write an image."""
+        return self.down["0"], self.up["0"]
 
     def forward(self, image: Tensor, draws: Tensor | None = None) -> Tensor:
         """draws: int64 [N], of dropout; None for none."""

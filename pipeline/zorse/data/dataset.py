@@ -28,6 +28,7 @@ class Shards:
     root: str
     fingerprint: str
     modes: dict[str, str]  # of domains "a" and "b"
+    means: dict[str, list[float]]  # of their training images, for each channel, in [-1, 1]
     files: list[File]
     train_a: Split
     train_b: Split
@@ -75,7 +76,16 @@ def open_shards(
         if name not in splits:
             raise UserError(f"{data}: {name} has no images; both domains need at least one")
     of_tests = splits.get("testA"), splits.get("testB")
-    return Shards(str(data), manifest.fingerprint, manifest.modes, files, splits["trainA"], splits["trainB"], *of_tests)
+    return Shards(
+        str(data),
+        manifest.fingerprint,
+        manifest.modes,
+        manifest.means,
+        files,
+        splits["trainA"],
+        splits["trainB"],
+        *of_tests,
+    )
 
 
 def first_readable(split: Split, samples: Iterable[int], size: tuple[int, int]) -> tuple[Tensor, list[dict]]:

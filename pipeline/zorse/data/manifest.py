@@ -29,10 +29,12 @@ MOST_SAMPLES = 1 << 32  # of a split
 
 @dataclass(frozen=True)
 class Manifest:
-    """splits: the tars and their samples, in order. modes: of the pixels of domains "a" and "b"."""
+    """splits: the tars and their samples, in order. modes: of the pixels of domains "a" and "b". means: of their
+    training images, for each channel, in [-1, 1]."""
 
     fingerprint: str
     modes: dict[str, str]
+    means: dict[str, list[float]]
     splits: dict[str, list[tuple[File, int]]]
 
 
@@ -64,9 +66,10 @@ def read_manifest(store: Folder | Remote) -> Manifest:
         if not set(manifest["splits"]) <= set(SPLITS):
             raise KeyError
         splits = {name: _split(where, name, split) for name, split in manifest["splits"].items()}
+        means = {domain: _mean(manifest["splits"].get(f"train{domain.upper()}"), modes[domain]) for domain in modes}
     except (Mismatch, KeyError, TypeError, AttributeError):
         raise UserError(f"{where}: is not a manifest of shards; make the shards again") from None
-    return Manifest(fingerprint, modes, splits)
+    return Manifest(fingerprint, modes, means, splits)
 
 
 def _absent(store: Folder | Remote) -> str:
@@ -94,6 +97,16 @@ def _split(where: str, name: str, split: dict) -> list[tuple[File, int]]:
     insist(total <= MOST_SAMPLES, f"{total} samples")
     insist(split.get("samples", total) == total, f"{split.get('samples')!r:.30} samples, but its shards {total}")
     return shards
+
+
+def _mean(split: dict | None, mode: str) -> list[float]:
+    """The mean of a split's images by channel, from 0 to 1 as the manifest has it to -1 to 1. Raises Mismatch."""
+    if not split or not split["shards"]:
+        return []
+    mean = convert(split["statistics"]["pixel_mean"], list[float])
+    if len(mean) != CHANNELS[mode] or not all(0 <= value <= 1 for value in mean):
+        raise Mismatch("pixel_mean")
+    return [2 * value - 1 for value in mean]
 
 
 def _is_count(value: object, most: int) -> bool:

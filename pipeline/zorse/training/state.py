@@ -53,7 +53,7 @@ class TrainState:
     def build(cls, config: Config, dataset: Shards, rank_slice: RankSlice, accelerator: Accelerator) -> "TrainState":
         """A run at pair 0, on the device. Raises UserError for options that data or machine do not fit."""
         device, optimization = accelerator.device, config.optimization
-        model = build_model(config, dataset.modes, device)
+        model = build_model(config, dataset.modes, device, dataset.means)
         configure_device(model, device, config.compute)
         return cls(
             config=config,
@@ -155,8 +155,11 @@ def open_dataset(config: Config, accelerator: Accelerator) -> Shards:
     return from_rank0(open_and_check, accelerator)
 
 
-def build_model(config: Config, modes: dict[str, str], device: torch.device) -> CycleGANStep:
-    """The networks on the device. modes: of the images of both domains. Raises UserError where they do not fit."""
+def build_model(
+    config: Config, modes: dict[str, str], device: torch.device, means: dict[str, list[float]] | None = None
+) -> CycleGANStep:
+    """The networks on the device. modes, means: of the images of both domains; see Shards. Raises UserError where they
+    do not fit."""
     a, b = CHANNELS[modes["a"]], CHANNELS[modes["b"]]
     if a != b and config.losses.identity_weight:
         raise UserError(
@@ -164,7 +167,7 @@ def build_model(config: Config, modes: dict[str, str], device: torch.device) -> 
             "so there can be no identity loss; add --identity-weight 0"
         )
     model = CycleGANStep(
-        config.networks, config.losses, config.optimization.seed, (a, b),
+        config.networks, config.losses, config.optimization.seed, (a, b), means=means,
         recompute=config.compute.activation_checkpointing, fused=config.compute.fused_norm,
     )  # fmt: skip
     return model.to(device, getattr(torch, config.compute.dtype))

@@ -36,7 +36,7 @@ class Update:
             set_rate(group, lr)
         inputs = (self._inputs(micro_step, pairs) for micro_step, pairs in enumerate(batches))
         losses = self.graph([tensor for each in inputs for tensor in each]) if self.graph else self._steps(inputs)
-        self.model.power_iteration()
+        self.model.after_step()
         if self.state.ema:
             batch = self.rank_slice.batch
             self.state.ema.update(self.model.generators, self.state.pairs_seen + batch, batch)

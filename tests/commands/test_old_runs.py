@@ -38,10 +38,10 @@ def test_a_run_is_resumed_as_its_own_version_would_have(old):
     assert "at 18 of 56 pairs" in done.stdout
     files = (old / "run" / "stats.jsonl", MADE / "expected" / "stats.jsonl")
     for line, expected in zip(*([*map(json.loads, file.read_text().splitlines())] for file in files), strict=True):
-        assert line.keys() == expected.keys()
+        assert line.keys() >= expected.keys()  # lines have more measures now
         # On the machine it was made on, equal; another rounds otherwise, which training amplifies.
         tolerance = 1e-3 if line["pairs"] <= 42 else 0.05
-        for name in line.keys() - set(CLOCKS):
+        for name in expected.keys() - set(CLOCKS):
             assert line[name] == pytest.approx(expected[name], rel=tolerance), name
     evaluation = json.loads((old / "run" / "eval" / "000000056.json").read_text())
     expected = json.loads((MADE / "expected" / "evaluation-at-56.json").read_text())

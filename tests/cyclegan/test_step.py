@@ -137,6 +137,7 @@ def ours(dtype, history_size, batch, weights, compiled=False):
     return model, step
 
 
+MEASURES = ("flat", "response", "change")  # of the generators, which no loss is computed from
 SAME = {
     "adversarial_a_to_b": "G",
     "adversarial_b_to_a": "F",
@@ -161,7 +162,8 @@ def test_five_steps_are_the_papers(dtype, tolerance, identity_weight, batch):
         a, b = torch.rand(2, batch, 3, SIZE, SIZE, dtype=dtype) * 2 - 1
         mine, theirs = step(a, b, number * batch), paper.step(a, b, number * batch)
         for name, loss in mine.items():
-            assert loss == pytest.approx(theirs[SAME[name]], abs=tolerance), (number, name)
+            if not name.startswith(MEASURES):
+                assert loss == pytest.approx(theirs[SAME[name]], abs=tolerance), (number, name)
         if dtype == torch.float64:
             for p, q in zip(model.parameters(), paper.parameters(), strict=True):
                 torch.testing.assert_close(p.detach(), q.detach(), rtol=0, atol=1e-8)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from running import TINY, shard, train
+from runs import refused
 
+from zorse.cyclegan.step import measures
 from zorse.runs.health import Health, sample_statistics
 
 EVERY = ["--log-every", "20", "--sample-every", "100", "--evaluate-every", "1000000", "--decay-epochs", "0"]
@@ -47,10 +49,18 @@ def test_a_discriminator_that_has_won(shards, tmp_path):
 
 
 def test_outputs_that_are_stuck_and_all_alike(shards, tmp_path):
-    found = warnings(train("--data", shards, "--out", tmp_path, *TINY, *EVERY, "--lr-g", "1", "--epochs", "30"))
+    options = ["--data", shards, *TINY, *EVERY, "--lr-g", "1", "--epochs", "30"]
+    found = warnings(train(*options, "--out", tmp_path / "warned", "--on-collapse", "warn"))
     assert any("are black or white" in line and "since pair 100;" in line for line in found)
     assert any("times as diverse as real images" in line for line in found)
-    assert len(found) == len(set(found)) <= 4  # each once
+    dead = next(line for line in found if "is dead" in line)
+    assert "of its output values are where tanh has no slope, since pair " in dead and "--lr (0.5)" in dead
+    assert int(dead.partition("since pair ")[2].partition(";")[0]) <= 60
+    assert len(found) == len(set(found)) <= 10  # each once
+
+    done = train(*options, "--out", tmp_path / "stopped")
+    refused(done, "is dead", "--on-collapse warn continues nevertheless")
+    assert json.loads((tmp_path / "stopped" / "stats.jsonl").read_text().splitlines()[-1])["pairs"] <= 100
 
 
 @pytest.mark.slow
@@ -101,6 +111,34 @@ def test_what_sample_statistics_measure():
     assert one["diversity"] == 0
     black = sample_statistics(real, torch.zeros_like(real), target)
     assert black["saturation"] > 0.95 and black["diversity"] == 0 and black["luminance"] == 0
+
+
+def told(health, *lines):
+    """The kinds of alerts that begin with each line, of which every value but the given ones is sound."""
+    sound = {"lr_g": 2e-4, "flat_a_to_b": 0.0, "response_a_to_b": 0.8, "change_a_to_b": 0.6}
+    return [[alert.kind for alert in health.update(sound | {"pairs": 50 * n, **line})] for n, line in enumerate(lines)]
+
+
+def test_a_generator_that_cannot_learn_ignores_or_returns_its_input():
+    dead, same, deaf = {"flat_a_to_b": 1.0}, {"change_a_to_b": 0.01}, {"response_a_to_b": 0.001}
+    assert told(Health(), {}, dead, dead, dead) == [[], ["flat"], ["dead"], []]
+    assert told(Health(), {}, same, same, {}, same, same) == [[], [], ["returns_input"], [], [], ["returns_input"]]
+    assert told(Health(), deaf, {}, deaf, deaf) == [[], [], [], ["ignores_input"]]
+    early = Health()
+    first = [alert for pairs in (5, 20, 50) for alert in early.update_early({"pairs": pairs, "lr_g": 1e-3, **dead})]
+    assert [(alert.kind, alert.since) for alert in first] == [("flat", 5), ("dead", 5)]
+    assert "lower --lr (0.0005)" in str(first[1]) and told(early, dead, dead) == [[], []]  # each once
+
+
+def test_what_a_step_measures_of_a_generator():
+    a, b, fake = torch.rand(3, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    same = measures("a_to_b", (a, b, fake), (a, b, fake))
+    assert same == {"flat_a_to_b": 0, "response_a_to_b": 1, "change_a_to_b": 0}
+    white = measures("a_to_b", (a, b, fake), (torch.ones(2, 3, 8, 8),) * 3)
+    assert white["flat_a_to_b"] == 1 and white["response_a_to_b"] == 0 and white["change_a_to_b"] > 0.5
+    half = measures("b_to_a", (b, a, fake), (-b, torch.ones(2, 3, 8, 8), -fake))
+    assert half["flat_b_to_a"] == pytest.approx(1 / 3) and half["response_b_to_a"] == pytest.approx(1)
+    assert "change_a_to_b" not in measures("a_to_b", (a, b[:, :1], fake), (b[:, :1], b[:, :1]))
 
 
 def test_an_alert_is_raised_once_and_again_when_it_comes_back():

@@ -102,8 +102,8 @@ def read_record(checkpoint: Path) -> tuple[State, Config]:
     try:
         state = read(file, State, how_to_mend(checkpoint))
         config = from_dict(state["config"])
-        if any(len(row) != len(state["window"]["names"]) for row in state["window"]["rows"]):
-            raise Mismatch("window.rows and window.names differ in length")
+        if any(len(row) > len(state["window"]["names"]) for row in state["window"]["rows"]):
+            raise Mismatch("window.rows has more values than window.names")
         if not state["lanes"]:
             raise Mismatch("lanes is 0")
         if (scale := state.get("loss_scale")) and (missing := LossScale.__annotations__.keys() - scale.keys()):

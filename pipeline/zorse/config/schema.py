@@ -56,9 +56,9 @@ class Output:
     """test images of each domain in a sample grid"""
     tracker: tuple[Literal["tensorboard", "wandb", "none"], ...] = ("tensorboard",)
     """where losses, distances and sample grids go in addition to the run directory"""
-    on_collapse: Literal["warn", "stop"] = "warn"
-    """what to do when training shows signs of failing, such as a saturated discriminator or mode collapse: warn, or
-    stop without saving"""
+    on_collapse: Literal["dead", "stop", "warn"] = "dead"
+    """what to do when training shows signs of failing, such as mode collapse. warn: say so. stop: stop without saving.
+    dead: stop where a generator cannot learn any more, and warn of everything else"""
     dry_run: bool = False
     """print the resolved plan and exit"""
 

@@ -91,7 +91,7 @@ class CycleGANStep(nn.Module):
         plans: dict[str, Tensor],
         draws: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss to differentiate, and the named losses, detached.
+        """Compute the loss to differentiate, and the named losses and measures, detached.
 
         pools: of the fakes of domain "a" and "b". plans: what to do with them, from ImagePool.plan. draws: keys of
         dropout.
@@ -125,7 +125,11 @@ class CycleGANStep(nn.Module):
             if weights.r1_weight:
                 named[f"r1_{domain}"] = losses.r1(real, real_logits)
 
-        return losses.total(named, weights), {name: loss.detach() for name, loss in named.items()}
+        loss = losses.total(named, weights)
+        # What tells whether the generators can learn, after the losses in each line.
+        named |= measures("a_to_b", (a, b, fake_a), (fake_b, *same_b, cycle_b))
+        named |= measures("b_to_a", (b, a, fake_b), (fake_a, *same_a, cycle_a))
+        return loss, {name: value.detach() for name, value in named.items()}
 
     def _each(self, direction: str, *inputs: tuple[Tensor, Tensor | None]) -> list[Tensor]:
         """A generator's output for each (images, draws), by one call where that changes nothing."""
@@ -155,3 +159,32 @@ class CycleGANStep(nn.Module):
         if self.centred:
             for generator in self.generators.values():
                 centre_weights(inner_convolutions(generator))
+
+
+LEAST = 1e-3  # of a difference that others are divided by, in a range of 2
+
+
+@torch.no_grad()
+def measures(direction: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Whether a generator can learn, answers to its input, and changes it, by what a step has computed anyway.
+
+    inputs: images of its source domain and of its target domain, and fakes of its source domain. outputs: its
+    translations of the first, of the second if there is an identity loss, and of the last.
+
+    flat: the share of output values at which tanh has no slope, so that nothing is learned from them. response: the
+    mean difference between two outputs over that between their inputs; 0 for a generator that ignores its input.
+    change: the mean difference between input and output over that between images of both domains; 0 for one that
+    returns its input, and left out for domains of unlike channels.
+    """
+    (real, target, fake), (first, *_, last) = inputs, outputs
+
+    def difference(one: Tensor, other: Tensor) -> Tensor:
+        return (one.float() - other.float()).abs().mean()
+
+    found = {
+        f"flat_{direction}": torch.stack([(each.abs() >= 1).float().mean() for each in outputs]).mean(),
+        f"response_{direction}": difference(first, last) / difference(real, fake).clamp_min(LEAST),
+    }
+    if real.shape == target.shape:
+        found[f"change_{direction}"] = difference(first, real) / difference(target, real).clamp_min(LEAST)
+    return found

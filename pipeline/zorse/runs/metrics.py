@@ -14,10 +14,11 @@ LOWEST_SCALE = 1.0  # of losses in fp16; it begins at 65536
 
 
 class LossWindow:
-    """The losses of the steps since the last status. They stay on the device until `collect`.
+    """The losses and measures of the steps since the last status. They stay on the device until `collect`.
 
-    rows: one per step, [losses in the order of `names`], means over all ranks; part of a checkpoint, so that the line
-    after a resume is the line that would have been written without it. start: the first step's first pair.
+    rows: one per step, [values in the order of `names`], means over all ranks; part of a checkpoint, so that the line
+    after a resume is the line that would have been written without it. Those of version 0.1 have the losses alone,
+    which come first. start: the first step's first pair.
     """
 
     def __init__(self, batch: int, accumulate: int):
@@ -53,12 +54,14 @@ class LossWindow:
             self.rows.append(row)
 
     def means(self) -> dict[str, float]:
-        """Means over the collected steps by name; starts a new window."""
-        count = len(self.rows)
-        means = {name: math.fsum(row[i] for row in self.rows) / count for i, name in enumerate(self.names)}
-        self.start += count * self.batch
+        """Means over the collected steps by name."""
+        columns = {name: [row[i] for row in self.rows if i < len(row)] for i, name in enumerate(self.names)}
+        return {name: math.fsum(values) / len(values) for name, values in columns.items() if values}
+
+    def restart(self) -> None:
+        """Start a new window behind the collected steps."""
+        self.start += len(self.rows) * self.batch
         self.rows = []
-        return means
 
     def state(self) -> dict:
         return {"start": self.start, "names": self.names, "rows": self.rows}
@@ -116,11 +119,8 @@ def loss_scale(scaler: torch.amp.GradScaler | None) -> dict[str, float]:
 
 
 def status(pairs_seen: int, epoch: int, rates: tuple[float, float], window: LossWindow, watch: Stopwatch) -> dict:
-    """One line of stats.jsonl: means since the line before. Starts a new window and resets the watch.
-
-    rates: the generators' and the discriminators'.
-    """
-    record = {
+    """One line of stats.jsonl: means since the line before. rates: the generators' and the discriminators'."""
+    return {
         "pairs": pairs_seen,
         "epoch": pairs_seen / epoch,
         "lr_g": rates[0],
@@ -130,5 +130,3 @@ def status(pairs_seen: int, epoch: int, rates: tuple[float, float], window: Loss
         "data_wait": watch.waiting / watch.training,
         "save_seconds": watch.saving,
     }
-    watch.reset()
-    return record

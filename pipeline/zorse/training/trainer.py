@@ -30,6 +30,7 @@ from zorse.training.state import TrainState, open_dataset
 from zorse.training.update import Update
 
 POLL_EVERY = 16  # steps between looks at a checkpoint that is being written
+EARLY = (5, 20, 50)  # steps after which there are first numbers, and signs of a start that fails, before any status
 
 
 def train(config: Config, watchdog: Watchdog) -> int:
@@ -89,6 +90,7 @@ class Due(NamedTuple):
     sample: bool
     evaluate: bool
     save: bool
+    early: bool
 
 
 class Trainer:
@@ -123,7 +125,7 @@ class Trainer:
                 with run.clock.paused():
                     if run.main:
                         run.lock.check()
-                    alerts = self.log() if due.log else []
+                    alerts = self.log() if due.log else self.first_numbers() if due.early else []
                     alerts += self.sample() if due.sample else []
                     run.alert(alerts)
                     best = self.evaluate(done) if due.evaluate else None
@@ -147,13 +149,25 @@ class Trainer:
         state, run = self.state, self.run
         if not state.losses.rows:
             return []
-        rates = learning_rates(self.previous, self.config.optimization, self.dataset.epoch)
-        status = metrics.status(state.pairs_seen, self.dataset.epoch, rates, state.losses, run.clock)
-        status |= metrics.loss_scale(state.scaler)
+        status = self._status() | metrics.loss_scale(state.scaler)
+        state.losses.restart()
+        run.clock.reset()
         run.recorder.status(status)
         alerts = run.health.update(status)
         run.screen.status(status)
         return alerts
+
+    def first_numbers(self) -> list[Alert]:
+        """What the first status will begin with, for the eye. Returns what it warns of."""
+        if not self.state.losses.rows:
+            return []
+        status = self._status()
+        self.run.screen.status(status)
+        return self.run.health.update_early(status)
+
+    def _status(self) -> dict:
+        rates = learning_rates(self.previous, self.config.optimization, self.dataset.epoch)
+        return metrics.status(self.state.pairs_seen, self.dataset.epoch, rates, self.state.losses, self.run.clock)
 
     def sample(self) -> list[Alert]:
         """The grid of test images, translated and back. Returns what their statistics warn of. On rank 0 alone."""
@@ -216,8 +230,9 @@ class Trainer:
         intervals = (
             output.log_every, output.sample_every, evaluation.evaluate_every, checkpointing.checkpoint_every
         )  # fmt: skip
-        now, before = self.state.pairs_seen, self.previous
-        return Due(*(done or now // every > before // every for every in intervals))
+        now, before, batch = self.state.pairs_seen, self.previous, self.config.optimization.batch
+        early = any(before < step * batch <= now for step in EARLY)
+        return Due(*(done or now // every > before // every for every in intervals), early)
 
     def _advance(self, batch: int) -> None:
         self.previous, self.state.pairs_seen = self.state.pairs_seen, self.state.pairs_seen + batch

@@ -6,7 +6,7 @@ from torch import nn
 from zorse.config.schema import Networks
 from zorse.cyclegan.layers import INIT_STD, SpectralConv, centre_weights
 from zorse.cyclegan.patchgan import Discriminator
-from zorse.cyclegan.resnet import Generator
+from zorse.cyclegan.resnet import Generator, ResidualBlock
 from zorse.cyclegan.unet import UNet
 
 
@@ -53,15 +53,30 @@ def inner_convolutions(generator: Generator | UNet) -> list[nn.Conv2d | nn.ConvT
 
 
 @torch.no_grad()
-def centre(generator: Generator | UNet, mean: list[float] | None) -> None:
-    """Begin a generator of norm "centred": its weights are centred, and it gives images of the target domain's mean.
+def init_centred(generator: Generator | UNet, mean: list[float] | None, draws: torch.Generator) -> None:
+    """Draw the first weights of a generator of norm "centred", whose layers keep the variance of what passes through.
 
-    mean: of each channel of the domain, in [-1, 1]; None for 0. What began elsewhere would have all its weights pushed
-    the same way until it is there.
+    Weights are from N(0, 2 / fan-in) (He et al. 2015, equation 10), centred, and smaller at the end of each residual
+    block, so that all blocks together add as much variance as there is (Zhang et al. 2019, Fixup, has 0 there). Outputs
+    begin at the mean of the target domain: what began elsewhere would have all weights pushed the same way. mean: of
+    each channel, in [-1, 1]; None for 0.
     """
+    first, last = generator.ends
+    for conv in (first, *inner_convolutions(generator)):
+        conv.weight.normal_(0, (2 / fan_in(conv)) ** 0.5, generator=draws)
+    blocks = [module for module in generator.modules() if isinstance(module, ResidualBlock)]
+    for block in blocks:
+        block.conv_block["5"].weight *= len(blocks) ** -0.5
     centre_weights(inner_convolutions(generator))
     if mean is not None:
-        generator.ends[1].bias.copy_(torch.tensor(mean).clamp(-FARTHEST, FARTHEST).atanh())
+        last.bias.copy_(torch.tensor(mean).clamp(-FARTHEST, FARTHEST).atanh())
+
+
+def fan_in(conv: nn.Conv2d | nn.ConvTranspose2d) -> float:
+    """How many numbers each output of a convolution is a sum of; of a transposed one the mean."""
+    if isinstance(conv, nn.ConvTranspose2d):
+        return conv.weight[:, 0].numel() / (conv.stride[0] * conv.stride[1])
+    return conv.weight[0].numel()
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from zorse.config.schema import Losses, Networks
 from zorse.cyclegan import losses
-from zorse.cyclegan.build import build_discriminator, build_generator, centre, init_weights, inner_convolutions
+from zorse.cyclegan.build import build_discriminator, build_generator, init_centred, init_weights, inner_convolutions
 from zorse.cyclegan.image_pool import ImagePool
 from zorse.cyclegan.layers import centre_weights
 from zorse.directions import Direction
@@ -60,13 +60,13 @@ class CycleGANStep(nn.Module):
         self.discriminators = nn.ModuleDict(
             {of: build_discriminator(networks, c_in, fused=fused) for of, c_in in (("of_a", a), ("of_b", b))}
         )
-        every = [*self.generators.values(), *self.discriminators.values()]
-        for number, network in enumerate(every):
-            init_weights(network, torch.Generator().manual_seed(key(seed, INIT, number) >> 1))
         self.centred = networks.norm == "centred"
-        if self.centred:
-            for direction, generator in self.generators.items():
-                centre(generator, means and means[Direction(direction).target])
+        every = {**self.generators, **self.discriminators}
+        for number, (name, network) in enumerate(every.items()):
+            draws = torch.Generator().manual_seed(key(seed, INIT, number) >> 1)
+            init_weights(network, draws)
+            if self.centred and name in self.generators:
+                init_centred(network, means and means[Direction(name).target], draws)
 
     def compile_networks(self) -> None:
         """Compile the calls of the networks in training.

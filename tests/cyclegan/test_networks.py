@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from zorse.config.schema import Losses, Networks
 from zorse.cyclegan import layers
 from zorse.cyclegan.build import init_weights, parameter_count
 from zorse.cyclegan.patchgan import Discriminator
 from zorse.cyclegan.resnet import Generator
+from zorse.cyclegan.step import CycleGANStep
 
 
 def test_parameter_counts_are_the_references_without_inert_biases():
@@ -90,6 +92,37 @@ def test_recomputing_changes_what_is_kept_and_nothing_else():
         gradients.append([parameter.grad for parameter in network.parameters()])
     assert kept[1] < 0.8 * kept[0]
     assert all(map(torch.equal, *gradients))
+
+
+@pytest.mark.parametrize("networks", [{}, {"upsample": "resize"}, {"generator": "unet_128"}], ids=str)
+def test_centred_networks_begin_at_the_mean_of_their_domain_and_answer_to_their_input(networks):
+    """Where the paper's first weights, without its norms, would give nearly the same grey for any image."""
+    networks = Networks(norm="centred", generator_channels=16, generator_blocks=6, **networks)
+    means = {"a": [-0.9, 0.0, 0.9], "b": [0.5, 0.5, 0.5]}
+    model = CycleGANStep(networks, Losses(), 0, means=means)
+    images = torch.rand(4, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for direction, target in (("a_to_b", "b"), ("b_to_a", "a")):
+        with torch.no_grad():
+            fakes = model.generators[direction](images)
+        assert (fakes.mean((0, 2, 3)) - torch.tensor(means[target])).abs().max() < 0.25
+        assert fakes.std(0).mean() > 0.02
+
+
+def test_weights_stay_centred_but_at_the_ends():
+    networks = Networks(norm="centred", generator_channels=4, generator_blocks=2)
+    model = CycleGANStep(networks, Losses(), 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1  # as Adam would
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    model.after_step()
+    for name, parameter in model.named_parameters():
+        if torch.equal(parameter, before[name]):
+            assert name.startswith("discriminators") or name.endswith("bias") or ".model.1." in name or ".19." in name
+        else:
+            filters = (0, 2, 3) if ".12." in name or ".15." in name else (1, 2, 3)  # of transposed convolutions
+            assert parameter.mean(filters).abs().max() < 1e-6, name
+            assert before[name].mean(filters).abs().min() > 1e-3, name
 
 
 def test_initial_weights():

@@ -195,6 +195,7 @@ VARIANTS = {
     "resized unet": {"generator": "unet_128", "upsample": "resize", "norm": "batch"},
     "batch": {"norm": "batch"},
     "none": {"norm": "none"},
+    "centred": {"norm": "centred"},
     "dropout": {"dropout": True},
     "pixel": {"discriminator": "pixel"},
     "spectral": {"spectral_norm": True},

@@ -24,7 +24,7 @@ PRESETS = {
         images=Images(load_size=136, crop_size=64, test_size="load"),
         # Instance norms would remove the brightness of small crops, and half of the reconstruction error would be that.
         networks=Networks(generator_channels=24, discriminator_channels=32, upsample="resize", norm="centred"),
-        optimization=Optimization(epochs=6, decay_epochs=6, lr=2e-4, ema_pairs=1000),
+        optimization=Optimization(epochs=6, decay_epochs=6, lr=1e-4, ema_pairs=1000),
         evaluation=Evaluation(evaluate_every=5000),
         checkpointing=Checkpointing(checkpoint_every=1000),
     ),

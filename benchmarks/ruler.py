@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+MEASURES = ("flat", "response", "change")  # which version 0.1 had not
 TIMES = ("pairs_per_second", "data_wait", "save_seconds")  # of stats.jsonl: what a clock says
 NETWORKS = [
     "--crop-size", "64", "--load-size", "72", "--generator-channels", "16", "--generator-blocks", "3",
@@ -130,7 +131,10 @@ def measure(checkout: Path, images: Path) -> dict[str, str]:
 def of_run(out: Path) -> dict[str, str]:
     """Losses, evaluations, sample grids, and every tensor of the newest checkpoint."""
     lines = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
-    losses = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    losses = [
+        {name: value for name, value in line.items() if name not in TIMES and not name.startswith(MEASURES)}
+        for line in lines
+    ]
     found = {"losses": sha256(json.dumps(losses).encode())}
     found |= {f"eval/{path.name}": numbers(json.loads(path.read_text())) for path in sorted(out.glob("eval/*.json"))}
     found |= {f"samples/{path.name}": sha256(path.read_bytes()) for path in sorted(out.glob("samples/*.png"))}

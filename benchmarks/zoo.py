@@ -8,6 +8,8 @@ dead at      the pair from which on more than half of what a generator gives has
 flat         the largest such share in any 50 pairs
 untranslated, after   mean absolute difference of test images to the same scenes in the other domain, as a share of the
              networks' range, before and after translation, a to b and b to a
+constant     the same of one colour for all, the mean of the domain: blurred or equal images come near it
+response     how much the outputs differ, as a multiple of how much their inputs do, at the end; 0 ignores its input
 seconds      of training
 
 Runs that are there already in WORK are not repeated; results.jsonl there has all of them. Options after -- are given to
@@ -83,6 +85,8 @@ def run_once(work: Path, name: str, preset: str, seed: int, pairs: int, extra: l
         windows = json.loads((out / "flat.json").read_text())
         result |= {"flat": max(max(window["flat"]) for window in windows), "seconds": time.monotonic() - began}
         result["dead_at"] = next((window["pairs"] for window in windows if max(window["flat"]) > DEAD), None)
+        last = json.loads((out / "stats.jsonl").read_text().splitlines()[-1])
+        result["response"] = [last[f"response_{direction}"] for direction in ("a_to_b", "b_to_a")]
         result |= errors(out, shards) if SETS[name].paired else {}
         (out / "zoo.json").write_text(json.dumps(result))
     with (work / "results.jsonl").open("a") as file:
@@ -153,7 +157,7 @@ def errors(run: Path, shards: Path) -> dict:
         to_network(whole_images(split, range(len(split)), trained.config.eval_size), torch.device("cpu"), torch.float32)
         for split in (opened.test_a, opened.test_b)
     ]
-    before, after = [], []
+    before, after, constant = [], [], []
     for direction, (source, truth) in {"a_to_b": images, "b_to_a": images[::-1]}.items():
         with torch.no_grad():
             fake = torch.cat([trained.generators[direction](one[None]) for one in source])
@@ -161,18 +165,20 @@ def errors(run: Path, shards: Path) -> dict:
         same = source if source.shape[1] == truth.shape[1] else source.mean(1, keepdim=True)
         before.append((same - truth).abs().mean().item() / 2)
         after.append((fake - truth).abs().mean().item() / 2)
-    return {"untranslated": before, "after": after}
+        constant.append((truth.mean((0, 2, 3), keepdim=True) - truth).abs().mean().item() / 2)
+    return {"untranslated": before, "constant": constant, "after": after}
 
 
 def table(results: list[dict]) -> Table:
-    columns = ("set", "preset", "seed", "dead at", "flat", "untranslated", "after", "seconds")
+    pairs = ("untranslated", "constant", "after", "response")
+    columns = ("set", "preset", "seed", "dead at", "flat", *pairs, "seconds")
     shown = Table(*columns)
     for result in results:
         row = [result["set"], result["preset"], str(result["seed"])]
         if "problem" in result:
-            shown.add_row(*row, "-", "-", "-", result["problem"][:60], "-")
+            shown.add_row(*row, *["-"] * 5, result["problem"][:60], "-")
             continue
-        both = [" ".join(f"{value:.3f}" for value in result.get(name, [])) for name in ("untranslated", "after")]
+        both = [" ".join(f"{value:.3f}" for value in result.get(name, [])) for name in pairs]
         shown.add_row(*row, str(result["dead_at"] or "-"), f"{result['flat']:.2f}", *both, f"{result['seconds']:.0f}")
     return shown
 

@@ -3,9 +3,9 @@
 Draws each set (drawn_sets.py), shards it and trains on it by the plain commands, for --pairs pairs at the full learning
 rate. Prints a line a run, and a table at the end:
 
-dead at      the pair from which on more than half of what a generator gives has a tanh whose slope is exactly 0, so
-             that it learns nothing there; mean over the steps since the line before, every 50 pairs
-flat         the largest such share in any 50 pairs
+dead at      the pair from which on, to the end, a generator ignores its input (response below 0.02), or more than half of
+             what it gives is where tanh has no slope; by the lines of stats.jsonl
+flat         the largest share of outputs where tanh has no slope in any line; nothing for networks without tanh
 untranslated, after   mean absolute difference of test images to the same scenes in the other domain, as a share of the
              networks' range, before and after translation, a to b and b to a
 constant     the same of one colour for all, the mean of the domain: blurred or equal images come near it
@@ -29,16 +29,13 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-EVERY = 50  # pairs over which the share of flat outputs is taken
-DEAD = 0.5
+FLAT, DEAF = 0.5, 0.02
+DIRECTIONS = ("a_to_b", "b_to_a")
 AT_FULL_RATE = ("--decay-epochs", "0", "--features", "none", "--workers", "0", "--on-collapse", "warn")
 
 
 def main() -> None:
     arguments, extra = _parted(sys.argv[1:])
-    if arguments[:1] == ["--probe"]:
-        probe(Path(arguments[1]), extra)
-        return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, help="folder for drawings, shards and runs")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
@@ -77,22 +74,28 @@ def run_once(work: Path, name: str, preset: str, seed: int, pairs: int, extra: l
         *SETS[name].train, *extra,
     ]  # fmt: skip
     began = time.monotonic()
-    command = [sys.executable, __file__, "--probe", out, "--", *options]
-    done = _run(command)
+    done = _run([sys.executable, ROOT / "pipeline/train.py", *options])
     if done.returncode:
         result["problem"] = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
     else:
-        windows = json.loads((out / "flat.json").read_text())
-        result |= {"flat": max(max(window["flat"]) for window in windows), "seconds": time.monotonic() - began}
-        result["dead_at"] = next((window["pairs"] for window in windows if max(window["flat"]) > DEAD), None)
-        last = json.loads((out / "stats.jsonl").read_text().splitlines()[-1])
-        result["response"] = [last[f"response_{direction}"] for direction in ("a_to_b", "b_to_a")]
+        lines = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+        result |= life(lines) | {"seconds": time.monotonic() - began}
         result |= errors(out, shards) if SETS[name].paired else {}
         (out / "zoo.json").write_text(json.dumps(result))
     with (work / "results.jsonl").open("a") as file:
         file.write(json.dumps(result) + "\n")
     print(result, flush=True)
     return result
+
+
+def life(lines: list[dict]) -> dict:
+    """Whether the generators of a run learn to its end, by the lines of its stats.jsonl."""
+    flat = [max(line.get(f"flat_{direction}", 0.0) for direction in DIRECTIONS) for line in lines]
+    response = [[line[f"response_{direction}"] for direction in DIRECTIONS] for line in lines]
+    sound = [one <= FLAT and min(two) >= DEAF for one, two in zip(flat, response, strict=True)]
+    after = len(sound) - sound[::-1].index(True) if True in sound else 0  # the last sound line
+    dead_at = lines[after]["pairs"] if after < len(lines) else None
+    return {"dead_at": dead_at, "flat": max(flat), "response": response[-1]}
 
 
 def shards_of(work: Path, name: str) -> tuple[Path, str | None]:
@@ -112,36 +115,6 @@ def shards_of(work: Path, name: str) -> tuple[Path, str | None]:
 def _run(command: list) -> subprocess.CompletedProcess:
     environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **os.environ}
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, check=False)
-
-
-def probe(out: Path, options: list[str]) -> None:
-    """Train in this process, and write how much of the generators' outputs has no slope to OUT/flat.json."""
-    import torch
-    from torch.nn.modules.module import register_module_forward_hook
-
-    from zorse.config.command_line import parse
-    from zorse.cyclegan.resnet import Generator
-    from zorse.cyclegan.step import CycleGANStep
-    from zorse.runs.watchdog import Watchdog
-    from zorse.training.trainer import train
-
-    windows, shares, pairs = [], {}, 0
-
-    def watch(module, inputs, output) -> None:
-        nonlocal pairs
-        if isinstance(module, Generator) and torch.is_grad_enabled():
-            shares.setdefault(id(module), []).append((output.detach().abs() >= 1).float().mean().item())
-        if isinstance(module, CycleGANStep):
-            pairs += len(inputs[0])
-            if pairs % EVERY == 0:
-                windows.append({"pairs": pairs, "flat": [sum(each) / len(each) for each in shares.values()]})
-                shares.clear()
-
-    register_module_forward_hook(watch)
-    config = parse(options)
-    code = train(config, Watchdog(0, config.compute.step_timeout))
-    (out / "flat.json").write_text(json.dumps(windows))
-    sys.exit(code)
 
 
 def errors(run: Path, shards: Path) -> dict:

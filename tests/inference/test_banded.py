@@ -77,7 +77,7 @@ def test_any_generator(blocks, channels):
 @pytest.mark.parametrize(
     "options",
     [
-        {"norm": "batch"}, {"norm": "none"}, {"resize": True}, {"skips": True},
+        {"norm": "batch"}, {"norm": "none"}, {"norm": "centred"}, {"resize": True}, {"skips": True},
         {"norm": "batch", "resize": True, "skips": True},
     ],
 )  # fmt: skip

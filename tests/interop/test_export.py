@@ -72,8 +72,9 @@ def test_every_format_computes_what_the_generator_does(trained, exported):
         {"generator": "unet_128", "norm": "batch"},
         {"generator": "unet_residual", "upsample": "resize"},
         {"norm": "none"},
+        {"norm": "centred"},
     ],
-    ids=["unet", "residual", "none"],
+    ids=["unet", "residual", "none", "centred"],
 )
 def test_other_generators(tmp_path, options):
     networks = Networks(generator_channels=2, generator_blocks=1, **options)

@@ -138,6 +138,7 @@ def test_what_a_step_measures_of_a_generator():
     assert white["flat_a_to_b"] == 1 and white["response_a_to_b"] == 0 and white["change_a_to_b"] > 0.5
     half = measures("b_to_a", (b, a, fake), (-b, torch.ones(2, 3, 8, 8), -fake))
     assert half["flat_b_to_a"] == pytest.approx(1 / 3) and half["response_b_to_a"] == pytest.approx(1)
+    assert "flat_a_to_b" not in measures("a_to_b", (a, b, fake), (b, a), with_tanh=False)
     assert "change_a_to_b" not in measures("a_to_b", (a, b[:, :1], fake), (b[:, :1], b[:, :1]))
 
 

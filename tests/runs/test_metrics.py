@@ -30,7 +30,16 @@ def test_window_means_over_steps_and_micro_steps():
     step(window, (4.0, 1.0), (4.0, 2.0))
     window.collect(lambda x: x)
     assert window.means() == {"cycle_a": 3.0, "adversarial_a_to_b": 0.75}
+    window.restart()
     assert window.start == 8 and window.rows == []
+
+
+def test_window_of_version_0_1_goes_on_with_more_columns():
+    window = LossWindow(batch=1, accumulate=1)
+    window.load({"start": 0, "names": ["cycle_a"], "rows": [[1.0]]})
+    step(window, (3.0, 0.5))
+    window.collect(lambda x: x)
+    assert window.means() == {"cycle_a": 2.0, "adversarial_a_to_b": 0.5}
 
 
 def test_window_goes_through_a_checkpoint():

@@ -43,9 +43,6 @@ def init_weights(network: nn.Module, generator: torch.Generator) -> None:
             module.power_iteration(times=16)
 
 
-FARTHEST = 0.95  # from 0, of where outputs begin: beyond it tanh has little slope
-
-
 def inner_convolutions(generator: Generator | UNet) -> list[nn.Conv2d | nn.ConvTranspose2d]:
     """All but those that read and that write an image."""
     kinds = nn.Conv2d | nn.ConvTranspose2d
@@ -67,9 +64,9 @@ def init_centred(generator: Generator | UNet, mean: list[float] | None, draws: t
     blocks = [module for module in generator.modules() if isinstance(module, ResidualBlock)]
     for block in blocks:
         block.conv_block["5"].weight *= len(blocks) ** -0.5
-    centre_weights(inner_convolutions(generator))
+    centre_weights((*inner_convolutions(generator), last))  # the last one only here, so that outputs begin at its bias
     if mean is not None:
-        last.bias.copy_(torch.tensor(mean).clamp(-FARTHEST, FARTHEST).atanh())
+        last.bias.copy_(torch.tensor(mean))
 
 
 def fan_in(conv: nn.Conv2d | nn.ConvTranspose2d) -> float:

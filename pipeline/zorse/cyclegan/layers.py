@@ -93,6 +93,18 @@ class Norm(nn.Module):
         return ((wide - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
+def to_range(x: Tensor, norm: NormKind, training: bool) -> Tensor:
+    """The last step of a generator of this norm: into [-1, 1].
+
+    By tanh, as in the paper. In networks without norms nothing keeps what comes before it small, and where tanh has no
+    slope, as on black and white, nothing is learned any more; so centred ones are linear in training, where the losses
+    keep them in range, and clipped when they translate.
+    """
+    if norm != "centred":
+        return torch.tanh(x)
+    return x if training else x.clamp(-1, 1)
+
+
 def mean_over_ranks(x: Tensor) -> Tensor:
     """The mean over all ranks, differentiable. Every rank must have as many samples."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:

@@ -29,6 +29,7 @@ from zorse.cyclegan.layers import (
     dropout,
     image_conv,
     reflect,
+    to_range,
 )
 
 
@@ -117,4 +118,4 @@ class Generator(nn.Module):
             x = reflect(torch.cat([layers.at(13 + blocks, x, RELU), before.pop()], 1), 3)
         else:
             x = layers.at(13 + blocks, x, RELU, 3)
-        return torch.tanh(image_conv(x, layers[str(17 + blocks)]))
+        return to_range(image_conv(x, layers[str(17 + blocks)]), self.model.norm, self.training)

@@ -127,8 +127,8 @@ class CycleGANStep(nn.Module):
 
         loss = losses.total(named, weights)
         # What tells whether the generators can learn, after the losses in each line.
-        named |= measures("a_to_b", (a, b, fake_a), (fake_b, *same_b, cycle_b))
-        named |= measures("b_to_a", (b, a, fake_b), (fake_a, *same_a, cycle_a))
+        named |= measures("a_to_b", (a, b, fake_a), (fake_b, *same_b, cycle_b), with_tanh=not self.centred)
+        named |= measures("b_to_a", (b, a, fake_b), (fake_a, *same_a, cycle_a), with_tanh=not self.centred)
         return loss, {name: value.detach() for name, value in named.items()}
 
     def _each(self, direction: str, *inputs: tuple[Tensor, Tensor | None]) -> list[Tensor]:
@@ -165,26 +165,28 @@ LEAST = 1e-3  # of a difference that others are divided by, in a range of 2
 
 
 @torch.no_grad()
-def measures(direction: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def measures(
+    direction: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], *, with_tanh: bool = True
+) -> dict[str, Tensor]:
     """Whether a generator can learn, answers to its input, and changes it, by what a step has computed anyway.
 
     inputs: images of its source domain and of its target domain, and fakes of its source domain. outputs: its
     translations of the first, of the second if there is an identity loss, and of the last.
 
-    flat: the share of output values at which tanh has no slope, so that nothing is learned from them. response: the
-    mean difference between two outputs over that between their inputs; 0 for a generator that ignores its input.
-    change: the mean difference between input and output over that between images of both domains; 0 for one that
-    returns its input, and left out for domains of unlike channels.
+    response: the mean difference between two outputs over that between their inputs; 0 for a generator that ignores
+    its input. flat: the share of output values at which tanh, if there is one, has no slope, so that nothing is learned
+    from them. change: the mean difference between input and output over that between images of both domains; 0 for one
+    that returns its input, and left out for domains of unlike channels.
     """
     (real, target, fake), (first, *_, last) = inputs, outputs
 
     def difference(one: Tensor, other: Tensor) -> Tensor:
         return (one.float() - other.float()).abs().mean()
 
-    found = {
-        f"flat_{direction}": torch.stack([(each.abs() >= 1).float().mean() for each in outputs]).mean(),
-        f"response_{direction}": difference(first, last) / difference(real, fake).clamp_min(LEAST),
-    }
+    found = {f"response_{direction}": difference(first, last) / difference(real, fake).clamp_min(LEAST)}
+    if with_tanh:
+        flat = [(each.abs() >= 1).float().mean() for each in outputs]
+        found[f"flat_{direction}"] = torch.stack(flat).mean()
     if real.shape == target.shape:
         found[f"change_{direction}"] = difference(first, real) / difference(target, real).clamp_min(LEAST)
     return found

@@ -12,6 +12,7 @@ from zorse.cyclegan.layers import (
     NormKind,
     ResizeConv,
     dropout,
+    to_range,
 )
 
 
@@ -72,4 +73,4 @@ class UNet(nn.Module):
             if 4 <= level < last:
                 x = dropout(x, draws, level)
             x = torch.cat([kept.pop(), x], 1)
-        return torch.tanh(self.up["0"](x))
+        return to_range(self.up["0"](x), self.up.norm, self.training)

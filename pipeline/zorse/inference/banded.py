@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from zorse.cyclegan.layers import LINEAR, RELU, Norm, ResizeConv, image_conv
+from zorse.cyclegan.layers import LINEAR, RELU, Norm, ResizeConv, image_conv, to_range
 from zorse.cyclegan.resnet import Generator
 from zorse.data.pixels import to_pixels
 from zorse.inference.row_layers import (  # fmt: skip
@@ -130,7 +130,7 @@ def forward(generator: Generator, image: Rows, rows: int, stores: list[Store], p
     x = at(13 + blocks, concat(x, half) if generator.skips else x, RELU)
     x = convolved(concat(x, whole) if generator.skips else x, layers[str(17 + blocks)], image_conv)
     for a, b in bands(x):
-        yield torch.tanh(x.read(a, b))
+        yield to_range(x.read(a, b), layers.norm, training=False)
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:

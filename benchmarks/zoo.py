@@ -3,8 +3,8 @@
 Draws each set (drawn_sets.py), shards it and trains on it by the plain commands, for --pairs pairs at the full learning
 rate. Prints a line a run, and a table at the end:
 
-dead at      the pair from which on, to the end, a generator ignores its input (response below 0.02), or more than half of
-             what it gives is where tanh has no slope; by the lines of stats.jsonl
+dead at      the pair from which on, to the end, a generator ignores its input (response below 0.02), or more than half
+             of what it gives is where tanh has no slope; by the lines of stats.jsonl
 flat         the largest share of outputs where tanh has no slope in any line; nothing for networks without tanh
 untranslated, after   mean absolute difference of test images to the same scenes in the other domain, as a share of the
              networks' range, before and after translation, a to b and b to a

@@ -16,7 +16,20 @@ import psutil
 import pytest
 from in_process import run_here
 from running import ALIKE, ROOT, TINY, command
-from runs import LONG, LONG_PAIRS, SLOWLY, assert_close, assert_same, final, losses, nobody_left, run, start, wait_for
+from runs import (
+    LONG,
+    LONG_PAIRS,
+    SLOWLY,
+    assert_close,
+    assert_same,
+    final,
+    losses,
+    nobody_left,
+    processes_of,
+    run,
+    start,
+    wait_for,
+)
 
 from zorse.checkpoints import format as checkpoint
 
@@ -147,7 +160,7 @@ def test_a_launcher_killed_at_the_start_leaves_nobody_behind(shards, tmp_path, r
         env = {**os.environ, **ALIKE}
         process = subprocess.Popen([str(part) for part in program], env=env, stdout=log, stderr=log)
         deadline = time.monotonic() + 60
-        while len(psutil.Process(process.pid).children()) < ranks and time.monotonic() < deadline:
+        while len(processes_of(out)) < 1 + ranks and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.3)  # it has begun to import, and torch takes seconds
         process.kill()

@@ -219,7 +219,10 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("option", [{"generator": "unet_residual"}, {"upsample": "resize"}, {"norm": "none"}])
+UNKNOWN_THERE = [{"generator": "unet_residual"}, {"upsample": "resize"}, {"norm": "none"}, {"norm": "centred"}]
+
+
+@pytest.mark.parametrize("option", UNKNOWN_THERE, ids=str)
 def test_what_that_code_does_not_have_is_not_written(option):
     networks = Networks(generator_channels=2, generator_blocks=1, **option)
     with pytest.raises(UserError, match="cannot load"):

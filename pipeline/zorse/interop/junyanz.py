@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from zorse.config.resolve import check_stored
 from zorse.config.schema import Networks
 from zorse.cyclegan.build import build_discriminator, build_generator
-from zorse.cyclegan.layers import NORMLESS, Norm
+from zorse.cyclegan.layers import Norm
 from zorse.cyclegan.patchgan import Discriminator
 from zorse.cyclegan.resnet import Generator
 from zorse.cyclegan.unet import UNet
@@ -118,6 +118,7 @@ def to_their_weights(network: Network, networks: Networks) -> dict[str, Tensor]:
     unlike = (
         ("--generator unet_residual", networks.generator == "unet_residual"),
         ("--upsample resize", networks.upsample == "resize"),
+        ("--norm centred", networks.norm == "centred"),
         ("--spectral-norm", networks.spectral_norm and isinstance(network, Discriminator)),
     )
     for option, given in unlike:
@@ -144,7 +145,7 @@ def _without_bias(network: Network, networks: Networks) -> set[str]:
     """The convolutions that have a bias here and none in that code, which has as many without a norm as with a batch
     norm.
     """
-    if networks.norm not in NORMLESS:
+    if networks.norm != "none":
         return set()
     with torch.device("meta"):
         theirs = _twin(network, dataclasses.replace(networks, norm="batch"))

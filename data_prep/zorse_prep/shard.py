@@ -139,6 +139,8 @@ def _plan(options: Options) -> tuple[Path, Plan]:
     names = ("max_side", "min_side", "shard_size", "lossless", "mode_a", "mode_b")
     policy = Policy(**{name: getattr(options, name) for name in names}, keep_repeats=options.keep_duplicates)
     out = options.out or Path("shards", source.name)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; give a folder")
     choices = Choices(
         max_corrupt=options.max_corrupt,
         threads=options.workers,

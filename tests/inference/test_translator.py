@@ -316,6 +316,7 @@ def with_weights(saved, change):
         (lambda saved: with_networks(saved, norm="group"), "networks.norm is .group., and must be one of instance, "),
         (lambda saved: with_networks(saved, upsample="bicubic"), "networks.upsample is .bicubic."),
         (lambda saved: with_networks(saved, generator="unet_512"), "networks.generator is .unet_512."),
+        (lambda saved: with_networks(saved, generator_blocks=None), "networks.generator_blocks is null"),
         (lambda saved: with_networks(saved, generator_blocks=True), "networks.generator_blocks is true"),
         (lambda saved: with_networks(saved, generator_blocks=10**6), "generator-blocks 1000000: must be at most"),
         (lambda saved: with_networks(saved, generator_channels=4096), "these networks"),  # 20 GB

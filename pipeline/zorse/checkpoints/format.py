@@ -149,7 +149,7 @@ def _first_intact(
             return path
         warn(f"checkpoint {path} is damaged ({problem}); trying the one before")
     if found:
-        fix = "restore one, or start a new run with another --out"
+        fix = "restore one, or use another run directory"
         raise UserError(f"{run}: all {len(found)} checkpoints are damaged; {fix}")
     return None
 

@@ -64,9 +64,11 @@ def resolve(config: Config, world_size: int, mixed_precision: str) -> Config:
         batch = recorded.optimization.batch if recorded else world_size * accum_steps
     parts = world_size * accum_steps
     if batch % parts:
+        of_run = config.optimization.batch is None and recorded is not None  # nobody gave it now
+        fix = f"give a multiple of {parts}" + (" and --allow-change batch" if of_run else "")
         raise UserError(
-            f"--batch {batch}: cannot be divided over {world_size} processes x {accum_steps} accumulation "
-            f"steps; give a multiple of {parts}, or launch another number of processes"
+            f"--batch {batch}{', which the run began with' if of_run else ''}: cannot be divided over {world_size} "
+            f"processes x {accum_steps} accumulation steps; {fix}, or launch another number of processes"
         )
 
     # What the networks and images need is written out, so that two ways to ask for the same are recorded alike.
@@ -164,6 +166,9 @@ def check_stored(group: str, options: object) -> None:
         check_ranges(group, options)
     except UserError as error:
         raise Mismatch(f"{group}: {error}") from None
+    is_resnet = group == "networks" and options.generator not in ("unet_128", "unet_256")
+    if is_resnet and options.generator_blocks is None:  # which a command line may leave out, and no record does
+        raise Mismatch("networks.generator_blocks is null, and must be a whole number")
 
 
 def _from_version_0_1(values: dict) -> dict:

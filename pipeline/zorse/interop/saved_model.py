@@ -142,7 +142,7 @@ def _read(model: Path, direction: str | None, weights: Weights) -> OneWay:
         raise UserError(f"{model / CONFIG}: {error}; {EXPORT_AGAIN}") from None
     has, of = about["direction"], about["provenance"]["weights"]
     if direction not in (None, has):
-        raise UserError(f"{model}: translates {has}, not {direction}; give another model, or leave the direction out")
+        raise UserError(f"{model}: translates {has}, not {direction}; give another model, or {has}")
     if weights not in ("auto", of):
         raise UserError(f"--weights {weights}: {model} has {of} weights alone; give another model, or leave it out")
     build = partial(build_generator, networks, *(CHANNELS[about["modes"][end]] for end in ("from", "to")))

@@ -94,7 +94,7 @@ def losses_and_weights(device, captured, accumulate=1, dropout=False, **compute)
     )  # fmt: skip
     accelerator = Accelerator(cpu=device == "cpu")
     assert accelerator.device.type == device
-    dataset, rank_slice = SimpleNamespace(modes=MODES, epoch=1), RankSlice(0, 1, accumulate, BATCH)
+    dataset, rank_slice = SimpleNamespace(modes=MODES, means=None, epoch=1), RankSlice(0, 1, accumulate, BATCH)
     state = TrainState.build(config, dataset, rank_slice, accelerator)
     model, update = state.model, Update(accelerator, state)
     if captured and device == "cpu":

@@ -93,7 +93,7 @@ def life(lines: list[dict]) -> dict:
     flat = [max(line.get(f"flat_{direction}", 0.0) for direction in DIRECTIONS) for line in lines]
     response = [[line[f"response_{direction}"] for direction in DIRECTIONS] for line in lines]
     sound = [one <= FLAT and min(two) >= DEAF for one, two in zip(flat, response, strict=True)]
-    after = len(sound) - sound[::-1].index(True) if True in sound else 0  # the last sound line
+    after = len(sound) - sound[::-1].index(True) if True in sound else 0  # lines up to the last sound one
     dead_at = lines[after]["pairs"] if after < len(lines) else None
     return {"dead_at": dead_at, "flat": max(flat), "response": response[-1]}
 

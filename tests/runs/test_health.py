@@ -10,7 +10,7 @@ from running import TINY, shard, train
 from runs import refused
 
 from zorse.cyclegan.step import measures
-from zorse.runs.health import Health, sample_statistics
+from zorse.runs.health import STOPS_AT, Health, sample_statistics
 
 EVERY = ["--log-every", "20", "--sample-every", "100", "--evaluate-every", "1000000", "--decay-epochs", "0"]
 
@@ -128,6 +128,18 @@ def test_a_generator_that_cannot_learn_ignores_or_returns_its_input():
     first = [alert for pairs in (5, 20, 50) for alert in early.update_early({"pairs": pairs, "lr_g": 1e-3, **dead})]
     assert [(alert.kind, alert.since) for alert in first] == [("flat", 5), ("dead", 5)]
     assert "lower --lr (0.0005)" in str(first[1]) and told(early, dead, dead) == [[], []]  # each once
+
+
+def test_a_resumed_run_repeats_only_what_stops_it():
+    dead, dark = {"flat_a_to_b": 1.0}, {"response_b_to_a": 0.0}
+    health = Health()
+    assert told(health, dead | dark, dead | dark)[1] == ["dead", "ignores_input"]
+    health.forget(STOPS_AT["dead"])
+    assert told(health, dead | dark) == [["dead"]]
+    health.forget(STOPS_AT["warn"])
+    assert told(health, dead | dark) == [[]]
+    health.forget(STOPS_AT["stop"])
+    assert told(health, dead | dark) == [["flat", "dead", "ignores_input"]]
 
 
 def test_what_a_step_measures_of_a_generator():

@@ -125,8 +125,8 @@ class Networks:
     norm: Literal["instance", "batch", "none", "centred"] = "instance"
     """normalization in all networks. instance: as in the paper. batch: over the images of a step on all ranks;
     translations use running statistics. none: biases instead, which preserves the brightness of small crops. centred:
-    as none, and stable at high learning rates: each filter's weights in the generators keep a mean of 0, and outputs
-    begin at the mean of the domain"""
+    as none, but trains stably on bright, dark and blank images at rates up to some 1e-4: each filter's weights in the
+    generators keep a mean of 0, and outputs begin at the domain's mean and have no tanh"""
     spectral_norm: bool = False
     """spectral normalization of the discriminators' weights, which bounds their slope"""
 

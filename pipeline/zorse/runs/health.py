@@ -41,6 +41,8 @@ HELP = {
     "output_saturated": "the generators' outputs are stuck at black and white: lower --lr or --lr-g{half}",
 }
 
+STOPS_AT = {"warn": set(), "dead": {"dead"}, "stop": set(HELP)}  # the kinds that end a run, by --on-collapse
+
 
 @dataclass(frozen=True)
 class Alert:
@@ -125,6 +127,10 @@ class Health:
         now = {(alert.kind, alert.where): alert for alert in found}
         self.active = self.active - before | now.keys()
         return [replace(alert, rate=self.rate) for key, alert in now.items() if key not in before]
+
+    def forget(self, kinds: set[str]) -> None:
+        """Raise alerts of these kinds again if they still hold."""
+        self.active = {key for key in self.active if key[0] not in kinds}
 
     def update_early(self, line: dict) -> list[Alert]:
         """Alerts from the measures alone, of a line that is not recorded, and that a later one repeats."""

@@ -13,7 +13,7 @@ from zorse.errors import UserError
 from zorse.processes import on_signals
 from zorse.runs import records, sample_grid
 from zorse.runs.directory import journal, start_run_directory
-from zorse.runs.health import HELP, Alert, Health
+from zorse.runs.health import STOPS_AT, Alert, Health
 from zorse.runs.lock import RunLock
 from zorse.runs.metrics import Stopwatch
 from zorse.runs.progress import Display
@@ -65,8 +65,7 @@ class Run:
         self.note(f"{event}, at {pairs_seen} of {state.total_pairs} pairs")
 
         self.health = Health(self.recorder.past)
-        if config.output.on_collapse != "warn":
-            self.health.active.clear()  # a failure that was only warned of before stops the run now
+        self.health.forget(STOPS_AT[config.output.on_collapse])  # what was only warned of before stops the run now
         self.stop_request, self.clock = StopRequest(self.accelerator.num_processes), Stopwatch()
         self.checkpoints = CheckpointWriter(
             self.out, self.accelerator, self.lock, self.note, keep=config.checkpointing.keep,
@@ -87,7 +86,7 @@ class Run:
         """Warn of signs that training fails. Raise UserError on all ranks for those that --on-collapse stops at."""
         for alert in alerts:
             self.note(f"warning: {alert}")
-        stops_at = {"warn": [], "dead": ["dead"], "stop": HELP}[self.config.output.on_collapse]
+        stops_at = STOPS_AT[self.config.output.on_collapse]
         if not stops_at:
             return
         if worst := broadcast_object_list([next((str(alert) for alert in alerts if alert.kind in stops_at), None)])[0]:

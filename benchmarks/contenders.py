@@ -14,7 +14,7 @@ from torch.profiler import profile
 
 from zorse.config.schema import Compute, Config, Losses, Networks, Optimization
 from zorse.cyclegan.image_pool import ImagePool
-from zorse.cyclegan.step import CycleGANStep
+from zorse.cyclegan.step import MEASURES, CycleGANStep
 from zorse.data.pixels import to_network
 from zorse.ops.cuda_graph import WARM_UP, CapturedGraph
 from zorse.runs.metrics import LossWindow
@@ -206,7 +206,8 @@ class Ours(Contender):
 
     def losses(self) -> dict[str, float]:
         self.window.collect(lambda rows: rows)
-        return dict(zip(self.window.names, self.window.rows[-1], strict=True))
+        found = zip(self.window.names, self.window.rows[-1], strict=True)
+        return {name: value for name, value in found if not name.startswith(MEASURES)}
 
 
 def megabytes(field: str) -> float:

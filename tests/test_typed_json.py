@@ -9,7 +9,8 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 import pytest
 
 from zorse.config.presets import PRESETS
-from zorse.config.resolve import from_dict, to_json
+from zorse.config.resolve import from_dict, resolve, to_json
+from zorse.config.schema import Output
 from zorse.errors import UserError
 from zorse.typed_json import Count, Measured, Mismatch, convert, parse, read
 
@@ -58,14 +59,15 @@ def test_a_mismatch_is_named(kind, value, words):
     assert words in str(told.value) and "\n" not in str(told.value)
 
 
-def test_what_fits_is_taken():
+def test_what_fits_is_taken(tmp_path):
     record = {"points": [{"x": 1, "more": None}], "kind": "open", "file": "a/b"}
     assert convert(record, Shape) == Shape([{"x": 1, "more": None}], "open", Path("a/b"))
     assert convert([1, 2.5], list[float]) == [1, 2.5] and convert(float("inf"), Measured) == float("inf")
     name = os.fsdecode(b"not \xff UTF-8")
     assert convert(name, str) == name
     for preset in PRESETS.values():
-        assert from_dict(json.loads(to_json(preset))) == preset
+        config = resolve(dataclasses.replace(preset, output=Output(out=tmp_path)), 1, "no")
+        assert from_dict(json.loads(to_json(config))) == config
 
 
 def test_an_option_that_defines_what_is_learned_is_not_guessed():

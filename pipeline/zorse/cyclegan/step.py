@@ -161,6 +161,7 @@ class CycleGANStep(nn.Module):
                 centre_weights(inner_convolutions(generator))
 
 
+MEASURES = ("response", "flat", "change")  # what the names begin with
 LEAST = 1e-3  # of a difference that others are divided by, in a range of 2
 
 

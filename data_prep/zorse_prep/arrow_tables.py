@@ -72,6 +72,8 @@ def _load(where: str, revision: str | None, config: str | None = None) -> dict:
     import datasets
 
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)  # what is wrong is said below
+    if Path(where).exists():  # what is on the disk is read in a moment
+        datasets.disable_progress_bars()
     try:
         if is_saved(Path(where)):
             return _load_saved(Path(where))
@@ -84,6 +86,8 @@ def _load(where: str, revision: str | None, config: str | None = None) -> dict:
         while error.__cause__ is not None:  # "An error occurred while generating the dataset", for one
             error = error.__cause__
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if reason.endswith("corresponds to no data!"):
+            reason = "it has no rows"
         hint = "name two of them with --configs A=... B=..., or " if "Config name is missing" in reason else ""
         raise UserError(f"cannot load {where} ({reason}); {hint}give the images yourself: {LAYOUT}") from None
 

@@ -49,7 +49,9 @@ def load_manifest(out: Path) -> Manifest:
     except FileNotFoundError:
         make = fix if (out / PLAN).exists() else "give a folder of shards that data_prep/shard.py made"
         raise UserError(f"{path} is missing; {make}") from None
-    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path} is not of shard.py; give a folder of shards that data_prep/shard.py made")
+    if manifest.get("version") != VERSION:
         raise UserError(f"{path} is of another version; make the shards again")
     try:
         manifest = convert(manifest, Manifest)

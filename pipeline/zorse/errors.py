@@ -23,5 +23,10 @@ class TransientError(OneRankError):
     exit_code = 1
 
 
+def of_system(error: OSError) -> str:
+    """What the system refused, without its number: "PATH: no such file or directory"."""
+    return f"{error.filename}: {error.strerror.lower()}" if error.filename and error.strerror else str(error)
+
+
 def first_sentence(error: Exception) -> str:
     return str(error).strip().split(". ")[0].splitlines()[0] if str(error).strip() else type(error).__name__

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from zorse.errors import OneRankError, UserError
+from zorse.errors import OneRankError, UserError, of_system
 
 LINE_SECONDS = 10  # between lines without a terminal
 REPORT_WIDTH = 200  # characters of a line in a log, where tables should not be broken
@@ -130,12 +130,11 @@ def itself(stream: TextIO) -> TextIO:
 
 def _report(error: UserError | OSError) -> int:
     """Print a mistake's line, and return its exit code."""
-    line, code = str(error), 2
     if isinstance(error, UserError):
-        code = error.exit_code
+        line, code = str(error), error.exit_code
     else:
         fix = "free disk space or fix permissions" if error.errno in OF_THE_DISK else "fix this"
-        line = f"{line}; {fix}, and run the same command again"
+        line, code = f"{of_system(error)}; {fix}, and run the same command again", 2
     if _is_first_rank() or isinstance(error, OneRankError):
         print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)
     return code

@@ -204,7 +204,7 @@ def test_inception_weights_from_a_file(tmp_path, monkeypatch):
 
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Bomb()))
     for wrong in ("pickle.pth", "absent.pth"):
-        with pytest.raises(UserError, match=r"--feature-weights .*: not the weights of inception_v3"):
+        with pytest.raises(UserError, match=r"--feature-weights .*: not the weights of inception_v3 .*; give http"):
             feature_network("inception_v3", tmp_path / wrong, CPU)
 
 

@@ -775,12 +775,14 @@ def test_progress_without_a_terminal_is_plain_lines(model, tmp_path, monkeypatch
         (("MODEL", "nowhere.png", "y.png", "--direction", "a2b"), "no such file"),
         (("MODEL", "nothing/*.png", "out", "--direction", "a2b"), "no images"),
         (("MODEL", "empty", "out", "--direction", "a2b"), "no images"),
+        (("MODEL", "table.csv", "empty", "--direction", "a2b"), "its name is not that of an image (.jpg, "),
         (("MODEL", "x.png", "x.png", "--direction", "a2b"), "overwrite"),
         (("MODEL", "x.png", "y.png", "--direction", "a2b", "--batch", "0"), "--batch"),
     ],
 )
 def test_mistakes_in_one_line_before_torch_is_loaded(model, tmp_path, arguments, word):
     fill(tmp_path, "x.png")
+    (tmp_path / "table.csv").write_text("image,label\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "modules" / "torch").mkdir(parents=True)
     (tmp_path / "modules" / "torch" / "__init__.py").write_text("raise SystemExit('torch was loaded')")
@@ -788,7 +790,7 @@ def test_mistakes_in_one_line_before_torch_is_loaded(model, tmp_path, arguments,
     done = cli(*paths, PYTHONPATH=f"{tmp_path / 'modules'}:{ROOT}")
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: ") and word in lines[0], done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "modules", "x.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "modules", "table.csv", "x.png"]
 
 
 @pytest.mark.parametrize(

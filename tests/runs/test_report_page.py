@@ -112,7 +112,10 @@ def test_only_a_page_is_replaced(run, tmp_path):
 
 def test_what_is_not_a_run(tmp_path):
     done = report(tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no run of this version here" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "holds no run" in done.stderr
+    (tmp_path / "config.json").write_text('{"zorse": "0.2.0", "complete": true}')
+    with pytest.raises(UserError, match=r"config\.json: holds no options of a run; .* another run directory"):
+        write_report(tmp_path)
 
 
 @pytest.fixture

@@ -206,6 +206,8 @@ def test_what_holds_no_images_is_told_in_one_line(tmp_path):
     assert_refused(shard("--source", tmp_path / "single"), "--label-a horse --label-b zebra")
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
     assert_refused(shard("--source", tmp_path / "damaged.parquet"), "damaged.parquet", "Parquet")
+    (tmp_path / "header.csv").write_text("imageA,imageB\n")
+    assert_refused(shard("--source", tmp_path / "header.csv"), "it has no rows")
 
 
 def test_options_of_tables_that_do_not_go_together(tmp_path):

@@ -119,7 +119,7 @@ class CheckpointWriter:
         if not all(finite for finite, _ in verdicts):
             raise UserError(
                 f"weights or Adam's moments are not finite after pair {pairs}; stopped before saving them. "
-                "Lower the learning rate, or train without mixed precision"
+                "Lower --lr, or, if mixed precision is on, train without it"
             )
         if verdicts[0][1]:
             self._writing.set_exception(OSError(verdicts[0][1]))

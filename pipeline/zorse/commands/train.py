@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 
 from zorse.config.command_line import parse
 from zorse.config.resolve import run_directory
-from zorse.errors import OneRankError, TransientError, UserError
+from zorse.errors import OneRankError, TransientError, UserError, of_system
 from zorse.runs import failure
 from zorse.runs.directory import journal
 from zorse.runs.watchdog import Watchdog
@@ -42,7 +42,8 @@ def main() -> None:
         journal("mistake")
         sys.exit(2)
     except (OSError, SafetensorError) as error:  # a full disk, a file of another kind in the run directory, ...
-        line = f"error: {error}; fix this and rerun the same command to resume from the latest checkpoint\n"
+        what = of_system(error) if isinstance(error, OSError) else error
+        line = f"error: {what}; fix this and rerun the same command to resume from the latest checkpoint\n"
         if failure.claim_failure_report(out, line):
             print(line, end="", file=sys.stderr)
         sys.exit(2)

@@ -133,6 +133,8 @@ def from_dict(values: object) -> Config:
     Every value is held against the types, choices and ranges that options have here. Raises Mismatch.
     """
     values = convert(values, dict[str, object])
+    if not values.keys() & {"run", *GROUPS}:
+        raise Mismatch("holds no options of a run")
     values = _from_version_0_1(values) if "run" in values else values
     for group in GROUPS:
         require_options(group, values.get(group), group)

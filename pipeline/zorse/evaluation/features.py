@@ -87,7 +87,9 @@ def inception_v3(weights: Path | None, device: torch.device) -> FeatureNetwork:
     except Exception as error:  # of networks, files and pickles of every kind
         reason = f"{type(error).__name__}: {first_sentence(error)}"
         if weights:
-            raise UserError(f"--feature-weights {weights}: not the weights of inception_v3 ({reason})") from None
+            raise UserError(
+                f"--feature-weights {weights}: not the weights of inception_v3 ({reason}); give {URL_INCEPTION_V3}"
+            ) from None
         raise UserError(
             f"the weights of inception_v3 cannot be downloaded ({reason}); fetch {URL_INCEPTION_V3} where there is a "
             "network, and give the file by --feature-weights"

@@ -57,6 +57,8 @@ def find(sources: Sequence[str], out: str) -> Found:
     folder, only = Path(out), Path(sources[0]).expanduser()
     if len(sources) == 1 and only.is_file():
         target = folder / only.name if folder.is_dir() or out.endswith("/") else folder
+        if target.suffix.lower() not in KINDS and target.name == only.name:
+            raise UserError(f"{only}: its name is not that of an image ({', '.join(KINDS)}); give image files")
         if target.suffix.lower() not in KINDS:
             raise UserError(
                 f"{target}: images of this kind cannot be written; give a name that ends in .png or .jpg, or a folder, "

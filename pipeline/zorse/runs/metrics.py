@@ -49,7 +49,7 @@ class LossWindow:
                     pair = self.start + len(self.rows) * self.batch
                     raise UserError(
                         f"the loss {name} is {value} in the step that began at pair {pair}; stopped before saving it. "
-                        "Lower the learning rate, or train without mixed precision"
+                        "Lower --lr, or, if mixed precision is on, train without it"
                     )
             self.rows.append(row)
 

@@ -27,7 +27,7 @@ def write_report(run: Path, out: Path | None = None, warn: Callable[[str], None]
     """
     config = read(run / "config.json", "give another run directory")
     if config is None:
-        raise UserError(f"{run}: no run of this version here; give a run directory of pipeline/train.py")
+        raise UserError(f"{run}: holds no run; give a run directory of pipeline/train.py")
     if out is None:
         out = run / "report.html"
         if out.exists() and not is_report(out):

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 from running import ROOT, TINY, command
-from runs import LONG, LONG_PAIRS, SLOWLY, assert_close, final, losses, nobody_left, run, start, wait_for
+from runs import LONG, LONG_PAIRS, SLOWLY, assert_close, cut, final, losses, nobody_left, run, start, wait_for
 
 
 class Recovery:
@@ -251,11 +252,64 @@ def test_kill_9_at_file_events(shards, tmp_path, record_property, which, least):
     assert len(lines) >= least and any("/checkpoints/" in line for line in lines)
 
 
+ON_TWO_TOO = pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.fault(2)
+def test_kill_9_at_file_events_ends_both_ranks(shards, whole_on_two, tmp_path, record_property):
+    """Rank 0 is killed at some of what it does to files, and both go on from what is there."""
+    events = tmp_path / "events"
+    watched = start(shards, tmp_path / "watched", *LONG, ranks=2, fault=f"events {events}")
+    assert watched.wait(120) == 0
+    count = len(events.read_text().splitlines())
+    chosen = sorted(random.Random(0).sample(range(count), 8))
+    record_property("tries", len(chosen))
+    for number in chosen:
+        out = tmp_path / f"event-{number}"
+        killed = start(shards, out, *LONG, ranks=2, fault=f"event {number}")
+        killed.communicate(timeout=120)
+        assert killed.returncode and nobody_left(out)
+        run(shards, out, *LONG, "--workers", "2", ranks=2)
+        assert losses(out) == losses(whole_on_two)
+        assert_close(final(out), final(whole_on_two), 0)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.fault(11, 12, 13, 20, 24)
+def test_on_two_ranks_a_mistake_is_told_once_and_a_damaged_checkpoint_costs_one(shards, whole_on_two, tmp_path):
+    def refused(*options, out=tmp_path / "run"):
+        process = start(shards, out, *LONG, *options, ranks=2)
+        told = process.communicate(timeout=60)[0]
+        assert process.returncode and told.count("error: ") == 1, told
+        return told
+
+    assert "--lr -1.0" in refused("--lr", "-1")
+    (tmp_path / "file").touch()
+    assert "is a file; give another --out" in refused(out=tmp_path / "file")
+    assert "cannot be written" in refused(out="/proc/run")
+
+    # With the newest one cut, both ranks take the one before; with all of them cut, neither begins anew.
+    out = shutil.copytree(whole_on_two, tmp_path / "copy", symlinks=True)
+    assert "other options" in refused("--seed", "5", out=out)
+    newest = max((out / "checkpoints").glob("pairs-*"))
+    cut(newest / "optimizer.safetensors")
+    told = run(shards, out, *LONG, "--workers", "2", ranks=2)
+    assert f"{newest.name} is damaged" in told.stdout + told.stderr
+    assert losses(out) == losses(whole_on_two)
+    assert_close(final(out), final(whole_on_two), 0)
+    for path in (out / "checkpoints").glob("pairs-*"):
+        cut(path / "optimizer.safetensors")
+    assert "checkpoints are damaged" in refused(out=out)
+
+
 @pytest.mark.fault(10, 28)
-def test_a_full_disk_costs_no_checkpoint_and_training_goes_on(shards, whole, small_disk):
+@ON_TWO_TOO
+def test_a_full_disk_costs_no_checkpoint_and_training_goes_on(shards, request, small_disk, ranks):
+    whole = request.getfixturevalue("whole" if ranks == 1 else "whole_on_two")
     out, filler = small_disk / "run", small_disk / "filler"
     options = [*LONG, "--checkpoint-every", "8", "--sample-every", "8", "--keep", "2"]
-    process = start(shards, out, *options, fault=SLOWLY)
+    process = start(shards, out, *options, ranks=ranks, fault=SLOWLY)
     wait_for(process, r"^ +3\d/")
     with filler.open("wb", buffering=0) as file:
         try:
@@ -278,11 +332,13 @@ def test_a_full_disk_costs_no_checkpoint_and_training_goes_on(shards, whole, sma
 
 
 @pytest.mark.fault(10)
-def test_no_room_from_the_start_ends_before_the_first_step(shards, small_disk):
+@ON_TWO_TOO
+def test_no_room_from_the_start_ends_before_the_first_step(shards, small_disk, ranks):
     (small_disk / "filler").write_bytes(bytes(12 * 2**20 - 60_000))
-    process = start(shards, small_disk / "run", *LONG)
+    process = start(shards, small_disk / "run", *LONG, ranks=ranks)
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 2 and "error: " in output and "Traceback" not in output
+    assert process.returncode and output.count("error: ") == 1, output
+    assert ranks == 2 or (process.returncode == 2 and "Traceback" not in output)  # torchrun's own, of a failed rank
     assert f"/{LONG_PAIRS} pairs  epoch" not in output
 
 

@@ -7,6 +7,7 @@ and TAR.crc, N little-endian uint32, the CRC-32 (zlib's) of each image's bytes.
 
 import re
 import tarfile
+from dataclasses import dataclass
 from typing import Literal
 
 FORMAT, VERSION = "zorse-shards", 2
@@ -24,11 +25,36 @@ INDEX, CHECKSUMS = ".idx", ".crc"  # appended to the name of a tar
 INDEX_TYPE, CHECKSUM_TYPE = "<u8", "<u4"  # as NumPy names them
 TAR_BLOCK = 512  # bytes; a tar member is a header of one block, then the data filled up to whole blocks
 
-Mode = Literal["rgb", "grey", "rgba", "grey16"]
-CHANNELS: dict[Mode, int] = {"rgb": 3, "grey": 1, "rgba": 4, "grey16": 1}
+PixelMode = Literal["rgb", "grey", "rgba", "grey16"]
+CHANNELS: dict[PixelMode, int] = {"rgb": 3, "grey": 1, "rgba": 4, "grey16": 1}
+STORED = ("uint8", "uint16", "int16", "int32", "float32")  # types of the numbers in array members
 
 
-def full_level(mode: Mode) -> int:
+@dataclass(frozen=True)
+class Arrays:
+    """What the numbers of a domain of arrays mean. Its members are .npy files, [C, H, W] or, of one channel, [H, W].
+
+    dtype: one of STORED, which translations are rounded and clipped to. channels: their names. low, high: of each
+    channel, in stored units, what the networks see as -1 and as 1. shown: one or three channels, by number from 0, that
+    sample grids and feature networks see.
+    """
+
+    dtype: Literal["uint8", "uint16", "int16", "int32", "float32"]
+    channels: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    shown: tuple[int, ...]
+
+
+Mode = PixelMode | Arrays
+
+
+def channels_of(mode: Mode) -> int:
+    """How many channels the images of a mode have."""
+    return len(mode.channels) if isinstance(mode, Arrays) else CHANNELS[mode]
+
+
+def full_level(mode: PixelMode) -> int:
     """The level of white, as it is stored."""
     return 65535 if mode == "grey16" else 255
 

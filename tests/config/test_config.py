@@ -1,14 +1,18 @@
 """Options: every wrong one is told by its name, in one line, before torch is loaded."""
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from running import ROOT
 
 from zorse.config.command_line import parse
+from zorse.config.resolve import ADDED, changes, from_dict, to_json
 from zorse.errors import UserError
+from zorse.typed_json import Mismatch
 
 WRONG = """
 --load-size x              | --load-size 0           | --load-size 100        | --crop-size 0
@@ -28,6 +32,7 @@ WRONG = """
 --cache-gb 0               | --cache-gb nan          | --read-timeout 0       | --flip-a no
 --data file:/x             | --data s3:/bucket/set   | --generator-blocks 1000000 | --crop-size 100000
 --generator-channels 100000 | --discriminator-channels 100000 | --load-width 100000
+--flip-vertical-a yes      | --rotate90-b 90         | --rotate90-a on --crop-width 128
 """
 
 
@@ -100,3 +105,31 @@ def test_the_help_shows_the_new_names_alone(capsys):
         parse(["--help"])
     shown = capsys.readouterr().out
     assert "--image-pool-size" in shown and "--history" not in shown and "--recompute" not in shown
+
+
+def test_records_without_the_options_that_came_later_are_read(tmp_path):
+    """Of version 0.1 and since: nothing was flipped upside down or rotated, and other values are a change."""
+    old = ROOT / "tests" / "fixtures" / "f2899e9" / "run" / "config.json"
+    later = json.loads(to_json(parse(["--generator-blocks", "9", "--rotate90-a", "on"])))
+    for name in ADDED["images"]:
+        del later["images"][name]
+    for values in (json.loads(old.read_text()), later):
+        config = from_dict(values)
+        assert [getattr(config.images, name) for name in ADDED["images"]] == ["off"] * 4
+    turned = replace(
+        config, images=replace(config.images, rotate90_b="on"), output=replace(config.output, out=tmp_path)
+    )
+    with pytest.raises(UserError, match=r"--rotate90-b off -> on.*--allow-change rotate90_b"):
+        changes(config, turned)
+    assert from_dict(json.loads(to_json(turned))) == turned
+    del later["images"]["flip"]
+    with pytest.raises(Mismatch, match=r"images\.flip is missing"):
+        from_dict(later)
+
+
+def test_rotation_by_quarter_turns_needs_square_crops():
+    parse(["--rotate90-a", "on", "--load-width", "500"])
+    with pytest.raises(
+        UserError, match=r"^--rotate90-b on: needs square crops, not 128 x 256; drop it or --crop-width$"
+    ):
+        parse(["--rotate90-b", "on", "--crop-width", "128"])

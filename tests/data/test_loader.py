@@ -4,6 +4,9 @@ import io
 import json
 import pickle
 import shutil
+from collections import Counter
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +53,23 @@ def test_every_split_of_the_work_reads_the_same_pairs(shards):
         {"world_size": 2, "workers": 2},
     ):
         assert_same(whole, stream(opened, 24, batch=4, **how))
+
+
+def test_flipped_and_rotated_pairs_are_those_of_one_process(shards):
+    """And they are what is read without these options, flipped and rotated: nothing else is drawn otherwise."""
+    opened, without = open_shards(shards), replace(IMAGES, flip=False)
+    turned = replace(without, flip_vertical_a="on", rotate90_a="on", rotate90_b="on")
+    whole, plain = stream(opened, 24, images=turned, batch=4), stream(opened, 24, images=without, batch=4)
+    for how in ({"world_size": 4}, {"accumulate": 2}, {"world_size": 2, "workers": 2}):
+        assert_same(whole, stream(opened, 24, images=turned, batch=4, **how))
+    found = {"a": [], "b": []}
+    for position, pair in whole.items():
+        for domain, now, before in zip("ab", pair, plain[position], strict=True):
+            for flipped, turns in product((False, True), range(4)):
+                if torch.equal(now, (before.flip(1) if flipped else before).rot90(turns, (1, 2))):
+                    found[domain].append((flipped, turns))
+    assert len(found["a"]) == len(found["b"]) == 24
+    assert len(set(found["a"])) > 5 and set(found["b"]) == {(False, turns) for turns in range(4)}
 
 
 def test_the_stream_can_be_sent_to_a_spawned_worker(shards):
@@ -187,6 +207,22 @@ def test_crops_reach_every_place_and_half_are_mirrored():
     assert lefts == {0, 1, 2, 3, 4}
     assert 150 < sum(mirrored) < 250
     assert not any(crop[0, 0, 0] > crop[0, 0, -1] for crop in (augment(image, (32, 32), False, 2**48 - 1),))
+
+
+def test_flips_and_rotations_are_drawn_apart_from_crops():
+    """Each of the eight positions of a square comes as often as another, and crops and mirroring stay as they are."""
+    image = torch.arange(36 * 36, dtype=torch.int32).reshape(1, 36, 36)
+    every = [int(bits) for bits in np.random.default_rng(0).integers(0, 2**64, 1600, dtype=np.uint64)]
+    both = {"flip_vertical": True, "rotate90": True}
+    seen = Counter()
+    for bits in every:
+        plain, turned = augment(image, (32, 32), True, bits), augment(image, (32, 32), True, bits, **both)
+        assert torch.equal(turned.unique(), plain.unique())  # the same crop
+        corners = turned[0, [0, 0, -1, -1], [0, -1, 0, -1]]
+        seen[tuple(corners.argsort().tolist())] += 1
+    assert len(seen) == 8 and all(150 < count < 250 for count in seen.values())
+    turned = every[0] | 0b111 << 49
+    assert torch.equal(augment(image, (32, 32), True, turned), augment(image, (32, 32), True, turned & (1 << 49) - 1))
 
 
 def test_a_message_goes_through_a_pipe_where_shared_memory_is_full(monkeypatch):

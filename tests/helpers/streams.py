@@ -9,12 +9,12 @@ from zorse.data.order import RankSlice
 IMAGES = Images(load_size=36, crop_size=32)
 
 
-def stream(shards, positions, *, world_size=1, accumulate=1, batch=1, workers=0, start=0):
+def stream(shards, positions, *, images=IMAGES, world_size=1, accumulate=1, batch=1, workers=0, start=0):
     """{position: (a, b)} of the first `positions` positions from `start`, read by all ranks."""
     seen = {}
     for rank in range(world_size):
         share = RankSlice(rank, world_size, accumulate, batch)
-        batches = pair_batches(shards, IMAGES, share, seed=1, lanes=batch, start=start, workers=workers, pin=False)
+        batches = pair_batches(shards, images, share, seed=1, lanes=batch, start=start, workers=workers, pin=False)
         for _ in range(-(-positions // batch) * accumulate):
             pairs = next(batches)
             assert pairs["a"].dtype == pairs["b"].dtype == torch.uint8

@@ -33,6 +33,10 @@ OLD_NAMES = {
     "activation_checkpointing": "recompute", "grad_comm_dtype": "reduce_in", "step_timeout": "hang_after",
     "image_pool_size": "history",
 }  # fmt: skip
+# Options of what is learned that came later, and the values which stand for what was done before them.
+ADDED = {
+    "images": {"flip_vertical_a": "off", "flip_vertical_b": "off", "rotate90_a": "off", "rotate90_b": "off"},
+}
 
 
 def run_directory(config: Config) -> Path:
@@ -128,7 +132,7 @@ def to_json(config: Config) -> str:
 
 
 def from_dict(values: object) -> Config:
-    """The inverse of to_json's dictionary, also of version 0.1's.
+    """The inverse of to_json's dictionary, also of version 0.1's and of those without the options in ADDED.
 
     Every value is held against the types, choices and ranges that options have here. Raises Mismatch.
     """
@@ -136,6 +140,8 @@ def from_dict(values: object) -> Config:
     if not values.keys() & {"run", *GROUPS}:
         raise Mismatch("holds no options of a run")
     values = _from_version_0_1(values) if "run" in values else values
+    for group, added in ADDED.items():
+        values[group] = added | convert(values.get(group), dict[str, object], group)
     for group in GROUPS:
         require_options(group, values.get(group), group)
     config = convert(values, Config)

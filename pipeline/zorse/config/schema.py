@@ -84,6 +84,14 @@ class Images:
     """off: never mirror images of domain a, where it would change their meaning, as with digits"""
     flip_b: Literal["on", "off"] = "on"
     """off: never mirror images of domain b"""
+    flip_vertical_a: Literal["on", "off"] = "off"
+    """on: flip half of the images of domain a upside down, for data without an up, as from a microscope or satellite"""
+    flip_vertical_b: Literal["on", "off"] = "off"
+    """on: flip half of the images of domain b upside down"""
+    rotate90_a: Literal["on", "off"] = "off"
+    """on: rotate each image of domain a by 0, 90, 180 or 270 degrees, one as likely as the other; for square crops"""
+    rotate90_b: Literal["on", "off"] = "off"
+    """on: rotate each image of domain b in the same way"""
 
     @property
     def load(self) -> tuple[int, int]:
@@ -98,6 +106,14 @@ class Images:
     def flips(self, domain: str) -> bool:
         """Whether images of a domain, "a" or "b", are mirrored half of the time."""
         return self.flip and getattr(self, f"flip_{domain}") == "on"
+
+    def flips_vertical(self, domain: str) -> bool:
+        """Whether images of a domain are flipped upside down half of the time."""
+        return getattr(self, f"flip_vertical_{domain}") == "on"
+
+    def rotates90(self, domain: str) -> bool:
+        """Whether images of a domain are rotated by a random number of quarter turns."""
+        return getattr(self, f"rotate90_{domain}") == "on"
 
 
 @dataclass(frozen=True, kw_only=True)

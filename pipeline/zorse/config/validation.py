@@ -83,7 +83,7 @@ def check_ranges(group: str, options: object) -> None:
 
 
 def check_crop(config: Config) -> None:
-    """Raise UserError for a crop that the networks cannot take, or that does not fit into the loaded image."""
+    """Raise UserError for a crop that networks or rotation cannot take, or that does not fit into the loaded image."""
     networks, images = config.networks, config.images
     multiple = networks.multiple
     # The generator halves the image twice and pads a pixel there; a discriminator's last norm needs two logits or more.
@@ -103,6 +103,12 @@ def check_crop(config: Config) -> None:
             raise UserError(
                 f"--load-{side} {loaded}: must be at least --crop-{side} ({cropped}), "
                 "since crops are cut from the loaded image"
+            )
+    height, width = images.crop
+    for domain in ("a", "b"):
+        if height != width and images.rotates90(domain):
+            raise UserError(
+                f"--rotate90-{domain} on: needs square crops, not {width} x {height}; drop it or --crop-width"
             )
 
 

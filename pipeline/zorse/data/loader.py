@@ -67,11 +67,12 @@ class ReadPairs:
             for positions, samples in self._prefetched(stream, orders, ahead):
                 batch = {"positions": positions, "failed": []}
                 for name, number, split in self.splits:
-                    images = []
+                    images, options = [], self.images
+                    how = {"flip_vertical": options.flips_vertical(name), "rotate90": options.rotates90(name)}
                     for position, sample in zip(positions, samples[name], strict=True):
                         image, failed = self._image(split, number, position, sample)
                         bits = key(self.seed, number, AUGMENT, position)
-                        images.append(augment(image, self.images.crop, self.images.flips(name), bits))
+                        images.append(augment(image, options.crop, options.flips(name), bits, **how))
                         batch["failed"] += [{"pair": position, "domain": name, **entry} for entry in failed]
                     batch[name] = torch.stack(images)
                 yield handed_over(batch) if get_worker_info() else batch

@@ -55,13 +55,22 @@ def image_of(pixels: Tensor, mode: str) -> Image.Image:
     return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy())
 
 
-def augment(image: Tensor, crop: tuple[int, int], flip: bool, bits: int) -> Tensor:
-    """A crop of [C, H, W] and a mirroring, chosen by 64 random bits. [C, *crop]."""
+def augment(
+    image: Tensor, crop: tuple[int, int], flip: bool, bits: int, *, flip_vertical: bool = False, rotate90: bool = False
+) -> Tensor:
+    """A crop of [C, H, W], mirrored and rotated as allowed, all chosen by 64 random bits. [C, *crop].
+
+    rotate90: by 0 to 3 quarter turns, after the flips; the crop is square then.
+    """
     height, width = crop
     top = (bits & 0xFFFFFF) % (image.shape[1] - height + 1)
     left = (bits >> 24 & 0xFFFFFF) % (image.shape[2] - width + 1)
     image = image[:, top : top + height, left : left + width]
-    return image.flip(2) if flip and bits >> 48 & 1 else image
+    if flip and bits >> 48 & 1:
+        image = image.flip(2)
+    if flip_vertical and bits >> 49 & 1:
+        image = image.flip(1)
+    return image.rot90(bits >> 50 & 3, (1, 2)) if rotate90 else image
 
 
 def to_network(images: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

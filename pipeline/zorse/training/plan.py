@@ -4,7 +4,7 @@ from accelerate import Accelerator
 from rich.table import Table
 
 from zorse.checkpoints import format as checkpoint
-from zorse.config.schema import Config
+from zorse.config.schema import Config, Images
 from zorse.cyclegan.build import parameter_count
 from zorse.cyclegan.step import CycleGANStep
 from zorse.data.dataset import Shards
@@ -50,8 +50,6 @@ def _data_rows(config: Config, shards: Shards, rank_slice: RankSlice) -> dict[st
     """Images, length, learning rates and batch."""
     optimization, images = config.optimization, config.images
     tests = " + ".join(str(len(split) if split else 0) for split in (shards.test_a, shards.test_b))
-    flipped = [domain for domain in ("a", "b") if images.flips(domain)]
-    flips = f"mirrored half of the time: {' and '.join(flipped)}" if flipped else "never mirrored"
     pairs, epoch = total_pairs(optimization, shards.epoch), shards.epoch
     of_g, of_d = peak_rates(optimization)
     rates = f"{of_g:g}" if of_g == of_d else f"{of_g:g} (generators) and {of_d:g} (discriminators)"
@@ -60,7 +58,7 @@ def _data_rows(config: Config, shards: Shards, rank_slice: RankSlice) -> dict[st
     return {
         "data": f"{shards.root}: {len(shards.train_a)} + {len(shards.train_b)} training images, {tests} test images",
         "images": f"{shards.modes['a']} and {shards.modes['b']}, loaded at {size_text(images.load)}, "
-        f"cropped to {size_text(images.crop)}, {flips}",
+        f"cropped to {size_text(images.crop)}, {_augmentation(images)}",
         "length": f"{pairs} pairs = {-(-pairs // optimization.batch)} steps = {pairs / epoch:g} epochs "
         f"of {epoch} pairs",
         "learning rate": f"{rates}{warmup} for {optimization.epochs:g} epochs, "
@@ -68,6 +66,20 @@ def _data_rows(config: Config, shards: Shards, rank_slice: RankSlice) -> dict[st
         "batch": f"{optimization.batch} = {rank_slice.world_size} processes x {rank_slice.accum_steps} accumulation "
         f"steps x {rank_slice.micro_batch_size} pairs",
     }
+
+
+def _augmentation(images: Images) -> str:
+    """How crops are augmented, and of which domains."""
+    kinds = {
+        "mirrored half of the time": images.flips,
+        "upside down half of the time": images.flips_vertical,
+        "rotated by quarter turns": images.rotates90,
+    }
+    told = []
+    for kind, applies in kinds.items():
+        if domains := [domain for domain in ("a", "b") if applies(domain)]:
+            told.append(f"{kind}: {' and '.join(domains)}")
+    return "; ".join(told) or "never mirrored"
 
 
 def _network_rows(config: Config, shards: Shards, rank_slice: RankSlice, model: CycleGANStep) -> dict[str, str]:

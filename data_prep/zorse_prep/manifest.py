@@ -14,6 +14,7 @@ from zorse.files import remove_all_stale, replacing, write_json
 from zorse.version import __version__
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, SPLITS, VERSION, full_level
 from zorse_prep.images import POLICY
+from zorse_prep.partners import find_partners
 from zorse_prep.plan import Plan
 from zorse_prep.shards import committed
 
@@ -43,6 +44,7 @@ def finalize(out: Path, plan: Plan) -> dict:
     source = {name: plan.source[name] for name in ("kind", "uri", "revision")}
     policy = {**asdict(plan.policy), "images": POLICY}
     bad = [bad for record in found.values() for bad in record["quarantined"]]
+    partners = find_partners(out, plan, found)
     return write_manifest(
         out,
         bad,
@@ -53,6 +55,7 @@ def finalize(out: Path, plan: Plan) -> dict:
         modes={"a": plan.policy.mode_a, "b": plan.policy.mode_b},
         plan_sha256=plan.plan_sha256,
         overlaps=plan.overlaps,
+        **({"partners": partners} if partners else {}),
         splits=splits,
     )
 

@@ -119,6 +119,7 @@ class Manifest(TypedDict):
     policy: dict
     modes: ByDomain
     overlaps: dict[str, Overlap]
+    partners: NotRequired[list[list[Count]]]  # see find_partners; left out where there are none
     fingerprint: str
     splits: dict[str, SplitEntry]
 
@@ -142,6 +143,9 @@ def check_manifest(manifest: Manifest) -> None:
             if "mean" not in statistics[side]:
                 raise Mismatch(f"splits.{split}.statistics.{side}.mean is missing")
     check_overlaps(manifest["overlaps"])
+    tests = [manifest["splits"][split]["samples"] if split in manifest["splits"] else 0 for split in ("testA", "testB")]
+    for number, pair in enumerate(manifest.get("partners", [])):
+        check_pair(pair, tests, f"partners.{number}")
 
 
 def check_overlaps(overlaps: dict[str, Overlap]) -> None:
@@ -149,6 +153,12 @@ def check_overlaps(overlaps: dict[str, Overlap]) -> None:
     for pair, shared in overlaps.items():
         if pair.count("/") != 1 or not shared["names"] or any(len(names) != 2 for names in shared["names"]):
             raise Mismatch(f"overlaps.{pair} names no images of two splits")
+
+
+def check_pair(pair: list[int], tests: list[int], where: str) -> None:
+    """Raise Mismatch for partners that are not one test image of each domain. tests: how many there are."""
+    if len(pair) != 2 or any(sample >= count for sample, count in zip(pair, tests, strict=True)):
+        raise Mismatch(f"{where} names no test images of both domains")
 
 
 def check_name(name: str, where: str) -> None:

@@ -36,6 +36,7 @@ def show_result(out: Path, manifest: dict, kept: int, seconds: float) -> None:
     console = _console()
     console.print(table)
     _warn_of_overlaps(console, manifest["overlaps"])
+    _tell_partners(console, manifest)
     for split, entry in manifest["splits"].items():
         if entry.get("unconverted"):
             console.print(f"warning: in {split} these are read as they are: {in_words(entry['unconverted'])}")
@@ -78,6 +79,7 @@ def show_statistics(out: Path, manifest: dict) -> None:
         for reason, count in entry["quarantined"]["reasons"].items():
             console.print(f"{split} unusable: {count} x {reason}")
     _warn_of_overlaps(console, manifest["overlaps"])
+    _tell_partners(console, manifest)
 
 
 def _console() -> Console:
@@ -114,6 +116,14 @@ def _levels(values: list[float]) -> str:
 def _warn_of_overlaps(console: Console, overlaps: dict[str, dict]) -> None:
     for sentence in shared_images(overlaps):
         console.print(f"warning: {one_line(sentence)}")
+
+
+def _tell_partners(console: Console, manifest: dict) -> None:
+    if count := len(manifest.get("partners", [])):
+        console.print(
+            f"{count} of the test images have a partner of the same name in the other domain, and evaluation holds "
+            "translations against it; if they do not show the same, rename those of one domain"
+        )
 
 
 def _warn_of_unused_range(console: Console, splits: dict[str, dict]) -> None:

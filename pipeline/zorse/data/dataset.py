@@ -34,6 +34,7 @@ class Shards:
     train_b: Split
     test_a: Split | None
     test_b: Split | None
+    partners: list[tuple[int, int]]  # images of test_a and test_b that show the same, by their numbers
 
     @property
     def epoch(self) -> int:
@@ -85,6 +86,7 @@ def open_shards(
         splits["trainA"],
         splits["trainB"],
         *of_tests,
+        manifest.partners,
     )
 
 
@@ -121,13 +123,19 @@ def whole_images(split: Split, samples: Iterable[int], size: tuple[int, int]) ->
 
     An unreadable image is replaced by the next readable one, with a warning on standard error.
     """
-    images = []
+    return numbered_images(split, samples, size)[0]
+
+
+def numbered_images(split: Split, samples: Iterable[int], size: tuple[int, int]) -> tuple[Tensor, list[int]]:
+    """The same, and the numbers of the images that they are."""
+    images, numbers = [], []
     for sample in samples:
         image, failed = first_readable(split, ((sample + i) % len(split) for i in range(1 + SUBSTITUTES)), size)
         for entry in failed:
             _warn_once(f"{entry['shard']} sample {entry['sample']} cannot be read ({entry['reason']})")
         images.append(image)
-    return torch.stack(images)
+        numbers.append((sample + len(failed)) % len(split))
+    return torch.stack(images), numbers
 
 
 @cache

@@ -6,7 +6,7 @@ from pathlib import Path
 from zorse.data.local import FIX, File, Folder, Missing
 from zorse.data.remote import Remote
 from zorse.errors import UserError
-from zorse.typed_json import Mismatch, convert, parse, shown
+from zorse.typed_json import Count, Mismatch, convert, parse, shown
 from zorse_prep.format import (
     CHANNELS,
     CHECKSUMS,
@@ -21,6 +21,7 @@ from zorse_prep.format import (
     checksums_size,
     index_size,
 )
+from zorse_prep.records import check_pair
 
 SMALLEST = 2 * TAR_BLOCK  # bytes that a sample takes in a tar: its header and a block of data
 MOST = 1 << 40  # bytes of a shard
@@ -36,6 +37,7 @@ class Manifest:
     modes: dict[str, str]
     means: dict[str, list[float]]
     splits: dict[str, list[tuple[File, int]]]
+    partners: list[tuple[int, int]]  # samples of testA and testB that show the same
 
 
 def index_of(tar: File, samples: int) -> File:
@@ -67,9 +69,10 @@ def read_manifest(store: Folder | Remote) -> Manifest:
             raise KeyError
         splits = {name: _split(where, name, split) for name, split in manifest["splits"].items()}
         means = {domain: _mean(manifest["splits"].get(f"train{domain.upper()}"), modes[domain]) for domain in modes}
+        partners = _partners(manifest.get("partners", []), splits)
     except (Mismatch, KeyError, TypeError, AttributeError):
         raise UserError(f"{where}: is not a manifest of shards; make the shards again") from None
-    return Manifest(fingerprint, modes, means, splits)
+    return Manifest(fingerprint, modes, means, splits, partners)
 
 
 def _absent(store: Folder | Remote) -> str:
@@ -107,6 +110,15 @@ def _mean(split: dict | None, mode: str) -> list[float]:
     if len(mean) != CHANNELS[mode] or not all(0 <= value <= 1 for value in mean):
         raise Mismatch("pixel_mean")
     return [2 * value - 1 for value in mean]
+
+
+def _partners(pairs: object, splits: dict[str, list[tuple[File, int]]]) -> list[tuple[int, int]]:
+    """Raises Mismatch for what names no test images of both domains."""
+    tests = [sum(samples for _, samples in splits.get(split, [])) for split in ("testA", "testB")]
+    pairs = convert(pairs, list[list[Count]])
+    for number, pair in enumerate(pairs):
+        check_pair(pair, tests, f"partners.{number}")
+    return [(a, b) for a, b in pairs]
 
 
 def _is_count(value: object, most: int) -> bool:

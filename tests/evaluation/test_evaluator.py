@@ -91,7 +91,7 @@ def test_what_comes_back():
 class Recorded:
     """A feature network that keeps what it was shown."""
 
-    name, sha256, resize, classify = "recorded", "0" * 64, "not", None
+    name, sha256, resize, classify, cells = "recorded", "0" * 64, "not", None, None
 
     def __init__(self):
         self.seen = 0
@@ -150,6 +150,7 @@ def test_efficientnet_lite0_knows_its_images():
     pixels = torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert network.describe(pixels).shape == (2, 1280)
     torch.testing.assert_close(network.describe(pixels[1:]), network.describe(pixels)[1:], rtol=1e-4, atol=1e-5)
+    assert network.cells(pixels).shape == (2, 112, 14, 14)
     assert len(network.sha256) == 64
 
 

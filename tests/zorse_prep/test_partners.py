@@ -44,6 +44,12 @@ def test_images_of_one_name_are_partners(folder, out):
     assert found == {tuple(path.read_bytes() for path in sorted(pair)) for pair in files.values()}
     assert "0 faults" in done(prep("verify", out, "--deep"))
     assert "3 of the test images have a partner" in done(prep("stats", out))
+    made = manifest_of(out)
+    before = {name: value for name, value in made.items() if name != "partners"}  # as it was before partners
+    (out / "manifest.json").write_text(json.dumps(before))
+    assert open_shards(out).partners == []
+    done(prep("finalize", out))
+    assert manifest_of(out) == made
 
 
 def test_nothing_is_said_of_partners_where_there_are_none(folder, tmp_path):

@@ -214,8 +214,9 @@ class Evaluation:
     evaluate_images: int = 1000
     """test images of each domain that an evaluation uses at most"""
     features: Literal["efficientnet_lite0", "inception_v3", "none"] = "efficientnet_lite0"
-    """network whose features KID and FID compare. inception_v3: that of published numbers; its weights are downloaded.
-    none: only the sliced Wasserstein distance of patches"""
+    """network whose features KID and FID compare. efficientnet_lite0: also for the structure distance, which asks
+    whether content is kept. inception_v3: that of published numbers; its weights are downloaded. none: only measures
+    without a network, such as the sliced Wasserstein distance of patches"""
     feature_weights: Annotated[Path | None, optional("PATH")] = None
     """file with the weights of inception_v3, where they cannot be downloaded"""
     best_metric: Literal["kid", "fid", "sliced_wasserstein"] = "kid"

@@ -3,12 +3,13 @@
 kid_NETWORK, fid_NETWORK: between features of a network trained on ImageNet (features.py); lower is better.
 sliced_wasserstein: between patches. cycle_l1, cycle_psnr: between images and what comes back when they are translated
 there and back, rounded to whole pixel values each time: L1 as a share of the full range, PSNR in dB.
+structure_distance, mae, psnr, ssim: between images and their translations, or these and their partners (content.py).
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from zorse.data.dataset import Shards, whole_images
+from zorse.data.dataset import Shards, numbered_images
 from zorse.data.loader import Split
 from zorse.data.order import RankSlice
 from zorse.data.pixels import FULL, to_network, to_pixels, to_rgb
 from zorse.directions import Direction
+from zorse.evaluation.content import mean_partner_errors, partner_errors, structure_distance
 from zorse.evaluation.features import KID_SEED, KID_SUBSETS, FeatureNetwork, fid, kid, kid_subset
 from zorse.evaluation.sliced_wasserstein import AT_MOST, descriptors, sliced_wasserstein
 from zorse.files import write_durably
@@ -82,16 +84,20 @@ class Evaluation:
         if real == "test":  # of the others, as many are enough
             for domain, split in trains.items():
                 self.counts[split.name] = min(self.counts[split.name], self.counts[self.tests[domain].name])
+        self.partners = {Direction.A_TO_B: dict(shards.partners), Direction.B_TO_A: {b: a for a, b in shards.partners}}
+        for direction, partners in self.partners.items():
+            count = self.counts[self.tests[direction.source].name]
+            self.partners[direction] = {sample: partners[sample] for sample in sorted(partners) if sample < count}
         self.described = {split.name: self._describe(split) for split in every}
         self.references = {"untranslated": {}, "real": {}}
-        for direction in Direction if rank_slice.rank == 0 else ():
-            self.references["untranslated"][direction] = self._distances(
-                self.described[self.tests[direction.source].name], direction
-            )
-            # As near as two sets of real images are.
-            self.references["real"][direction] = self._distances(
-                self.described[others[direction.target].name], direction
-            )
+        for direction in Direction:
+            errors = self._untranslated_partners(direction)  # which takes all ranks
+            if rank_slice.rank == 0:
+                untranslated, real = self.tests[direction.source].name, others[direction.target].name
+                distances = self._distances(self.described[untranslated], direction)
+                self.references["untranslated"][direction] = distances | self._content(errors, direction)
+                # As near as two sets of real images are.
+                self.references["real"][direction] = self._distances(self.described[real], direction)
 
     def __call__(self, translate: Translate) -> dict | None:
         """{"protocol", "a_to_b": {metric: value}, "b_to_a", "untranslated", "real"} on rank 0, None on the others.
@@ -103,6 +109,7 @@ class Evaluation:
             made = self._describe_translations(direction, translate)
             if self.rank_slice.rank == 0:
                 values[direction] = self._distances(made, direction) | cycle_errors(made["errors"])
+                values[direction] |= self._content(made, direction)
         return {"protocol": self.protocol(), **values, **self.references} if values else None
 
     def protocol(self) -> dict:
@@ -125,6 +132,8 @@ class Evaluation:
                 "kid_subset_size": {direction: kid_subset(*counts[direction]) for direction in Direction},
                 "kid_seed": KID_SEED,
             }
+        if any(self.partners.values()):
+            of_network["partners"] = {direction: len(self.partners[direction]) for direction in Direction}
         return {
             "images": {direction: counts[direction][0] for direction in Direction},
             "real_images": {direction: counts[direction][1] for direction in Direction},
@@ -145,7 +154,7 @@ class Evaluation:
         shares = {}
         for name, (split, change) in sets.items():
 
-            def classes(pixels: Tensor, numbers: range, change: Callable[[Tensor], Tensor] = change) -> dict:
+            def classes(pixels: Tensor, *_: Sequence[int], change: Callable[[Tensor], Tensor] = change) -> dict:
                 return {"class": self.network.classify(to_rgb(change(pixels))).cpu()}
 
             found = self._over(split, range(self.counts[split.name]), classes)["class"]
@@ -160,6 +169,42 @@ class Evaluation:
             values[f"kid_{name}"], values[f"kid_{name}_std"] = kid(real["features"], described["features"])
             values[f"fid_{name}"] = fid(real["features"], described["features"])
         return values | {"sliced_wasserstein": sliced_wasserstein(real["patches"], described["patches"])}
+
+    def _content(self, described: dict[str, Tensor], direction: Direction) -> dict[str, float]:
+        """Means of "structure" and "partners", as far as there are any."""
+        values = {"structure_distance": described["structure"].mean().item()} if "structure" in described else {}
+        if "partners" in described:
+            values |= mean_partner_errors(described["partners"], self.shards.modes[direction.target])
+        return values
+
+    def _untranslated_partners(self, direction: Direction) -> dict[str, Tensor]:
+        """The errors "partners" of test images as they are, where both domains are of one mode."""
+        samples, modes = list(self.partners[direction]), self.shards.modes
+        if not samples or modes["a"] != modes["b"]:
+            return {}
+
+        def compare(pixels: Tensor, numbers: Sequence[int], read: Sequence[int]) -> dict[str, Tensor]:
+            return self._partners(direction, pixels, read)
+
+        return self._over(self.tests[direction.source], samples, compare)
+
+    def _partners(self, direction: Direction, pixels: Tensor, read: Sequence[int]) -> dict[str, Tensor]:
+        """Errors "partners" [n, 3] of pixels that stand for these test images; NaN for one without a partner.
+
+        Neither has it one whose partner cannot be read: another image would be no partner.
+        """
+        partners, target = self.partners[direction], self.tests[direction.target]
+        rows, found = [], []
+        for row, sample in enumerate(read):
+            if sample in partners:
+                image, numbers = numbered_images(target, [partners[sample]], self.size)
+                if numbers == [partners[sample]]:
+                    rows.append(row)
+                    found.append(image)
+        errors = torch.full((len(read), 3), math.nan, dtype=torch.float64)
+        if found:
+            errors[rows] = partner_errors(pixels[rows], torch.cat(found))
+        return {"partners": errors}
 
     def _describe(self, split: Split) -> dict[str, Tensor]:
         """Describe a split's images: "patches" of the first ones, "features" [n, D], which are cached by the shards."""
@@ -176,34 +221,48 @@ class Evaluation:
         return found
 
     def _describe_translations(self, direction: Direction, translate: Translate) -> dict[str, Tensor]:
-        """Describe a test split's translations; "errors" [n, 2] are L1 and squared errors of the reconstructions."""
+        """Describe a test split's translations; "errors" [n, 2] are L1 and squared errors of the reconstructions.
+
+        Where there are any, "structure" [n] are distances to the images, "partners" [n, 3] errors to their partners.
+        """
         split = self.tests[direction.source]
         count = self.counts[split.name]
 
-        def describe(pixels: Tensor, numbers: range) -> dict[str, Tensor]:
+        def describe(pixels: Tensor, numbers: Sequence[int], read: Sequence[int]) -> dict[str, Tensor]:
             fake = translate(direction, pixels)
             error = (translate(direction.reverse, fake).double() - pixels) / FULL[pixels.dtype]
             errors = torch.stack([error.abs().mean((1, 2, 3)), error.square().mean((1, 2, 3))], dim=1)
-            patches = self._patches(fake, numbers) if numbers[0] < AT_MOST else {}
-            return {"errors": errors, **patches, **(self._features(fake, numbers) if self.network else {})}
+            made = {"errors": errors} | (self._patches(fake, numbers) if numbers[0] < AT_MOST else {})
+            if self.network:
+                made |= self._features(fake)
+            if self.network and self.network.cells:
+                one, other = (self.network.cells(to_rgb(each)).cpu() for each in (pixels, fake))
+                made["structure"] = structure_distance(one, other)
+            return made | (self._partners(direction, fake, read) if self.partners[direction] else {})
 
         first = self._over(split, range(min(count, AT_MOST)), describe)
         rest = self._over(split, range(AT_MOST, count), describe) if count > AT_MOST else {}
         return {name: torch.cat([made, rest[name]]) if name in rest else made for name, made in first.items()}
 
-    def _patches(self, pixels: Tensor, numbers: range) -> dict[str, Tensor]:
+    def _patches(self, pixels: Tensor, numbers: Sequence[int], *_: Sequence[int]) -> dict[str, Tensor]:
         return {"patches": descriptors(to_rgb(pixels), numbers)}
 
-    def _features(self, pixels: Tensor, numbers: range) -> dict[str, Tensor]:
+    def _features(self, pixels: Tensor, *_: Sequence[int]) -> dict[str, Tensor]:
         return {"features": self.network.describe(to_rgb(pixels)).cpu()}
 
-    def _over(self, split: Split, numbers: range, function: Callable[[Tensor, range], dict]) -> dict[str, Tensor]:
-        """Apply `function` to a split's images by their numbers, AT_ONCE at a time; results in their order."""
+    def _over(self, split: Split, numbers: Sequence[int], function: Callable[..., dict]) -> dict[str, Tensor]:
+        """Apply `function` to a split's images by their numbers, AT_ONCE at a time; results in their order.
+
+        function(pixels [n, C, *size], numbers, numbers of the images that were read in their place) -> {name: [n, ...]}
+        """
         ranks, chunks = self.rank_slice.world_size, [numbers[i : i + AT_ONCE] for i in range(0, len(numbers), AT_ONCE)]
         mine = chunks[self.rank_slice.rank :: ranks]
         each = -(-len(chunks) // ranks)
         mine += chunks[-1:] * (each - len(mine))  # all ranks make equally many; what is too much is cut off below
-        made = [function(whole_images(split, chunk, self.size), chunk) for chunk in mine]
+        made = []
+        for chunk in mine:
+            pixels, read = numbered_images(split, chunk, self.size)
+            made.append(function(pixels, chunk, read))
         together = {}
         for name in made[0]:
             full = torch.stack([fill(part[name]) for part in made])

@@ -23,7 +23,7 @@ KID_SUBSETS, KID_SEED = 100, 0
 class FeatureNetwork:
     """describe: uint8 images [n, 3, H, W] to features [n, D]. classify: the same to ImageNet classes [n], if it can.
 
-    resize: how it brings images to its own size.
+    cells: the same to features by place [n, D, h, w], if it can. resize: how it brings images to its own size.
     """
 
     name: str
@@ -31,6 +31,7 @@ class FeatureNetwork:
     resize: str
     describe: Callable[[Tensor], Tensor]
     classify: Callable[[Tensor], Tensor] | None = None
+    cells: Callable[[Tensor], Tensor] | None = None
 
 
 def feature_network(name: str, weights: Path | None, device: torch.device) -> FeatureNetwork:
@@ -54,10 +55,20 @@ def efficientnet_lite0(weights: Path | None, device: torch.device) -> FeatureNet
     network = network.to(device).eval().requires_grad_(False)
     size = 224
 
-    def describe(pixels: Tensor) -> Tensor:
+    def scaled(pixels: Tensor) -> Tensor:
         x = pixels.to(device).float()
         x = F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
-        return network.extract_features((x - 127) / 128).mean(dim=(2, 3))
+        return (x - 127) / 128
+
+    def describe(pixels: Tensor) -> Tensor:
+        return network.extract_features(scaled(pixels)).mean(dim=(2, 3))
+
+    def cells(pixels: Tensor) -> Tensor:
+        # Of the last block before the network halves its maps to 7 x 7: 112 features of 14 x 14 cells.
+        x = network._swish(network._bn0(network._conv_stem(scaled(pixels))))
+        for block in network._blocks[:11]:
+            x = block(x)
+        return x
 
     return FeatureNetwork(
         "efficientnet_lite0",
@@ -65,6 +76,7 @@ def efficientnet_lite0(weights: Path | None, device: torch.device) -> FeatureNet
         f"bicubic with antialiasing to {size} x {size}",
         describe,
         lambda pixels: network._fc(describe(pixels)).argmax(1),
+        cells,
     )
 
 

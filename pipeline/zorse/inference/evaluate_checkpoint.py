@@ -25,8 +25,9 @@ LARGEST = 8192  # --size, in pixels
 
 @dataclass(frozen=True)
 class Options:
-    """Measure KID, FID and other distances between translated test images and real ones, and the error of images that
-    are translated there and back. One JSON file holds the numbers and the conditions they were measured under."""
+    """Measure KID, FID and other distances between translated test images and real ones, whether content is kept, and
+    the error of images that are translated there and back, or that have a partner of their name. One JSON file holds
+    the numbers and the conditions they were measured under."""
 
     model: Annotated[Path, tyro.conf.Positional]
     """run directory (its latest checkpoint is used), or a checkpoint, such as RUN/checkpoints/best"""
@@ -37,8 +38,9 @@ class Options:
     images: Annotated[int | None, optional("INT")] = None
     """use at most this many images of each domain; by default all"""
     features: Literal["efficientnet_lite0", "inception_v3", "none"] = "efficientnet_lite0"
-    """network whose features KID and FID compare. inception_v3: as in published numbers; its weights are downloaded.
-    none: only the sliced Wasserstein distance of patches"""
+    """network whose features KID and FID compare. efficientnet_lite0: also for the structure distance, which asks
+    whether content is kept. inception_v3: that of published numbers; its weights are downloaded. none: only measures
+    without a network, such as the sliced Wasserstein distance of patches"""
     feature_weights: Annotated[Path | None, optional("PATH")] = None
     """file with the weights of inception_v3, where they cannot be downloaded"""
     weights: Weights = "auto"

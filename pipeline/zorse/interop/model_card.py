@@ -39,7 +39,8 @@ translator(Image.open("in.jpg")).save("out.png")
 {% endfor %}
 ## Evaluation
 {% if distances %}
-- At {{ evaluation.pairs }} pairs, with the {{ evaluation.weights }} weights; lower is better, but for cycle_psnr
+- At {{ evaluation.pairs }} pairs, with the {{ evaluation.weights }} weights; lower is better, but for psnr, ssim
+  and cycle_psnr
 - {{ protocol.images[direction] }} test images of domain {{ source }}, compared with
   {{ protocol.real_images[direction] }} real ones of domain {{ target }} ({{ protocol.real_split }})
 - Size: {{ protocol.resize }}

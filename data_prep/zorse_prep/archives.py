@@ -16,7 +16,17 @@ from typing import BinaryIO
 
 from zorse.errors import UserError
 from zorse_prep.format import SPLITS, TAR_BLOCK
-from zorse_prep.items import LARGEST, Item, Source, Unreadable, is_hidden, is_system, looks_like_image, none_dropped
+from zorse_prep.items import (
+    HEAD,
+    LARGEST,
+    Item,
+    Source,
+    Unreadable,
+    is_hidden,
+    is_system,
+    looks_like_image,
+    none_dropped,
+)
 
 INSIDE = "an archive with the folders trainA and trainB, and optionally testA and testB"
 SPLIT_ZIP = b"PK\x07\x08"
@@ -158,7 +168,7 @@ def _tar_members(path: Path) -> Iterator[tuple]:
         if not member.isdir():
             at = member.offset_data
             flaw = "" if is_plain(member) else "unsafe"
-            yield member.name, member.size, ["tar", at], flaw, partial(read_tar, str(path), at, 12)
+            yield member.name, member.size, ["tar", at], flaw, partial(read_tar, str(path), at, HEAD)
 
 
 def _zip_members(path: Path) -> Iterator[tuple]:
@@ -176,7 +186,7 @@ def _zip_members(path: Path) -> Iterator[tuple]:
 
 def _zip_head(path: str, number: int) -> bytes:
     try:
-        return read_zip(path, number, 12)
+        return read_zip(path, number, HEAD)
     except Unreadable:
         return b""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zorse.errors import UserError
 from zorse_prep.format import MANIFEST, PLAN, SPLITS
-from zorse_prep.items import LAYOUT, Item, Source, is_hidden, looks_like_image, none_dropped
+from zorse_prep.items import HEAD, LAYOUT, Item, Source, is_hidden, looks_like_image, none_dropped
 
 
 def folder_source(directory: Path) -> Source:
@@ -42,7 +42,7 @@ def _items(root: Path, dropped: dict[str, dict[str, int]]) -> Iterator[Item]:
                 raise UserError(f"{entry.path} is a broken link; restore its target, or remove it")
             elif not entry.is_file():  # a fifo would be waited on for ever, a device read without end
                 counts["unsafe"] += 1
-            elif not looks_like_image(entry.name, partial(read_file, entry.path, 12)):
+            elif not looks_like_image(entry.name, partial(read_file, entry.path, HEAD)):
                 counts["not_image"] += 1
             else:
                 status = entry.stat()

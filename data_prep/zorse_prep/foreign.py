@@ -33,7 +33,7 @@ from zorse_prep.format import (
     padded,
 )
 from zorse_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
-from zorse_prep.items import LARGEST, is_hidden, looks_like_image, none_dropped
+from zorse_prep.items import LARGEST, PHOTOGRAPHS, is_hidden, none_dropped
 from zorse_prep.manifest import check_unusable, check_usable, split_entry, write_manifest
 from zorse_prep.shards import totals, write_index
 from zorse_prep.workers import Task, run_all
@@ -181,7 +181,7 @@ def _first_images(path: Path, dropped: Counter[str]) -> Iterator[tarfile.TarInfo
     for _, sample in groupby(_members(path, dropped), lambda member: _key(member.name)):
         images, others = [], 0
         for member in sample:
-            if looks_like_image(member.name, bytes):
+            if member.name.lower().endswith(PHOTOGRAPHS):
                 images.append(member)
             else:
                 others += 1

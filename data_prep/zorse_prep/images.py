@@ -22,6 +22,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -29,12 +31,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zorse_prep.bmp import is_runs, read_runs
 from zorse_prep.format import Mode
-from zorse_prep.items import what_else
+from zorse_prep.items import TIFF, what_else
 from zorse_prep.pixels import MOST_PIXELS, BadImage, bands_of, convert, sums
-from zorse_prep.whole import check_decoded, check_size, check_whole
+from zorse_prep.whole import JXL, check_decoded, check_size, check_whole
 
 # A short list keeps PIL away from formats which run other programs (EPS) or hold no photographs.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 BY_PIL = tuple(name for name in FORMATS if name != "TIFF")
 JPEG_OPTIONS = {"format": "JPEG", "quality": 95, "subsampling": "4:4:4"}
 POLICY = "good JPEG copied; others JPEG 95 4:4:4 or PNG, sRGB, upright, on white or with alpha, bicubic"
@@ -42,7 +44,7 @@ PNG_OPTIONS = {"format": "PNG"}
 PNG_MODES = ("rgba", "grey16")  # what no JPEG holds
 # PIL's names of the pixels in a PNG that may be copied.
 PNG_KEPT = {"rgb": ("RGB", "L"), "grey": ("L",), "rgba": ("RGBA",), "grey16": ("I;16B",)}
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes; the last two are of files that may pass 4 GB
+BOXES = (b"ftyp", b"JXL ", b"jP  ")  # in bytes 4 to 8 of AVIF, HEIC, JPEG XL and JPEG 2000
 ORIENTATION = 0x0112  # EXIF tag
 SHALLOW_GREY = {"L;2": 85, "L;4": 17}  # PIL's names of grey PNGs' pixels, and what it multiplies their levels by
 
@@ -76,12 +78,12 @@ def prepare(data: bytes, policy: ImagePolicy, mode: Mode = "rgb") -> Prepared:
     one channel, and counts as three), 8-bit grey, 8-bit sRGB with straight alpha, or 16-bit grey. Raises
     BadImage(reason).
     """
-    with _reasons(data):
+    with reasons(data):
         return _prepare(data, policy, mode)
 
 
 @contextmanager
-def _reasons(data: bytes) -> Iterator[None]:
+def reasons(data: bytes) -> Iterator[None]:
     """Turn whatever PIL raises for broken files into BadImage."""
     if not data:
         raise BadImage("empty file")
@@ -92,11 +94,13 @@ def _reasons(data: bytes) -> Iterator[None]:
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
+        if data[4:8] in BOXES:
+            raise BadImage("cannot be decoded: its header is damaged, or of an unknown kind") from None
         raise BadImage(what_else(data) or f"not an image ({', '.join(FORMATS)} are read)") from None
     except Image.DecompressionBombError:
         raise BadImage(f"more than {MOST_PIXELS / 1e6:.0f} million pixels") from None
     except Exception as error:  # broken files make PIL's decoders raise nearly anything
-        raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from None
+        raise BadImage(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
 def read_as(data: bytes, mode: Mode) -> Image.Image:
@@ -106,20 +110,20 @@ def read_as(data: bytes, mode: Mode) -> Image.Image:
 
 def read_noted(data: bytes, mode: Mode) -> tuple[Image.Image, list[str]]:
     """Like `read_as`, and the names of the conversions."""
-    with _reasons(data):
-        return _normalised(data, *_open(data), mode, lossless=False)
+    with reasons(data):
+        return _normalised(data, *open_picture(data), mode, lossless=False)
 
 
 def read_plain(data: bytes) -> Image.Image:
     """An image of a tar that another program made: decoded, and no more than PIL's modes make it be converted."""
     if not data.startswith(TIFF):
         return Image.open(io.BytesIO(data), formats=BY_PIL)
-    with _reasons(data):
-        image = _open(data)[0]
+    with reasons(data):
+        image = open_picture(data)[0]
         return convert(image, None, "grey16", []) if image.mode in ("F", "I") else image
 
 
-def _open(data: bytes) -> tuple[Image.Image, list[str]]:
+def open_picture(data: bytes) -> tuple[Image.Image, list[str]]:
     """An image of which the size is known, and the names of conversions that were part of its opening.
 
     A TIFF is decoded here; the others are when they are loaded.
@@ -130,13 +134,33 @@ def _open(data: bytes) -> tuple[Image.Image, list[str]]:
         image, conversions = read_tiff(data)
         return image, ["tiff", *conversions]
     check_size(data)
-    image = Image.open(io.BytesIO(data), formats=BY_PIL)
+    image = Image.open(io.BytesIO(data), formats=formats_for(data))
     check_whole(data, image.format)
     return image, []
 
 
+def formats_for(data: bytes) -> tuple[str, ...]:
+    """PIL's names of the formats that a file of these first bytes may have, after the plug-in of HEIF or JPEG XL is
+    loaded. Raises BadImage where that is not installed."""
+    if data.startswith(JXL):
+        _load_plugin("pillow_jxl", "JPEG XL", "jxl")
+        return ("JXL",)
+    if data[4:8] == b"ftyp" and data[8:11] in (b"hei", b"hev", b"mif", b"msf") and b"avif" not in data[:64]:
+        _load_plugin("pillow_heif", "HEIC", "heif").register_heif_opener(thumbnails=False)
+        return ("HEIF",)
+    return BY_PIL
+
+
+def _load_plugin(module: str, name: str, extra: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ImportError:
+        fix = f"install it with: pip install 'zorse[{extra}]'"
+        raise BadImage(f"a {name} image, of which the reader is not installed; {fix}") from None
+
+
 def _prepare(data: bytes, policy: ImagePolicy, mode: Mode) -> Prepared:
-    image, conversions = _open(data)
+    image, conversions = open_picture(data)
     size = _reduced(image.size, policy.max_side)
     if min(size) < policy.min_side:
         reduced = f", once --max-side has reduced it to {size[0]}x{size[1]}" if size != image.size else ""
@@ -162,22 +186,22 @@ def _normalised(
 ) -> tuple[Image.Image, list[str]]:
     """The image in the pixels that `mode` stores, and the conversions it took: none where a copy will do.
 
-    image, conversions: as `_open` returns them.
+    image, conversions: as `open_picture` returns them.
     """
     icc = image.info.get("icc_profile")
     if not conversions:
         if not _is_kept_format(image, mode, lossless):
             conversions.append(image.format.lower())
-        image, icc = _load(data, image, conversions)
+        image, icc = load_picture(data, image, conversions)
     return convert(image, icc, mode, conversions), conversions
 
 
-def _load(data: bytes, image: Image.Image, conversions: list[str]) -> tuple[Image.Image, bytes | None]:
+def load_picture(data: bytes, image: Image.Image, conversions: list[str]) -> tuple[Image.Image, bytes | None]:
     """An image that PIL has opened, decoded and upright, and its colour profile."""
     # A phone's MPO is a JPEG with further pictures after it, which no JPEG decoder reads.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         conversions.append("first_frame")
-    is_deep, raw_mode = _is_deep_colour(image), image.tile[0].args if image.format == "PNG" else None
+    is_deep, raw_mode = _is_deep_colour(image, data), image.tile[0].args if image.format == "PNG" else None
     if is_runs(image):
         image = read_runs(data, image)
     image.load()
@@ -190,7 +214,7 @@ def _load(data: bytes, image: Image.Image, conversions: list[str]) -> tuple[Imag
         image.info["transparency"] *= SHALLOW_GREY[raw_mode]
     elif "transparency" in image.info and is_deep:
         image = _with_alpha_of_16_bits(data, image)
-    if _orientation(image) in range(2, 9):
+    if image.format != "JXL" and _orientation(image) in range(2, 9):  # whose decoder turns it
         conversions.append("exif_rotated")
         image = ImageOps.exif_transpose(image)
     return image, icc
@@ -225,13 +249,31 @@ def _is_kept_format(image: Image.Image, mode: Mode, lossless: bool) -> bool:
     return image.format in ("JPEG", "MPO") and mode not in PNG_MODES
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
+def _is_deep_colour(image: Image.Image, data: bytes) -> bool:
     """Whether PIL reduces the channels to 8 bits while it decodes, which it does for all but single ones."""
+    if image.format in ("AVIF", "HEIF"):
+        return _bits_of_boxes(data) > 8
     if image.mode not in ("RGB", "RGBA", "CMYK"):
         return False
+    if image.format == "JPEG2000":
+        return bits_of_jpeg2000(data) > 8
     if image.format == "PPM":
         return image.tile[0].codec_name != "raw" and image.tile[0].args[1] > 255  # the largest value in the file
     return image.format == "PNG" and "16" in image.tile[0].args
+
+
+def _bits_of_boxes(data: bytes) -> int:
+    """Bits of a channel, by the settings of the codec that an AVIF or HEIC holds; 8 where there are none."""
+    av1, hevc = data.find(b"av1C"), data.find(b"hvcC")
+    if 0 <= av1 < len(data) - 6:
+        return 10 if data[av1 + 6] & 0x40 else 8
+    return 8 + (data[hevc + 21] & 7) if 0 <= hevc < len(data) - 21 else 8
+
+
+def bits_of_jpeg2000(data: bytes) -> int:
+    """Bits of the first channel; 0 where there is none."""
+    at = data.find(b"\xff\x4f\xff\x51") + 42  # the depths follow the sizes and the number of channels
+    return (data[at] & 0x7F) + 1 if 42 <= at < len(data) else 0
 
 
 def _reduced(size: tuple[int, int], max_side: int) -> tuple[int, int]:

@@ -3,27 +3,37 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 LAYOUT = "--source DIR with DIR/trainA, DIR/trainB and optionally DIR/testA, DIR/testB"
 LARGEST = 256 << 20  # bytes of one image file; what is larger is no photograph, and is not read
 # Kinds of images that are not read stay in, to be judged as such rather than left out in silence.
-EXTENSIONS = (
+PHOTOGRAPHS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"),
     *(".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".psb", ".exr"),
 )
+OF_NUMBERS = (".npy", ".npz", ".nii", ".nii.gz", ".dcm", ".ima", ".mha", ".nrrd", ".h5", ".hdf5")
+EXTENSIONS = PHOTOGRAPHS + OF_NUMBERS
 MAGIC = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5", b"P6"),
     *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\0\0\0\x0cJXL ", b"8BPS", b"v/1\x01"),
+    *(b"\xff\x0a", b"\x93NUMPY", b"NRRD000", b"ObjectType = Image", b"\x89HDF\r\n\x1a\n"),
 )
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes; the last two are of files that may pass 4 GB
+HEAD = 132  # bytes by which a kind is told; those of DICOM, whose files often have no ending, come last
 
-OTHERS = (  # where the first bytes lie of images that are not read, which bytes, and what they are
-    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image"), (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
-    (0, b"\0\0\0\x0cJXL ", "a JPEG XL image"), (0, b"\xff\x0a", "a JPEG XL image"), (0, b"8BPS", "a Photoshop file"),
-    (0, b"v/1\x01", "an OpenEXR image"), (4, b"ftypavif", "an AVIF image"), (4, b"ftypavis", "an AVIF image"),
-    (4, b"ftyphei", "a HEIC image"), (4, b"ftyphev", "a HEIC image"), (4, b"ftypmif1", "a HEIF image"),
-    (4, b"ftypcrx", "a camera's raw file"), (128, b"DICM", "a DICOM file"), (0, b"SIMPLE  =", "a FITS file"),
+# Where the first bytes lie of images of other kinds, which bytes, and what they are.
+OTHERS = (  # that are not read
+    (0, b"8BPS", "a Photoshop file"), (0, b"v/1\x01", "an OpenEXR image"), (4, b"ftypcrx", "a camera's raw file"),
+    (0, b"SIMPLE  =", "a FITS file"),
 )  # fmt: skip
+NUMBERS = (  # that are read as numbers, by arrays.py
+    (0, b"\x93NUMPY", "a NumPy array"), (128, b"DICM", "a DICOM file"), (344, b"n+1\0", "a NIfTI file"),
+    (4, b"n+2\0", "a NIfTI file"), (0, b"NRRD000", "an NRRD file"), (0, b"ObjectType", "a MetaImage"),
+    (0, b"NDims", "a MetaImage"), (0, b"PK\x03\x04", "a zip archive, as .npz is"),
+    (0, b"\x1f\x8b", "a gzip file, as .nii.gz is"),
+)  # fmt: skip
+NO_WHITE = "numbers without a known white; give --range-a/--range-b LOW HIGH, or --range-a/--range-b percentiles"
+HDF5, ZIP, IN_ZARR = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", (b".zarray", b".zgroup", b"zarr.json", b".zattrs")
 
 
 # Folders in which systems keep thumbnails, metadata, and what was deleted; in lower case.
@@ -94,13 +104,33 @@ def is_hidden(parts: Sequence[str]) -> bool:
 
 def looks_like_image(name: str, head) -> bool:
     """Whether a file is an image, by its extension or else by its first bytes, which `head()` reads."""
-    if PurePosixPath(name).suffix.lower() in EXTENSIONS:
+    if name.lower().endswith(EXTENSIONS):
         return True
     first = head()
-    return first.startswith(MAGIC) or (first[:4] == b"RIFF" and first[8:12] == b"WEBP")
+    is_webp, is_dicom = first[:4] == b"RIFF" and first[8:12] == b"WEBP", first[128:132] == b"DICM"
+    return first.startswith(MAGIC) or is_webp or is_dicom
 
 
 def what_else(data: bytes) -> str | None:
-    """What an image is that is of no kind that is read, and what to do; None where this is not known."""
-    name = next((name for start, first, name in OTHERS if data.startswith(first, start)), None)
-    return name and f"{name}, which is not read; convert it to PNG or JPEG"
+    """What an image is that is not read as a photograph, and what to do; None where this is not known."""
+    if name := _named(data, OTHERS):
+        return f"{name}, which is not read; convert it to PNG or JPEG"
+    if line := convert_line(data):
+        return line
+    return (name := _named(data, NUMBERS)) and f"{name}: {NO_WHITE}"
+
+
+def _named(data: bytes, kinds: Sequence[tuple[int, bytes, str]]) -> str | None:
+    return next((name for start, first, name in kinds if data.startswith(first, start)), None)
+
+
+def convert_line(data: bytes) -> str | None:
+    """For a store of many arrays, the line that makes a .npy of one of them; None for all other files."""
+    if data.startswith(HDF5):
+        name, package, array = "an HDF5 file", "h5py", "h5py.File('X.h5')['NAME'][:]"
+    elif data.startswith(ZIP) and any(part in data[:1024] for part in IN_ZARR):
+        name, package, array = "a Zarr store", "zarr", "zarr.open('X.zip')['0'][:]"
+    else:
+        return None
+    line = f"import numpy, {package}; numpy.save('X.npy', {array})"
+    return f'{name}, which is not read; convert it: python -c "{line}"'

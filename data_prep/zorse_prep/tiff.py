@@ -8,6 +8,7 @@ import io
 import logging
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from PIL import Image, ImageOps
 from tifffile import TiffFile, tifffile
@@ -29,19 +30,25 @@ def read_tiff(data: bytes) -> tuple[Image.Image, list[str]]:
 
     Raises BadImage(reason), and what tifffile and its codecs raise for damaged files.
     """
+    with without_crashes(), TiffFile(io.BytesIO(data)) as file:
+        return _read(file, data)
+
+
+@contextmanager
+def without_crashes() -> Iterator[None]:
+    """Turn what tifffile raises for tags of types that no page has into OSError."""
     try:
-        with TiffFile(io.BytesIO(data)) as file:
-            return _read(file, data)
-    except (TypeError, AttributeError, LookupError, ZeroDivisionError):  # tags of types that no page has
+        yield
+    except (TypeError, AttributeError, LookupError, ZeroDivisionError):
         raise OSError("its directory is damaged") from None
 
 
 def _read(file: TiffFile, data: bytes) -> tuple[Image.Image, list[str]]:
     if data[8:10] == CANON:
         raise unread("a camera's raw file")
-    pages = list(_pages(file, data))
+    pages = list(pages_of(file, data))
     page = pages[0]
-    _check_size(page)
+    check_size_of(page)
     kind = kind_of(page)
     for other in pages:
         _check_parts(other, len(data))
@@ -59,7 +66,7 @@ def _read(file: TiffFile, data: bytes) -> tuple[Image.Image, list[str]]:
     return image, notes
 
 
-def _pages(file: TiffFile, data: bytes) -> Iterator:
+def pages_of(file: TiffFile, data: bytes) -> Iterator:
     """All pages, after the directory of each is found whole. tifffile itself leaves out what it cannot read."""
     tiff, offset, seen = file.tiff, file.pages.first.offset, set()
     while offset:
@@ -82,7 +89,7 @@ def _pages(file: TiffFile, data: bytes) -> Iterator:
         offset = following
 
 
-def _check_size(page) -> None:
+def check_size_of(page) -> None:
     """Hold the page, and its strips or tiles, to what memory allows, before anything is decoded."""
     across, down = _part(page)
     if page.imagewidth * page.imagelength * page.samplesperpixel == 0:
@@ -101,6 +108,13 @@ def _check_size(page) -> None:
 def _part(page) -> tuple[int, int]:
     """Width and height of a strip or tile."""
     return (page.tilewidth, page.tilelength) if page.is_tiled else (page.imagewidth, page.rowsperstrip)
+
+
+def check_parts_of(page, data: bytes) -> None:
+    """Raise OSError where a strip or tile is missing, or is a JPEG that is larger than it may be."""
+    _check_parts(page, len(data))
+    if page.compression == JPEG:
+        _check_jpegs(page, data)
 
 
 def _check_parts(page, size: int) -> None:

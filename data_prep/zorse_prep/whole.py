@@ -2,8 +2,8 @@
 
 Pillow decodes what it finds and says nothing of what is missing after the last pixel that it needs; of a PNG whose
 tail was filled with zeros, as an interrupted download leaves it, it even gives the missing rows as black. What has an
-end marker, checksums or a table of its parts is therefore held to them here, and TIFF in tiff.py. BMP and PPM need no
-help.
+end marker, checksums or a table of its parts is therefore held to them here, and TIFF in tiff.py. BMP, PPM,
+JPEG 2000 and JPEG XL need no help.
 
 JPEG and WebP have no checksums. Where the pixels of one look as those of half a file do, bytes are put where the data
 would go on, or the last ones are changed: that alters the pixels of half a JPEG alone, or of a whole WebP alone.
@@ -27,6 +27,8 @@ MISSING_GREY = {127, 128}  # how libjpeg fills in blocks without data; CMYK is i
 OTHER_DATA = bytes(range(1, 200))
 TWICE = 50_000_000  # pixels of the largest JPEG of several scans that is decoded twice
 FLUSHED = 32  # bytes at the end of a WebP's data that may change nothing
+JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")  # bare, and in boxes
+JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # of width to height
 IEND = b"IEND\xae\x42\x60\x82"  # PNG's end chunk and its checksum
 # In a scan, FF 00 stands for the byte FF, and FF D0 to FF D7 restart the decoder; all else after FF is a segment.
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
@@ -34,6 +36,8 @@ MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 
 def check_whole(data: bytes, kind: str) -> None:
     """Raise OSError where the end of a file is missing; PIL raises other kinds for broken ones. kind: PIL's format."""
+    if kind in ("AVIF", "HEIF") and not any(data[-2 * FLUSHED :]):  # as a download leaves it that was not finished
+        raise OSError("the file is damaged: its end is all zeros")
     check = {"JPEG": _check_jpeg, "MPO": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "WEBP": _check_webp}
     if kind in check:
         check[kind](data)
@@ -41,6 +45,10 @@ def check_whole(data: bytes, kind: str) -> None:
 
 def check_size(data: bytes) -> None:
     """Raise BadImage for a WebP of which PIL would hold too much: four times its pixels, twice on opening."""
+    if data.startswith(JXL):
+        width, height = _size_of_jxl(data)
+        if width * height > MOST_PIXELS:  # its plug-in decodes at once
+            raise BadImage(f"more than {MOST_PIXELS / 1e6:.0f} million pixels")
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return
     kind, sides = data[12:16], (0, 0)
@@ -53,6 +61,29 @@ def check_size(data: bytes) -> None:
         sides = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28))
     if prod(sides) > MOST_PIXELS // 2:
         raise BadImage(f"more than {MOST_PIXELS / 2e6:.0f} million pixels, the most of a WebP that is decoded")
+
+
+def _size_of_jxl(data: bytes) -> tuple[int, int]:
+    """Width and height as the first bits of the coded image have them, the lowest bit of each byte first."""
+    at = 0
+    if data.startswith(JXL[1]):  # boxes: the coded image lies in one, or in several that are numbered
+        found = re.search(rb"jxlc|jxlp....", data, re.DOTALL)
+        at = found.end() if found else len(data)
+    bits, used = int.from_bytes(data[at + 2 : at + 14], "little"), 0
+
+    def take(count: int) -> int:
+        nonlocal used
+        used += count
+        return bits >> used - count & (1 << count) - 1
+
+    is_small = take(1)
+
+    def side() -> int:
+        return 8 * (1 + take(5)) if is_small else 1 + take((9, 13, 18, 30)[take(2)])
+
+    height = side()
+    ratio = take(3)
+    return side() if ratio == 0 else height * JXL_RATIOS[ratio - 1][0] // JXL_RATIOS[ratio - 1][1], height
 
 
 def check_decoded(data: bytes, image: Image.Image) -> None:

@@ -26,7 +26,7 @@ from zorse.errors import UserError
 from zorse.files import remove_stale, temporary_for
 from zorse.inference.translator import Translator, with_newest
 from zorse.interop.model_card import text_alone
-from zorse_prep.images import FORMATS, BadImage, read_as
+from zorse_prep.images import BadImage, formats_for, read_as
 
 KEPT_SECONDS, KEPT_BYTES = 600, 10**9  # of the files of all visitors
 SWEEP_SECONDS = 10
@@ -112,7 +112,7 @@ class Desk:
 def size_of(data: bytes) -> tuple[int, int]:
     """Width and height by an image's header, nothing decoded; (0, 0) where it has none."""
     with suppress(Exception):  # broken files make PIL raise nearly anything
-        return Image.open(io.BytesIO(data), formats=FORMATS).size
+        return Image.open(io.BytesIO(data), formats=("TIFF", *formats_for(data))).size
     return 0, 0
 
 

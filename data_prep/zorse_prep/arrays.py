@@ -1,7 +1,7 @@
 """Files of numbers as images: of microscopes, satellites, scanners and NumPy, and photographs without their colour.
 
 What a file is, its first bytes say. NumPy's files and photographs are read here, TIFF in tiff_arrays.py, and what
-hospitals write in medical.py.
+hospitals write in medical.py and dicom.py.
 """
 
 import io
@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from zorse_prep.images import bits_of_jpeg2000, load_picture, open_picture, reasons
-from zorse_prep.items import TIFF, convert_line
+from zorse_prep.items import TIFF, ZIP, convert_line
 from zorse_prep.pixels import BadImage, to_srgb
 from zorse_prep.planes import MOST_BYTES, Layout, Planes, check_shape, layout_of, planes_of
 
-NPY, ZIP, GZIP = b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b"
+NPY = b"\x93NUMPY"
 PICTURE = Layout((), (2,), 0, 1)
 LARGEST_HEADER = 100_000  # bytes of a .npy's
 
@@ -40,10 +40,18 @@ def _reader(data: bytes) -> Callable[[bytes, int | None, int | None], Planes]:
         return _read_npy
     if data.startswith(ZIP):
         return _read_npz
+    from zorse_prep import dicom, medical
+
+    if dicom.is_dicom(data):  # which may have a TIFF's first bytes in front
+        return dicom.read_dicom
     if data.startswith(TIFF):
         from zorse_prep.tiff_arrays import read_tiff_planes
 
         return read_tiff_planes
+    if medical.is_nifti(data):
+        return medical.read_nifti
+    if medical.is_itk(data):
+        return medical.read_itk
     return _read_picture
 
 
@@ -123,6 +131,7 @@ def _deep_levels(data: bytes, image: Image.Image) -> np.ndarray | None:
     if is_png or (image.format == "JPEG2000" and bits_of_jpeg2000(data) != 8):
         import imagecodecs
 
+        image.load()  # which refuses what is damaged; not all of these decoders do
         decode = imagecodecs.png_decode if is_png else imagecodecs.jpeg2k_decode
         return decode(data)
     return None

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zorse.errors import UserError
 from zorse_prep.bmp import is_runs, read_runs
 from zorse_prep.format import Mode
 from zorse_prep.items import TIFF, what_else
@@ -91,7 +92,7 @@ def reasons(data: bytes) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of odd metadata; what counts is judged here
             yield
-    except (BadImage, MemoryError):
+    except (BadImage, UserError, MemoryError):
         raise
     except UnidentifiedImageError:
         if data[4:8] in BOXES:
@@ -131,7 +132,12 @@ def open_picture(data: bytes) -> tuple[Image.Image, list[str]]:
     if data.startswith(TIFF):
         from zorse_prep.tiff import read_tiff  # of many megabytes, for few
 
-        image, conversions = read_tiff(data)
+        try:
+            image, conversions = read_tiff(data)
+        except OSError:
+            if data[128:132] == b"DICM":  # DICOM may have anything in front, and some has this
+                raise BadImage(what_else(data)) from None
+            raise
         return image, ["tiff", *conversions]
     check_size(data)
     image = Image.open(io.BytesIO(data), formats=formats_for(data))

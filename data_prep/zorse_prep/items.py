@@ -28,7 +28,9 @@ OTHERS = (  # that are not read
 )  # fmt: skip
 NUMBERS = (  # that are read as numbers, by arrays.py
     (0, b"\x93NUMPY", "a NumPy array"), (128, b"DICM", "a DICOM file"), (344, b"n+1\0", "a NIfTI file"),
-    (4, b"n+2\0", "a NIfTI file"), (0, b"NRRD000", "an NRRD file"), (0, b"ObjectType", "a MetaImage"),
+    (4, b"n+2\0", "a NIfTI file"),
+    (0, b"\x08\0\5\0", "a DICOM file"), (0, b"\x08\0\x08\0", "a DICOM file"),
+    (0, b"NRRD000", "an NRRD file"), (0, b"ObjectType", "a MetaImage"),
     (0, b"NDims", "a MetaImage"), (0, b"PK\x03\x04", "a zip archive, as .npz is"),
     (0, b"\x1f\x8b", "a gzip file, as .nii.gz is"),
 )  # fmt: skip

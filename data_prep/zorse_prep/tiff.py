@@ -7,7 +7,7 @@ that can be decoded, is judged here; what the numbers mean in tiff_kind.py; the 
 import io
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 
 from PIL import Image, ImageOps
@@ -16,6 +16,7 @@ from tifffile import TiffFile, tifffile
 from zorse_prep.pixels import MOST_PIXELS, BadImage
 from zorse_prep.tiff_kind import JPEG, PREDICTING, kind_of, unread
 from zorse_prep.tiff_levels import ORIENTATION, image_of
+from zorse_prep.whole import EOI
 
 CANON = b"CR"  # behind the header of its raw files, whose first page is a preview
 LARGEST_PART = 400_000_000  # bytes of a strip or tile when it is decoded
@@ -66,8 +67,11 @@ def _read(file: TiffFile, data: bytes) -> tuple[Image.Image, list[str]]:
     return image, notes
 
 
-def pages_of(file: TiffFile, data: bytes) -> Iterator:
-    """All pages, after the directory of each is found whole. tifffile itself leaves out what it cannot read."""
+def pages_of(file: TiffFile, data: bytes, needed: Set[int] = NEEDED) -> Iterator:
+    """All pages, after the directory of each is found whole, and the `needed` tags that it lists are there.
+
+    tifffile itself leaves out what it cannot read.
+    """
     tiff, offset, seen = file.tiff, file.pages.first.offset, set()
     while offset:
         if offset in seen:
@@ -83,7 +87,7 @@ def pages_of(file: TiffFile, data: bytes) -> Iterator:
             page = file.pages[len(seen) - 1]
         except (struct.error, IndexError):
             raise OSError("the file is truncated: a page's directory is not complete") from None
-        if page.offset != offset or (codes & NEEDED) - {tag.code for tag in page.tags}:
+        if page.offset != offset or (codes & needed) - {tag.code for tag in page.tags}:
             raise OSError("the file is truncated: a page's directory is not complete")
         yield page
         offset = following
@@ -135,3 +139,5 @@ def _check_jpegs(page, data: bytes) -> None:
         _, height, width, _ = tifffile.jpeg_shape(data[at : at + length])
         if width > across or height > max(down, page.imagelength):
             raise OSError("one of its strips or tiles is larger than it may be")
+        if EOI not in data[at : at + length]:
+            raise OSError("the file is truncated: a strip or tile has no end")

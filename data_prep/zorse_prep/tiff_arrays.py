@@ -13,7 +13,7 @@ from tifffile import TiffFile
 from zorse_prep.images import read_noted
 from zorse_prep.pixels import BadImage
 from zorse_prep.planes import Layout, Planes, check_shape, planes_of
-from zorse_prep.tiff import check_parts_of, check_size_of, pages_of, without_crashes
+from zorse_prep.tiff import NEEDED, check_parts_of, check_size_of, pages_of, without_crashes
 from zorse_prep.tiff_kind import (
     CIELAB,
     COMPRESSIONS,
@@ -30,6 +30,7 @@ from zorse_prep.tiff_kind import (
 )  # fmt: skip
 from zorse_prep.tiff_levels import ORIENTATION
 
+DESCRIPTION = 270  # the tag of what OME and ImageJ say of the axes
 GDAL = 42112  # the tag in which GDAL describes bands
 RAW = (32803, 34892)  # photometric interpretations of cameras' sensors
 CONVERTED = (PALETTE, YCBCR, CIELAB, ICCLAB)  # whose numbers are no amounts of anything
@@ -40,7 +41,7 @@ TOO_FEW = "the file is truncated: it holds fewer images than it tells of"
 def read_tiff_planes(data: bytes, channels: int | None, axis: int | None) -> Planes:
     """The first series of a TIFF. Raises BadImage, and what tifffile and its codecs raise for damaged files."""
     with without_crashes(), TiffFile(io.BytesIO(data), _multifile=False) as file:
-        pages = {page.offset: page for page in pages_of(file, data)}
+        pages = {page.offset: page for page in pages_of(file, data, NEEDED | {DESCRIPTION})}
         first = next(iter(pages.values()))
         if _is_converted(file, first):
             image, notes = read_noted(data, "rgb")
@@ -83,6 +84,9 @@ def _is_converted(file: TiffFile, page) -> bool:
 
 def _first_series(file: TiffFile):
     """tifffile's first series; it falls back to single pages where a file is shorter than its description says."""
+    told = file.pages.first.description
+    if "<OME" in told[:2000] and not file.is_ome:
+        raise OSError("the file is damaged: its description has no end")
     series = file.series[0]
     is_described = (file.is_imagej and file.imagej_metadata is not None) or file.is_shaped
     if is_described and series.kind not in ("imagej", "shaped", "ome"):

@@ -50,7 +50,7 @@ def read_tiff_planes(data: bytes, channels: int | None, axis: int | None) -> Pla
         notes = ["first_series"] * (len({page.shape for page in pages.values()}) > 1 and len(file.series) > 1)
         values = _values(file, series, pages, data, notes)
         layout = layout_of_axes(series.axes, values.shape, channels, axis)
-        names = _names(file, first)
+        names = channel_names(file, first)
         return _upright(planes_of(values, layout, notes, names), first)
 
 
@@ -169,7 +169,7 @@ def _upright(planes: Planes, page) -> Planes:
     return planes._replace(values=values, notes=(*planes.notes, "exif_rotated"))
 
 
-def _names(file: TiffFile, page) -> list[str] | None:
+def channel_names(file: TiffFile, page) -> list[str] | None:
     """The names of the channels that OME or GDAL have left in the file; None where one is missing."""
     text = file.ome_metadata if file.is_ome else page.tags.valueof(GDAL)
     if not isinstance(text, str) or "<!DOCTYPE" in text:

@@ -80,7 +80,7 @@ def _npy_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise BadImage(f"a NumPy file of version {version[0]}.{version[1]}; store one array of numbers")
     try:
         return readers[version](file, max_header_size=LARGEST_HEADER)
-    except (ValueError, SyntaxError, TypeError, RecursionError):
+    except Exception:  # it is read as Python is, which raises nearly anything
         raise BadImage("the header of this NumPy file is damaged") from None
 
 

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import numpy as np
 
-from zorse_prep.medical import import_reader
+from zorse_prep.medical import import_reader, unpacked
 from zorse_prep.pixels import BadImage
 from zorse_prep.planes import Layout, Planes, check_shape, planes_of, whole_numbers
 
@@ -13,6 +13,7 @@ MARK, MARK_AT = b"DICM", 128
 # The first group and element of files without that mark.
 BARE = (b"\x02\0\0\0", b"\x02\0\x10\0", *(b"\x08\0" + element for element in (b"\0\0", b"\1\0", b"\5\0", b"\x08\0")))
 BARE_BIG = (b"\0\x08\0\x05", b"\0\x08\0\x08", b"\0\x08\0\0")
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax of which all but the header is packed
 OF_FRAMES, OF_ALL = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
 RESCALING = "PixelValueTransformationSequence"
 
@@ -35,6 +36,9 @@ def read_dicom(data: bytes, channels: int | None, axis: int | None) -> Planes:
 def open_dicom(data: bytes):
     """pydicom's data set of an image. Raises BadImage."""
     pydicom = import_reader("pydicom", "DICOM")
+    if DEFLATED in data[:1024]:
+        length = int.from_bytes(data[140:144], "little")  # of the header, which is not packed
+        unpacked(data[144 + length :], -15)  # to no more than is read
     dataset = pydicom.dcmread(io.BytesIO(data), force=data[MARK_AT : MARK_AT + 4] != MARK)
     if "Rows" not in dataset or not any(name in dataset for name in ("PixelData", "FloatPixelData")):
         raise BadImage("a DICOM file without an image, or truncated in front of it; leave it out, or copy it again")

@@ -27,6 +27,7 @@ MOST_HEADER = 10_000_000  # bytes before the numbers, NIfTI's extensions among t
 CHUNK = 1 << 22
 SHORT = "the file is truncated: its header tells of more numbers than it holds"
 MHA_DATA = re.compile(rb"^ElementDataFile[ \t]*=[ \t]*(\S*)[^\n]*\n", re.MULTILINE)
+MHA_FIELD = re.compile(rb"^(\w+)[ \t]*=[ \t]*([^\r\n]*)", re.MULTILINE)
 NRRD_DATA = re.compile(rb"\r?\n\r?\n")
 NRRD_FIELD = re.compile(rb"^([a-z ]+):[ \t]*([^\r\n]*)", re.MULTILINE | re.IGNORECASE)
 
@@ -70,7 +71,7 @@ def open_nifti(data: bytes):
     """nibabel's image, and the file, unpacked. Raises BadImage."""
     nibabel = import_reader("nibabel", "NIfTI")
     nibabel.imageglobals.logger.setLevel(logging.CRITICAL + 1)
-    data = _unpacked(data) if data.startswith(GZIP) else data
+    data = unpacked(data) if data.startswith(GZIP) else data
     if data[344:348] == PAIR[0] or data[4:8] == PAIR[1]:
         raise BadImage("a NIfTI header whose numbers lie in another file; store both as one .nii")
     if not is_nifti(data) or data.startswith(GZIP):
@@ -105,7 +106,7 @@ def spatial_axis(axis: int | None) -> int:
     return axis % 3
 
 
-def _unpacked(data: bytes, wbits: int = 31) -> bytes:
+def unpacked(data: bytes, wbits: int = 31) -> bytes:
     """What zlib has packed, all of it and never more than is read. Raises BadImage, zlib.error."""
     unpacker, found, most = zlib.decompressobj(wbits), io.BytesIO(), MOST_BYTES + MOST_HEADER
     while not unpacker.eof:
@@ -158,24 +159,35 @@ def open_itk(data: bytes):
         reader.SetFileName(str(path))
         try:
             reader.ReadImageInformation()
-            _check_numbers(reader, sitk, data[start:], packing)
-            return reader.Execute()
+            numbers = _checked_numbers(reader, sitk, data[start:], packing)
+            image = reader.Execute()
         except RuntimeError as error:
             raise OSError(str(error).strip().splitlines()[-1].strip()) from None
+    if not is_nrrd and not _are_same(sitk.GetArrayViewFromImage(image), numbers):  # it leaves out what it cannot read
+        raise OSError("its numbers are damaged")
+    return image
 
 
-def _check_numbers(reader, sitk: ModuleType, data: bytes, packing: str) -> None:
-    """Whether the numbers that a header tells of are there."""
+def _are_same(values: np.ndarray, numbers: bytes) -> bool:
+    """Whether an array has these bytes, in either order of those of a number."""
+    stored = np.frombuffer(numbers, values.dtype)
+    mine = np.ascontiguousarray(values).reshape(-1)
+    return any(np.array_equal(mine.view(np.uint8), other.view(np.uint8)) for other in (stored, stored.byteswap()))
+
+
+def _checked_numbers(reader, sitk: ModuleType, data: bytes, packing: str) -> bytes:
+    """The bytes of the numbers that a header tells of. Raises OSError where they are not there."""
     bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
     item = int(bits[1]) // 8 if bits else 8
     shape = (*reader.GetSize(), reader.GetNumberOfComponents())
     check_shape(shape, item)
     if packing == "zlib":
-        data = _unpacked(data, 47)  # of zlib's own kind, or gzip's
+        data = unpacked(data, 47)  # of zlib's own kind, or gzip's
     elif packing == "bzip2":
         data = bz2.BZ2Decompressor().decompress(data, prod(shape) * item)
     if len(data) < prod(shape) * item:
         raise OSError(SHORT)
+    return data[: prod(shape) * item]
 
 
 def _mha_data(data: bytes) -> tuple[str, int]:
@@ -185,10 +197,17 @@ def _mha_data(data: bytes) -> tuple[str, int]:
         raise OSError("the file is truncated: its header has no end")
     if found[1].upper() != b"LOCAL":
         raise BadImage("a MetaImage header whose numbers lie in another file; store both as one .mha")
-    header = data[: found.start()].lower()
-    if re.search(rb"^(binarydata[ \t]*=[ \t]*false|headersize)", header, re.MULTILINE):
+    fields = {name: value.strip() for name, value in MHA_FIELD.findall(data[: found.start()])}
+    sizes = fields.get(b"DimSize", b"").split()
+    # Its reader would write what is wrong to the terminal.
+    if not (b"ElementType" in fields and sizes and fields.get(b"NDims") == b"%d" % len(sizes)):
+        raise OSError("its header is damaged")
+    if fields.get(b"BinaryData", b"True").lower() == b"false" or b"HeaderSize" in fields:
         raise BadImage("a MetaImage of numbers in words or of a header of its own; store it as a binary .mha")
-    return ("zlib" if re.search(rb"^compresseddata[ \t]*=[ \t]*true", header, re.MULTILINE) else "raw"), found.end()
+    is_packed = fields.get(b"CompressedData", b"").lower() == b"true"
+    if int(fields.get(b"CompressedDataSize", 0)) > len(data) - found.end():
+        raise OSError(SHORT)
+    return ("zlib" if is_packed else "raw"), found.end()
 
 
 def _nrrd_data(data: bytes) -> tuple[str, int]:

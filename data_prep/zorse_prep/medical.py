@@ -56,15 +56,26 @@ def read_nifti(data: bytes, channels: int | None, axis: int | None) -> Planes:
         raise OSError(SHORT)
     values, notes = np.frombuffer(data, proxy.dtype, prod(shape), proxy.offset), []
     is_colour = proxy.dtype.names is not None
+    if (proxy.slope, proxy.inter) != (1, 0) and not is_colour:
+        notes.append("rescaled")
+        values = _scaled(values, proxy.slope, proxy.inter)
     if is_colour:  # bytes of red, green, blue and perhaps alpha in each voxel
         values = np.moveaxis(values.view(np.uint8).reshape((-1, *shape), order="F"), 0, -1)
     else:
         values = values.reshape(shape, order="F")
-    layout = nifti_layout(values.shape, is_colour, channels, axis)
-    if (proxy.slope, proxy.inter) != (1, 0):
-        notes.append("rescaled")
-        values = (values * np.float64(proxy.slope) + np.float64(proxy.inter)).astype(np.float32)
-    return planes_of(values, layout, notes)
+    return planes_of(values, nifti_layout(values.shape, is_colour, channels, axis), notes)
+
+
+def _scaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Numbers [n] with slope and intercept, by parts, since each is computed with 64 bits."""
+    if values.dtype.kind not in "iuf":
+        return values  # which is refused
+    scaled = np.empty(len(values), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite, which is told
+        for start in range(0, len(values), CHUNK):
+            part = values[start : start + CHUNK].astype(np.float64)
+            scaled[start : start + CHUNK] = part * slope + intercept
+    return scaled
 
 
 def open_nifti(data: bytes):

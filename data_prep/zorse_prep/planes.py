@@ -11,7 +11,7 @@ import numpy as np
 
 from zorse_prep.pixels import MOST_PIXELS, BadImage
 
-MOST_BYTES = 2_000_000_000  # of the numbers of one file, once decoded
+MOST_BYTES = 1_000_000_000  # of the numbers of one file, once decoded
 MOST_CHANNELS = 64  # that are recognised as such by their number
 KEPT = {"b1": "uint8", "i1": "int16", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "f4": "float32"}
 
@@ -26,7 +26,7 @@ class Planes(NamedTuple):
       monochrome1  a DICOM image of which low values are shown bright; they are kept
       white_is_0   a TIFF whose numbers were turned around, so that more is brighter
       palette      colours taken from the file's palette
-      first_series the first of several series of images of different sizes
+      first_series the first of several series, whose images differ in size or place
     """
 
     values: np.ndarray

@@ -47,7 +47,7 @@ def read_tiff_planes(data: bytes, channels: int | None, axis: int | None) -> Pla
             image, notes = read_noted(data, "rgb")
             return planes_of(np.asarray(image), Layout((), (2,) if image.mode == "RGB" else (), 0, 1), notes)
         series = _first_series(file)
-        notes = ["first_series"] * (len({page.shape for page in pages.values()}) > 1 and len(file.series) > 1)
+        notes = ["first_series"] * (len(file.series) > 1)
         values = _values(file, series, pages, data, notes)
         layout = layout_of_axes(series.axes, values.shape, channels, axis)
         names = channel_names(file, first)

@@ -85,6 +85,7 @@ TIFFS = {
     "bands in planes": (noise(13, 20, 30), {"planarconfig": "separate", "photometric": "minisblack"}),
     "ImageJ": (noise(3, 2, 20, 30), {"imagej": True, "metadata": {"axes": "ZCYX", "spacing": 2.5, "unit": "um"}}),
     "OME": (noise(2, 3, 2, 20, 30), {"ome": True, "metadata": {"axes": "TZCYX", "Channel": NAMES}}),
+    "colours of ImageJ": (noise(3, 20, 30, 3, dtype="uint8"), {"imagej": True, "metadata": {"axes": "ZYXS", "spacing": 2.5}}),
     "OME of one channel": (noise(4, 20, 30), {"ome": True, "metadata": {"axes": "ZYX", "PhysicalSizeX": 0.25}}),
     "packed": (noise(4, 20, 30), {"compression": "zlib", "photometric": "minisblack"}),
 }  # fmt: skip

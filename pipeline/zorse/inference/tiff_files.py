@@ -69,16 +69,18 @@ def _write_pages(buffer: io.BytesIO, planes: np.ndarray, separate: bool, is_rgb:
 
 def _named(file: TiffFile, planes: np.ndarray, is_rgb: bool) -> dict | None:
     """How tifffile is told to write ImageJ's or OME's kind, as the source is of; None for any other."""
-    if file.is_imagej and planes.dtype.name in IMAGEJ_TYPES and (planes.shape[1] != 3 or not is_rgb):
+    photometric = "rgb" if is_rgb else "minisblack"
+    is_held = planes.dtype.name == "uint8" and planes.shape[1] == 3 if is_rgb else planes.dtype.name in IMAGEJ_TYPES
+    if file.is_imagej and is_held:
         found = file.imagej_metadata or {}
         kept = {name: found[name] for name in IMAGEJ_KEPT if name in found}
-        return {"imagej": True, "photometric": "minisblack", "metadata": kept}
+        return {"imagej": True, "photometric": photometric, "metadata": kept}
     if file.is_ome or file.is_imagej:  # whose numbers of other types are none that ImageJ's kind holds
         kept = _ome_kept(file.ome_metadata) if file.is_ome else {}
         names = channel_names(file, file.pages.first)
         if names is not None and len(names) == planes.shape[1]:
             kept["Channel"] = {"Name": names}
-        return {"ome": True, "photometric": "rgb" if is_rgb else "minisblack", "metadata": kept}
+        return {"ome": True, "photometric": photometric, "metadata": kept}
     return None
 
 

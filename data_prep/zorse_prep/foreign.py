@@ -62,7 +62,7 @@ def index_tars(
     splits = {}
     for split in tars:
         found = [record for task, record in zip(tasks, records, strict=True) if task.split == split]
-        entry = split_entry(found, WHITE)
+        entry = split_entry(found, "rgb")
         unconverted = sum((Counter(record["unconverted"]) for record in found), Counter())
         dropped = none_dropped()
         for record in found:

@@ -5,10 +5,13 @@ little-endian uint64, where entry i is the offset of sample i's tar header and t
 and TAR.crc, N little-endian uint32, the CRC-32 (zlib's) of each image's bytes.
 """
 
+import math
 import re
 import tarfile
 from dataclasses import dataclass
 from typing import Literal
+
+from zorse.typed_json import Mismatch
 
 FORMAT, VERSION = "zorse-shards", 2
 MANIFEST, PLAN = "manifest.json", "plan.json"
@@ -27,6 +30,7 @@ TAR_BLOCK = 512  # bytes; a tar member is a header of one block, then the data f
 
 PixelMode = Literal["rgb", "grey", "rgba", "grey16"]
 CHANNELS: dict[PixelMode, int] = {"rgb": 3, "grey": 1, "rgba": 4, "grey16": 1}
+MOST_CHANNELS = 4096
 STORED = ("uint8", "uint16", "int16", "int32", "float32")  # types of the numbers in array members
 
 
@@ -45,6 +49,16 @@ class Arrays:
     high: tuple[float, ...]
     shown: tuple[int, ...]
 
+    def __post_init__(self):
+        """Raise Mismatch for a record that contradicts itself."""
+        count = len(self.channels)
+        if not 0 < count <= MOST_CHANNELS or not len(self.low) == len(self.high) == count:
+            raise Mismatch(f"a mode has {count} channels, and a range for {len(self.low)} and {len(self.high)}")
+        if not all(math.isfinite(high - low) and low < high for low, high in zip(self.low, self.high, strict=True)):
+            raise Mismatch("the range of a mode is empty")
+        if len(self.shown) not in (1, 3) or not set(self.shown) <= set(range(count)):
+            raise Mismatch("a mode shows channels that it does not have")
+
 
 Mode = PixelMode | Arrays
 
@@ -52,6 +66,23 @@ Mode = PixelMode | Arrays
 def channels_of(mode: Mode) -> int:
     """How many channels the images of a mode have."""
     return len(mode.channels) if isinstance(mode, Arrays) else CHANNELS[mode]
+
+
+def in_range(mode: Mode) -> str:
+    """The images of a mode, in words."""
+    if not isinstance(mode, Arrays):
+        return mode
+    count, ends = len(mode.channels), set(zip(mode.low, mode.high, strict=True))
+    low, high = min(mode.low), max(mode.high)
+    each = "" if len(ends) == 1 else ", each channel in its own range"
+    return f"{count} channel{'s' * (count > 1)} of {mode.dtype}, {low:g} to {high:g}{each}"
+
+
+def seen_alike(one: Mode, other: Mode) -> bool:
+    """Whether the networks see the same in equal images of both modes."""
+    if not (isinstance(one, Arrays) and isinstance(other, Arrays)):
+        return one == other
+    return (len(one.channels), one.low, one.high) == (len(other.channels), other.low, other.high)
 
 
 def full_level(mode: PixelMode) -> int:

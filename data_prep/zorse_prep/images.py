@@ -15,6 +15,8 @@ count it:
   cmyk, colour              CMYK to RGB; colour to grey
   icc, icc_ignored          a colour profile other than sRGB applied; left out, as it cannot be applied to 16-bit grey
   reduced                   made smaller
+  low_contrast              grey of more than 8 bits that uses less than a quarter of the range it is stored in
+  slices                    of a volume, each a sample
 """
 
 import io
@@ -31,9 +33,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zorse.errors import UserError
 from zorse_prep.bmp import is_runs, read_runs
-from zorse_prep.format import Mode
+from zorse_prep.format import PixelMode
 from zorse_prep.items import TIFF, what_else
 from zorse_prep.pixels import MOST_PIXELS, BadImage, bands_of, convert, sums
+from zorse_prep.planes import Numbers
 from zorse_prep.whole import JXL, check_decoded, check_size, check_whole
 
 # A short list keeps PIL away from formats which run other programs (EPS) or hold no photographs.
@@ -61,8 +64,9 @@ class ImagePolicy:
 
 
 class Prepared(NamedTuple):
-    """One sample: the bytes of a member and its extension, "jpg" or "png"; names of the conversions; (width, height);
-    exact sums over the pixels and over their squares, per channel of the mode, in stored levels."""
+    """One sample: the bytes of a member and its extension, "jpg", "png" or "npy"; names of the conversions; (width,
+    height); exact sums over the pixels and over their squares, per channel of the mode, in stored levels. Of an array
+    these are empty, and `numbers` has them."""
 
     data: bytes
     extension: str
@@ -70,9 +74,10 @@ class Prepared(NamedTuple):
     size: tuple[int, int]
     sums: list[int]
     square_sums: list[int]
+    numbers: Numbers | None = None
 
 
-def prepare(data: bytes, policy: ImagePolicy, mode: Mode = "rgb") -> Prepared:
+def prepare(data: bytes, policy: ImagePolicy, mode: PixelMode = "rgb") -> Prepared:
     """Judge and, where it must be, convert one image file.
 
     data: the file as found; its name and extension play no part. mode: the pixels to store: 8-bit sRGB (grey may stay
@@ -104,12 +109,12 @@ def reasons(data: bytes) -> Iterator[None]:
         raise BadImage(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
-def read_as(data: bytes, mode: Mode) -> Image.Image:
+def read_as(data: bytes, mode: PixelMode) -> Image.Image:
     """An image file as `prepare` would store it, but at its own size. Raises BadImage(reason)."""
     return read_noted(data, mode)[0]
 
 
-def read_noted(data: bytes, mode: Mode) -> tuple[Image.Image, list[str]]:
+def read_noted(data: bytes, mode: PixelMode) -> tuple[Image.Image, list[str]]:
     """Like `read_as`, and the names of the conversions."""
     with reasons(data):
         return _normalised(data, *open_picture(data), mode, lossless=False)
@@ -165,7 +170,7 @@ def _load_plugin(module: str, name: str, extra: str) -> ModuleType:
         raise BadImage(f"a {name} image, of which the reader is not installed; {fix}") from None
 
 
-def _prepare(data: bytes, policy: ImagePolicy, mode: Mode) -> Prepared:
+def _prepare(data: bytes, policy: ImagePolicy, mode: PixelMode) -> Prepared:
     image, conversions = open_picture(data)
     size = _reduced(image.size, policy.max_side)
     if min(size) < policy.min_side:
@@ -188,7 +193,7 @@ def _prepare(data: bytes, policy: ImagePolicy, mode: Mode) -> Prepared:
 
 
 def _normalised(
-    data: bytes, image: Image.Image, conversions: list[str], mode: Mode, lossless: bool
+    data: bytes, image: Image.Image, conversions: list[str], mode: PixelMode, lossless: bool
 ) -> tuple[Image.Image, list[str]]:
     """The image in the pixels that `mode` stores, and the conversions it took: none where a copy will do.
 
@@ -248,7 +253,7 @@ def _with_alpha_of_16_bits(data: bytes, image: Image.Image) -> Image.Image:
     return image
 
 
-def _is_kept_format(image: Image.Image, mode: Mode, lossless: bool) -> bool:
+def _is_kept_format(image: Image.Image, mode: PixelMode, lossless: bool) -> bool:
     """Whether a file of this format is copied, if nothing else about it must change."""
     if image.format == "PNG":
         return (lossless or mode in PNG_MODES) and image.tile[0].args in PNG_KEPT[mode]

@@ -5,17 +5,17 @@ import json
 import re
 import shlex
 from collections import Counter
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from zorse.errors import TooManyCorrupt, UserError
 from zorse.files import remove_all_stale, replacing, write_json
 from zorse.version import __version__
-from zorse_prep.format import FORMAT, MANIFEST, PLAN, SPLITS, VERSION, full_level
+from zorse_prep.format import FORMAT, MANIFEST, PLAN, SPLITS, VERSION, Arrays, Mode, full_level
 from zorse_prep.images import POLICY
 from zorse_prep.partners import find_partners
 from zorse_prep.plan import Plan
+from zorse_prep.ranges import arrays_of, statistics_of
 from zorse_prep.shards import committed
 
 QUARANTINE = "quarantine.jsonl"  # a line for each unusable image
@@ -34,15 +34,18 @@ def finalize(out: Path, plan: Plan) -> dict:
         )
     records = {split: [found[shard] for shard in plan.shards if shard.split == split] for split in plan.splits}
     # Sum the shards up by split, and refuse too many unusable images.
-    splits = {}
+    modes, splits = {domain: _mode(plan, records, domain) for domain in ("a", "b")}, {}
     for split, of_split in records.items():
-        planned, white = plan.splits[split], full_level(plan.policy.mode(split))
-        splits[split] = {"found": planned["found"], **split_entry(of_split, white), "dropped": planned["dropped"]}
+        planned, mode = plan.splits[split], modes[split[-1].lower()]
+        entry = split_entry(of_split, mode)
+        splits[split] = {"found": planned["found"], **entry, "dropped": planned["dropped"]}
+        if more := entry["samples"] + entry["quarantined"]["count"] - planned["planned"]:
+            splits[split]["slices"] = more  # of volumes, beyond the first of each
     inputs = sum(entry["planned"] for entry in plan.splits.values())
     check_usable(splits, inputs, plan.max_corrupt, "repair or remove them and add --restart")
     # Where the images are from and how they were converted is part of the manifest.
     source = {name: plan.source[name] for name in ("kind", "uri", "revision")}
-    policy = {**asdict(plan.policy), "images": POLICY}
+    policy = {**plan.policy.record(), "images": POLICY}
     bad = [bad for record in found.values() for bad in record["quarantined"]]
     partners = find_partners(out, plan, found)
     return write_manifest(
@@ -52,12 +55,29 @@ def finalize(out: Path, plan: Plan) -> dict:
         created=plan.created,
         source=source,
         policy=policy,
-        modes={"a": plan.policy.mode_a, "b": plan.policy.mode_b},
+        modes=modes,
         plan_sha256=plan.plan_sha256,
         overlaps=plan.overlaps,
         **({"partners": partners} if partners else {}),
         splits=splits,
     )
+
+
+def _mode(plan: Plan, records: dict[str, list[dict]], domain: str) -> Mode:
+    """What the images of a domain are, of which arrays say much themselves. Raises UserError where they disagree."""
+    train, test = (f"{kind}{domain.upper()}" for kind in ("train", "test"))
+    policy = plan.policy.arrays(train)
+    if policy is None:
+        return plan.policy.mode(train)
+    of = {
+        split: [record["arrays"] for record in records.get(split, ()) if record["samples"]] for split in (train, test)
+    }
+    if not of[train]:
+        bad = [bad for record in records[train] for bad in record["quarantined"]]
+        raise UserError(
+            f"no usable image in {train}, first {bad[0]['file']}: {bad[0]['reason']}; repair it, and add --restart"
+        )
+    return arrays_of(domain, of[train] + of[test], of[train], policy)
 
 
 def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts) -> dict:
@@ -100,8 +120,8 @@ def check_unusable(out: Path) -> None:
         raise UserError(f"{path} belongs to something else; move it away, or give another folder")
 
 
-def split_entry(records: list[dict], white: int) -> dict:
-    """One split of the manifest from its shards' records, in order; empty shards do not appear. white: its level."""
+def split_entry(records: list[dict], mode: Mode) -> dict:
+    """One split of the manifest from its shards' records, in order; empty shards do not appear."""
     records_kept = [record for record in records if record["samples"]]
     names = ("name", "samples", "bytes", "sha256", "index_sha256", "crc_sha256")
     shards = [{name: record[name] for name in names} for record in records_kept]
@@ -114,7 +134,7 @@ def split_entry(records: list[dict], white: int) -> dict:
         "shards": shards,
         "converted": dict(sorted(sum((Counter(record["converted"]) for record in records), Counter()).items())),
         "quarantined": {"count": len(bad), "reasons": dict(reasons.most_common(FIRST)), "first": bad[:FIRST]},
-        "statistics": _statistics(records_kept, white),
+        "statistics": _statistics(records_kept, mode),
     }
 
 
@@ -127,7 +147,7 @@ def fingerprint(rows: list[tuple]) -> str:
     return hashlib.sha256("".join(f"{a} {b}\n" for a, b in rows).encode()).hexdigest()
 
 
-def _statistics(records: list[dict], white: int) -> dict:
+def _statistics(records: list[dict], mode: Mode) -> dict:
     """Widths and heights in pixels; mean and standard deviation per channel over all pixels, in [0, 1]."""
     if not records:
         return {}
@@ -141,7 +161,9 @@ def _statistics(records: list[dict], white: int) -> dict:
         for side in ("width", "height")
     }
     pixels = sum(record["pixels"]["count"] for record in records)
-    mean, std = [], []
+    if isinstance(mode, Arrays):
+        return statistics | statistics_of([record["arrays"] for record in records], pixels, mode)
+    white, mean, std = full_level(mode), [], []
     for channel in range(len(records[0]["pixels"]["sum"])):
         first = sum(record["pixels"]["sum"][channel] for record in records)
         second = sum(record["pixels"]["square_sum"][channel] for record in records)

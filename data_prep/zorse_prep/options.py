@@ -6,13 +6,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from zorse_prep.format import Mode
+from zorse_prep.format import PixelMode
 from zorse_prep.workers import cpu_count
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT", help_behavior_hint="")]
 Pairs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A=X B=Y", help_behavior_hint="")]
 Dir = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+Range = Annotated[tuple[str, ...], tyro.conf.arg(metavar="LOW HIGH|percentiles|type", help_behavior_hint="")]
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")]
+Numbers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="")]
 Globs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB ...", help_behavior_hint="")]
 
 
@@ -43,10 +46,29 @@ class Options:
     """pixels; images with a shorter side count as unusable"""
     lossless: Flag = False
     """store images that must be converted as PNG, not as JPEG of quality 95, and copy good PNGs like good JPEGs"""
-    mode_a: Mode = "rgb"
+    mode_a: PixelMode = "rgb"
     """pixels of domain a. rgb, grey: 8 bits. rgba: 8 bits with alpha, as PNG. grey16: 16 bits, as PNG"""
-    mode_b: Mode = "rgb"
+    mode_b: PixelMode = "rgb"
     """pixels of domain b"""
+    range_a: Range = ()
+    """keep the numbers of domain a in their own units, as arrays, and have networks see LOW as -1 and HIGH as 1; or
+    percentiles: of the training images, nearly all of nearly each of them; or type: all that 8 or 16 bits hold"""
+    range_b: Range = ()
+    """the same for domain b"""
+    channels_a: Names = ()
+    """with --range-a: names of the channels, in their order; images of another number are left out. By default as the
+    files have them, or numbers from 0"""
+    channels_b: Names = ()
+    """the same for domain b"""
+    show_a: Numbers = ()
+    """with --range-a: one or three channels, by number from 0, that sample grids and feature networks see; by default
+    the first three, or the first"""
+    show_b: Numbers = ()
+    """the same for domain b"""
+    slice_axis_a: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """with --range-a: axis that volumes are cut along, from 0; by default the third of NIfTI, the first of others"""
+    slice_axis_b: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """the same for domain b"""
     keep_duplicates: Flag = False
     """keep all byte-identical images of a split, not only the first by name"""
     leak: Literal["warn", "fail"] = "warn"

@@ -7,10 +7,11 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-from zorse_prep.format import Mode
+from zorse_prep.format import PixelMode
 
 MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # of an image that is decoded, PIL's own limit
 BAND = 1 << 22  # pixels that are converted at once, so that a large image is not held several times
+LOW_CONTRAST = 0.25  # of the range: what uses less of it leaves fewer than 64 of 256 levels
 ICC_TOLERANCE = 2  # mean 8-bit levels: profiles which call themselves sRGB stay below, Display P3 and Adobe RGB do not
 
 
@@ -18,12 +19,21 @@ class BadImage(Exception):
     """The bytes are not a usable image; the message is the reason."""
 
 
-def convert(image: Image.Image, icc: bytes | None, mode: Mode, conversions: list[str]) -> Image.Image:
+def convert(image: Image.Image, icc: bytes | None, mode: PixelMode, conversions: list[str]) -> Image.Image:
     """A decoded image in the PIL mode that is stored: L or RGB for "rgb", L, RGBA, I;16.
 
     icc: the file's colour profile. What had to be done is appended to `conversions`. Raises BadImage for grey values
     without a known white.
     """
+    converted = _in_bands(image, icc, mode, conversions)
+    if "deep_grey" in conversions and _is_deep_grey(image):
+        low, high = image.getextrema()
+        if high - low < LOW_CONTRAST * (1 if image.mode == "F" else 65535):
+            conversions.append("low_contrast")
+    return converted
+
+
+def _in_bands(image: Image.Image, icc: bytes | None, mode: PixelMode, conversions: list[str]) -> Image.Image:
     way = {"rgb": _rgb_or_grey, "grey": _grey, "rgba": _rgba, "grey16": _grey16}[mode]
     bands = list(bands_of(image))
     if len(bands) == 1:
@@ -47,7 +57,7 @@ def bands_of(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
         yield 0, top, image.width, min(top + rows, image.height)
 
 
-def sums(image: Image.Image, mode: Mode) -> tuple[list[int], list[int]]:
+def sums(image: Image.Image, mode: PixelMode) -> tuple[list[int], list[int]]:
     """Sums and sums of squares of the stored levels, as integers, so that no order of adding matters."""
     if mode == "grey16":
         total = squares = 0  # Python's integers, which have no end

@@ -14,9 +14,10 @@ from typing import TypedDict
 from zorse.errors import UserError
 from zorse.files import fsync, write_json
 from zorse.typed_json import Count, Mismatch, convert, parse, read
-from zorse_prep.format import FORMAT, MANIFEST, OURS, PLAN, PLAN_DIGITS, SPLITS, VERSION, Mode
+from zorse_prep.format import FORMAT, MANIFEST, OURS, PLAN, PLAN_DIGITS, SPLITS, VERSION, PixelMode
 from zorse_prep.images import ImagePolicy
 from zorse_prep.items import Item
+from zorse_prep.ranges import ArrayPolicy
 from zorse_prep.records import Overlap, check_overlaps
 
 
@@ -29,16 +30,26 @@ class Policy:
     shard_size: int  # samples; 0: a 64th of a split, within 64 and 10000
     keep_repeats: bool = False
     lossless: bool = False
-    mode_a: Mode = "rgb"
-    mode_b: Mode = "rgb"
+    mode_a: PixelMode = "rgb"
+    mode_b: PixelMode = "rgb"
+    arrays_a: ArrayPolicy | None = None  # then the mode plays no part
+    arrays_b: ArrayPolicy | None = None
 
     @property
     def images(self) -> ImagePolicy:
         return ImagePolicy(self.max_side, self.min_side, self.lossless)
 
-    def mode(self, split: str) -> Mode:
-        """Which pixels the images of a split have."""
+    def mode(self, split: str) -> PixelMode:
+        """Which pixels the images of a split have, unless they are arrays."""
         return self.mode_a if split.endswith("A") else self.mode_b
+
+    def arrays(self, split: str) -> ArrayPolicy | None:
+        """How the images of a split become arrays; None where they are stored as photographs."""
+        return self.arrays_a if split.endswith("A") else self.arrays_b
+
+    def record(self) -> dict:
+        """What JSON says of it. A domain without arrays is left out, as before there were any."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -154,7 +165,8 @@ def commit(out: Path, plan: Plan, lines: Path | None, restart: bool) -> None:
     for split in plan.splits if lines else ():
         (lines / f"{split}.jsonl").replace(out / "plan" / lines_of(split, plan.plan_sha256))
     fsync(out / "plan")
-    write_json(out / PLAN, {"format": FORMAT, "version": VERSION, **asdict(plan)})
+    record = {"format": FORMAT, "version": VERSION, **asdict(plan), "policy": plan.policy.record()}
+    write_json(out / PLAN, record)
 
 
 def remove_shards(out: Path) -> None:

@@ -34,6 +34,19 @@ class Planes(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class Numbers(NamedTuple):
+    """The values of one image, by channel: sums, sums of squares, percentiles. outside: how many the range leaves out,
+    where it is given. channels: names, where the file has any."""
+
+    dtype: str
+    channels: tuple[str, ...] | None
+    sums: list[float]
+    square_sums: list[float]
+    low: list[float]
+    high: list[float]
+    outside: int
+
+
 class Layout(NamedTuple):
     """Numbers of an array's axes. Each combination of `slices` is one image; `channels` are none, one or several."""
 

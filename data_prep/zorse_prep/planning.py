@@ -8,18 +8,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from zorse.errors import UserError
 from zorse.files import fsync, held, load_json, remove_all_stale, remove_stale, temporary_for
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, VERSION, shard_name
-from zorse_prep.images import POLICY, BadImage, prepare
+from zorse_prep.images import POLICY, BadImage
 from zorse_prep.items import LAYOUT, Item, Source, Unreadable, in_words
 from zorse_prep.listing import BUCKETS, Hashed, Listing, Repeats, find_repeats, list_source
 from zorse_prep.manifest import check_unusable
 from zorse_prep.plan import Plan, Policy, Shard, commit, load_plan
+from zorse_prep.shards import prepare_samples
 from zorse_prep.sources import read
 
 LEAKS = ("trainA/testA", "trainB/testB")
@@ -158,7 +159,7 @@ def _drafted(
 def _is_usable(root: str, policy: Policy, item: Item) -> bool:
     """Whether the writer of the shards will take an image."""
     try:
-        prepare(read(root, item), policy.images, policy.mode(item.split))
+        prepare_samples(read(root, item), policy, item.split)
     except (BadImage, Unreadable):
         return False
     return True
@@ -205,7 +206,7 @@ def _write_lines(
 
 
 def _policy(policy: Policy) -> list:
-    return [FORMAT, VERSION, POLICY, asdict(policy)]
+    return [FORMAT, VERSION, POLICY, policy.record()]
 
 
 def _origin(source: Source) -> dict:

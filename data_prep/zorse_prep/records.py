@@ -6,7 +6,8 @@ What is read is held against these types, so that a damaged record is one line t
 from typing import Annotated, NotRequired, TypedDict
 
 from zorse.typed_json import Count, Mismatch
-from zorse_prep.format import CHANNELS, SPLITS, TAR_NAME, Mode
+from zorse_prep.format import SPLITS, TAR_NAME, Mode, channels_of
+from zorse_prep.ranges import ArrayTotals
 
 Samples = Annotated[int, range(2**32 + 1)]
 
@@ -52,6 +53,7 @@ class ShardRecord(ShardEntry):
     quarantined: list[Unusable]
     converted: dict[str, Count]
     pixels: Pixels
+    arrays: NotRequired[ArrayTotals]
     width: NotRequired[Side]
     height: NotRequired[Side]
 
@@ -65,18 +67,22 @@ class Quarantined(TypedDict):
 
 
 class Statistics(TypedDict, total=False):
-    """What the images of a split are like; empty where it has none."""
+    """What the images of a split are like; empty where it has none. low, high, outside: of arrays, see ranges.py."""
 
     width: Side
     height: Side
     pixel_mean: list[float]
     pixel_std: list[float]
+    low: list[float]
+    high: list[float]
+    outside: Count
 
 
 class SplitEntry(TypedDict):
-    """A split in the manifest."""
+    """A split in the manifest. found: files. slices: samples that volumes give beyond one each."""
 
     found: Count
+    slices: NotRequired[Count]
     samples: Samples
     bytes: Count
     fingerprint: str
@@ -131,7 +137,7 @@ def check_manifest(manifest: Manifest) -> None:
             raise Mismatch(f"splits.{split} is unknown to this version")
         for number, shard in enumerate(entry["shards"]):
             check_name(shard["name"], f"splits.{split}.shards.{number}.name")
-        channels = CHANNELS[manifest["modes"][split[-1].lower()]]
+        channels = channels_of(manifest["modes"][split[-1].lower()])
         statistics, names = entry["statistics"], ("width", "height", "pixel_mean", "pixel_std")
         for name in names if entry["samples"] else ():
             if name not in statistics:
@@ -167,8 +173,8 @@ def check_name(name: str, where: str) -> None:
         raise Mismatch(f"{where} is no name of a tar")
 
 
-def check_shard_record(record: ShardRecord, tar: str, channels: int) -> None:
-    """Raise Mismatch for a record of another shard, or one that contradicts itself."""
+def check_shard_record(record: ShardRecord, tar: str, channels: int | None) -> None:
+    """Raise Mismatch for a record of another shard, or one that contradicts itself. channels: None for arrays."""
     if record["name"] != tar:
         raise Mismatch(f"name is {record['name']}")
     pixels = record["pixels"]
@@ -177,6 +183,11 @@ def check_shard_record(record: ShardRecord, tar: str, channels: int) -> None:
     for side in ("width", "height"):
         if side not in record or "sum" not in record[side]:
             raise Mismatch(f"{side} is missing")
+    if channels is None:
+        arrays = record.get("arrays")
+        if not arrays or not arrays["dtypes"] or not len(arrays["low"]) == len(arrays["high"]) == record["samples"]:
+            raise Mismatch("arrays are not those of the samples")
+        return
     if not pixels["count"] or not len(pixels["sum"]) == len(pixels["square_sum"]) == channels:
         raise Mismatch(f"pixels are not of {channels} channels")
     for first, second in zip(pixels["sum"], pixels["square_sum"], strict=True):

@@ -7,11 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from zorse.terminal import one_line, plain_console
+from zorse_prep.format import Arrays, in_range
 from zorse_prep.items import in_words
 from zorse_prep.plan import Plan
 from zorse_prep.planning import shared_images
 
 DARK = 0.25  # the part of the range that a data set should use more than
+FEWEST_LEVELS = 64  # that images of whole numbers should have
 DEFAULT_DATA = Path("shards/horse2zebra")  # what pipeline/train.py reads unless told otherwise
 
 
@@ -40,7 +42,8 @@ def show_result(out: Path, manifest: dict, kept: int, seconds: float) -> None:
     for split, entry in manifest["splits"].items():
         if entry.get("unconverted"):
             console.print(f"warning: in {split} these are read as they are: {in_words(entry['unconverted'])}")
-    _warn_of_unused_range(console, manifest["splits"])
+    _show_ranges(console, manifest)
+    _warn_of_unused_range(console, manifest)
     bad = [bad for entry in manifest["splits"].values() for bad in entry["quarantined"]["first"]]
     count = sum(entry["quarantined"]["count"] for entry in manifest["splits"].values())
     for entry in bad[:5]:
@@ -68,6 +71,7 @@ def show_statistics(out: Path, manifest: dict) -> None:
         table.add_row(split, *_sizes(entry), *sides)
     console = _console()
     console.print(table)
+    _show_ranges(console, manifest)
     for split, entry in manifest["splits"].items():
         if entry["samples"]:
             mean, std = (_levels(entry["statistics"][name]) for name in ("pixel_mean", "pixel_std"))
@@ -126,15 +130,52 @@ def _tell_partners(console: Console, manifest: dict) -> None:
         )
 
 
-def _warn_of_unused_range(console: Console, splits: dict[str, dict]) -> None:
-    """At most 1 in 36 of any numbers lie further from their mean than 6 standard deviations (Chebyshev)."""
-    for split, entry in splits.items():
+def _show_ranges(console: Console, manifest: dict) -> None:
+    """What the networks will see of domains of arrays."""
+    for domain, mode in manifest["modes"].items():
+        if isinstance(mode, Arrays):
+            console.print(f"{domain}: {one_line(in_range(mode))}")
+
+
+def _warn_of_unused_range(console: Console, manifest: dict) -> None:
+    """Tell of images that use little of the range that the networks see, or of what they are stored in."""
+    for split, entry in manifest["splits"].items():
+        domain, count = split[-1].lower(), entry["converted"].get("low_contrast", 0)
+        mode = manifest["modes"][domain]
+        keep = f"shard them again with --range-{domain} percentiles, which keeps their numbers, and --restart"
         if not entry["samples"]:
             continue
+        if isinstance(mode, Arrays):
+            _warn_of_array_range(console, split, entry["statistics"], mode)
+            continue
+        if count > entry["samples"] / 2:
+            console.print(
+                f"warning: {split}: {count} of {entry['samples']} images hold more than 8 bits and use less than a "
+                f"quarter of their range, which leaves fewer than 64 grey levels; {keep}"
+            )
+            continue
+        # At most 1 in 36 of any numbers lie further from their mean than 6 standard deviations (Chebyshev).
         means, deviations = (entry["statistics"][name][:3] for name in ("pixel_mean", "pixel_std"))  # without alpha
         highest = max(mean + 6 * deviation for mean, deviation in zip(means, deviations, strict=True))
         if highest < DARK:
             console.print(
                 f"warning: {split} is dark: at least 97 % of its levels lie below {highest:.2f} of 1; if its files "
-                "hold fewer bits than there is room for, as 12 in 16, scale their values up and shard them again"
+                f"hold fewer bits than there is room for, as 12 in 16, {keep}"
             )
+
+
+def _warn_of_array_range(console: Console, split: str, statistics: dict, mode: Arrays) -> None:
+    """Tell of channels of which nearly all values use less than a quarter of the range, or are few numbers."""
+    bounds = zip(statistics["low"], statistics["high"], mode.low, mode.high, strict=True)
+    used = [(high - low) / (top - bottom) for low, high, bottom, top in bounds]
+    domain = split[-1].lower()
+    if max(used) < DARK:
+        console.print(
+            f"warning: {split} uses {max(used):.0%} of its range; shard it again with --range-{domain} percentiles and "
+            "--restart"
+        )
+    levels = max(high - low for low, high in zip(statistics["low"], statistics["high"], strict=True)) + 1
+    if mode.dtype != "float32" and levels < FEWEST_LEVELS:
+        console.print(f"warning: nearly all values of {split} are of {levels:.0f} levels; are these the right files?")
+    if statistics["outside"]:
+        console.print(f"{split}: {statistics['outside']} values lie outside the range, and will be seen as its ends")

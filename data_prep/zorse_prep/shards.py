@@ -21,6 +21,7 @@ from zorse_prep.format import CHANNELS, CHECKSUM_TYPE, CHECKSUMS, INDEX, INDEX_T
 from zorse_prep.images import BadImage, Prepared, prepare
 from zorse_prep.items import Unreadable
 from zorse_prep.plan import Plan, Policy, Shard, planned_items
+from zorse_prep.ranges import array_totals, prepare_arrays
 from zorse_prep.records import ShardRecord, check_shard_record
 from zorse_prep.sources import read_planned
 
@@ -29,7 +30,8 @@ def committed(out: Path, plan: Plan, shard: Shard) -> ShardRecord | None:
     """What NAME.json says, or None where the shard is to be written (again)."""
     with suppress(OSError, ValueError):  # none there, or a damaged one
         record = convert(parse(read_bytes(out / f"{shard.name}.json")), ShardRecord)
-        check_shard_record(record, f"{shard.name}.tar", CHANNELS[plan.policy.mode(shard.split)])
+        channels = None if plan.policy.arrays(shard.split) else CHANNELS[plan.policy.mode(shard.split)]
+        check_shard_record(record, f"{shard.name}.tar", channels)
         sizes = file_sizes(record).items()
         if all((out / f"{shard.name}.tar{end}").stat().st_size == size for end, size in sizes):
             return record
@@ -62,6 +64,13 @@ def write_shard(out: Path, shard: Shard, policy: Policy, root: str, count=lambda
     return record
 
 
+def prepare_samples(data: bytes, policy: Policy, split: str) -> list[Prepared]:
+    """The samples of one file: one, or as many as a volume has slices. Raises BadImage."""
+    if arrays := policy.arrays(split):
+        return prepare_arrays(data, policy.images, arrays)
+    return [prepare(data, policy.images, policy.mode(split))]
+
+
 def write_index(tar: Path, offsets: list[int], sums: list[int]) -> tuple[str, str]:
     """Write TAR.idx and TAR.crc; returns the SHA-256 of each."""
     arrays = {INDEX: np.array(offsets, dtype=INDEX_TYPE), CHECKSUMS: np.array(sums, dtype=CHECKSUM_TYPE)}
@@ -81,16 +90,18 @@ def _write_tar(
     with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
         for number, item in enumerate(planned_items(out, shard), shard.first):
             try:
-                image = prepare(read_planned(root, item), policy.images, policy.mode(shard.split))
+                made = prepare_samples(read_planned(root, item), policy, shard.split)
             except (BadImage, Unreadable) as bad:
                 quarantined.append({"file": f"{item.split}/{item.name}", "reason": str(bad)})
             else:
-                offsets.append(tar.offset)
-                sums.append(zlib.crc32(image.data))
-                member = tarfile.TarInfo(f"{shard.split}-{number:08d}.{image.extension}")
-                member.size, member.mode, member.uname, member.gname = len(image.data), 0o444, "zorse", "zorse"
-                tar.addfile(member, io.BytesIO(image.data))
-                images.append(image._replace(data=b""))
+                for at, image in enumerate(made):
+                    offsets.append(tar.offset)
+                    sums.append(zlib.crc32(image.data))
+                    key = f"{shard.split}-{number:08d}" + (f"-{at:05d}" if len(made) > 1 else "")
+                    member = tarfile.TarInfo(f"{key}.{image.extension}")
+                    member.size, member.mode, member.uname, member.gname = len(image.data), 0o444, "zorse", "zorse"
+                    tar.addfile(member, io.BytesIO(image.data))
+                    images.append(image._replace(data=b""))
             count(item.size)
         offsets.append(tar.offset)
     return offsets, sums, images, quarantined
@@ -106,6 +117,8 @@ def totals(images: list[Prepared]) -> dict:
             "square_sum": [sum(channel) for channel in zip(*(image.square_sums for image in images), strict=True)],
         },
     }
+    if numbers := [image.numbers for image in images if image.numbers]:
+        record["arrays"] = array_totals(numbers)
     for axis, name in enumerate(("width", "height")):
         if lengths := [image.size[axis] for image in images]:
             record[name] = {"min": min(lengths), "max": max(lengths), "sum": sum(lengths)}

@@ -24,18 +24,26 @@ from zorse_prep.format import (
     PLAN,
     TAR_BLOCK,
     VERSION,
+    Arrays,
     Mode,
+    PixelMode,
     file_sizes,
     is_index,
     padded,
 )
 from zorse_prep.images import read_plain
 from zorse_prep.manifest import fingerprint, split_fingerprint
+from zorse_prep.ranges import decode_npy
 from zorse_prep.records import Manifest, check_manifest
 from zorse_prep.workers import Task, run_all
 
 # PIL's names of the pixels that each mode may have in a shard.
-PIXELS: dict[Mode, tuple[str, ...]] = {"rgb": ("RGB", "L"), "grey": ("L",), "rgba": ("RGBA",), "grey16": ("I;16", "I")}
+PIXELS: dict[PixelMode, tuple[str, ...]] = {
+    "rgb": ("RGB", "L"),
+    "grey": ("L",),
+    "rgba": ("RGBA",),
+    "grey16": ("I;16", "I"),
+}
 
 
 def load_manifest(out: Path) -> Manifest:
@@ -89,14 +97,13 @@ def _faults_of_sums(manifest: dict) -> list[str]:
         for name in ("samples", "bytes"):
             if entry[name] != sum(shard[name] for shard in entry["shards"]):
                 faults.append(f"manifest.json: {name} of {split} is not the sum of its shards'")
-        if entry["found"] != entry["samples"] + entry["dropped"].get("repeat", 0) + entry["quarantined"].get(
-            "count", 0
-        ):
+        accounted = entry["samples"] + entry["dropped"].get("repeat", 0) + entry["quarantined"]["count"]
+        if entry["found"] + entry.get("slices", 0) != accounted:
             faults.append(f"manifest.json: {split} found {entry['found']} images, and they are not all accounted for")
         if entry["fingerprint"] != split_fingerprint(entry["shards"]):
             faults.append(f"manifest.json: the fingerprint of {split} is not that of its shards")
     for domain, mode in manifest["modes"].items():
-        if manifest["policy"].get(f"mode_{domain}", mode) != mode:
+        if not isinstance(mode, Arrays) and manifest["policy"].get(f"mode_{domain}", mode) != mode:
             faults.append(f"manifest.json: the mode of {domain} is {mode}, but its policy has another")
     whole = fingerprint([(split, entry["fingerprint"]) for split, entry in manifest["splits"].items()])
     if manifest["fingerprint"] != whole:
@@ -169,6 +176,8 @@ def _read_sample(tar: int, start: int, end: int, expected: int, mode: Mode | Non
     padding = os.pread(tar, filled - member.size, start + TAR_BLOCK + member.size)
     if is_ours and (any(padding) or header != member.tobuf(tarfile.USTAR_FORMAT)):
         return member.name, "its header or the filling behind it is not as written"
+    if isinstance(mode, Arrays):
+        return member.name, _fault_of_array(data, mode)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -179,3 +188,13 @@ def _read_sample(tar: int, start: int, end: int, expected: int, mode: Mode | Non
     if is_ours and image.mode not in PIXELS[mode]:
         return member.name, f"its pixels are {image.mode}, and those of the mode {mode} are {' or '.join(PIXELS[mode])}"
     return member.name, None
+
+
+def _fault_of_array(data: bytes, arrays: Arrays) -> str | None:
+    try:
+        array = decode_npy(data)
+    except ValueError as error:
+        return f"its array does not decode: {error}"
+    if len(array) != len(arrays.channels):
+        return f"it has {len(array)} channels, and the arrays have {len(arrays.channels)}"
+    return None

@@ -24,8 +24,8 @@ class TransientError(OneRankError):
 
 
 def of_system(error: OSError) -> str:
-    """What the system refused, without its number: "PATH: no such file or directory"."""
-    return f"{error.filename}: {error.strerror.lower()}" if error.filename and error.strerror else str(error)
+    """What the system refused, without its number: "PATH: No such file or directory"."""
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
 
 
 def first_sentence(error: Exception) -> str:

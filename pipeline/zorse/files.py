@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from zorse.errors import UserError
-from zorse.typed_json import convert, parse, read_bytes
+from zorse.typed_json import convert, parse, plain, read_bytes
 
 ABANDONED = 3600  # seconds without a write after which a temporary file of another machine is a killed process's
 LONGEST = 80  # bytes of a file's name in that of its temporary file; file systems take 143 or 255 bytes
@@ -168,8 +168,8 @@ def _is_alive(process: int) -> bool:
 
 
 def write_json(path: Path, record: dict) -> None:
-    """Like `write_durably`, for JSON."""
-    write_durably(path, json.dumps(record, indent=1) + "\n")
+    """Like `write_durably`, for JSON; a dataclass becomes an object."""
+    write_durably(path, json.dumps(record, indent=1, default=plain) + "\n")
 
 
 def load_json(path: Path) -> dict | None:

@@ -79,6 +79,11 @@ def reason(error: OSError | ValueError) -> str:
     return f"is not JSON ({str(error).splitlines()[0]:.100})"
 
 
+def plain(value: Any) -> Any:
+    """What JSON itself has no form for, as `default` of json.dumps: a dataclass as an object, a path as text."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else str(value)
+
+
 def convert(value: Any, kind: type[T], name: str = "") -> T:
     """A parsed value as a value of a type. Raises Mismatch, which calls it `name`."""
     origin, parts = get_origin(kind), get_args(kind)
@@ -98,7 +103,9 @@ def convert(value: Any, kind: type[T], name: str = "") -> T:
         if value is None and types.NoneType in parts:
             return None
         others = [part for part in parts if part is not types.NoneType]
-        return convert(value, others[0], name)  # none of our types has more
+        if len(others) > 1:  # a dataclass, which is an object in JSON, or what is none
+            others = [part for part in others if dataclasses.is_dataclass(part) == isinstance(value, dict)]
+        return convert(value, others[0], name)
     if dataclasses.is_dataclass(kind) or is_typeddict(kind):
         return _fields(_only(value, dict, name), kind, name)
     if origin is dict:

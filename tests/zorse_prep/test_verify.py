@@ -159,9 +159,9 @@ def test_what_is_no_folder_of_shards_or_cannot_become_one(tmp_path):
     (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
     assert_refused(prep("stats", tmp_path), "manifest.json is not of shard.py", "that data_prep/shard.py made")
     source = make_folder(tmp_path / "pets", {"trainA": 2, "trainB": 2})
-    assert_refused(shard("--source", source, "--out", "/proc/shards"), "/proc/shards: no such file", "fix this")
+    assert_refused(shard("--source", source, "--out", "/proc/shards"), "/proc/shards: No such file", "fix this")
     (tmp_path / "plan").touch()
-    assert_refused(shard("--source", source, "--out", tmp_path), f"{tmp_path / 'plan'}: file exists", "fix this")
+    assert_refused(shard("--source", source, "--out", tmp_path), f"{tmp_path / 'plan'}: File exists", "fix this")
 
 
 def test_stats_shows_the_manifest(out):

@@ -16,7 +16,7 @@ from zorse.config.schema import Config
 from zorse.cyclegan.build import build_discriminator, build_generator
 from zorse.directions import Direction
 from zorse.errors import UserError
-from zorse_prep.format import CHANNELS
+from zorse_prep.format import Mode, channels_of
 
 T = TypeVar("T")
 Weights = Literal["auto", "raw", "ema"]
@@ -34,7 +34,7 @@ class Trained:
     pairs_seen: int
     config: Config
     data: str
-    modes: dict[str, str]
+    modes: dict[str, Mode]
     generators: nn.ModuleDict
     weights: str
 
@@ -62,7 +62,7 @@ def _load(path: Path, weights: Weights) -> Trained:
     file, prefix = (checkpoint.EMA, "") if weights == "ema" else (checkpoint.NETWORKS, "generators.")
     generators = nn.ModuleDict()
     for direction in Direction:
-        ends = (CHANNELS[modes[domain]] for domain in (direction.source, direction.target))
+        ends = (channels_of(modes[domain]) for domain in (direction.source, direction.target))
         build = partial(build_generator, config.networks, *ends)
         generators[direction] = load_network(build, path / file, how_to_mend(path), prefix=f"{prefix}{direction}.")
     generators = generators.eval().requires_grad_(False)
@@ -73,7 +73,7 @@ def load_discriminators(trained: Trained) -> nn.ModuleDict:
     """Load the discriminators of the same checkpoint: of_a and of_b, float32 on the CPU."""
     file, discriminators = trained.checkpoint / checkpoint.NETWORKS, nn.ModuleDict()
     for of, domain in (("of_a", "a"), ("of_b", "b")):
-        build = partial(build_discriminator, trained.config.networks, CHANNELS[trained.modes[domain]])
+        build = partial(build_discriminator, trained.config.networks, channels_of(trained.modes[domain]))
         fix = how_to_mend(trained.checkpoint)
         discriminators[of] = load_network(build, file, fix, prefix=f"discriminators.{of}.")
     return discriminators.eval().requires_grad_(False)

@@ -25,6 +25,7 @@ from zorse.checkpoints.format import BEST, EMA, KEEP, MANIFEST, NETWORKS, OPTIMI
 from zorse.errors import UserError
 from zorse.files import fsync, write_durably
 from zorse.runs.lock import RunLock
+from zorse.typed_json import plain
 
 
 class CheckpointWriter:
@@ -129,7 +130,7 @@ class CheckpointWriter:
         mine = {f"history-{rank:05d}.safetensors": slots} | (tensors if self.accelerator.is_main_process else {})
         mine = {file: snapshot(content) for file, content in mine.items()}
         record = state.record() | {"best": self._best}
-        text = json.dumps(record, indent=2, default=str) if self.accelerator.is_main_process else None
+        text = json.dumps(record, indent=2, default=plain) if self.accelerator.is_main_process else None
         # A daemon: a process that ends at once does not wait for it.
         threading.Thread(target=write, args=(self._temporary, mine, text, self._writing), daemon=True).start()
 

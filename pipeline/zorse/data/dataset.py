@@ -17,6 +17,7 @@ from zorse.data.pixels import decode
 from zorse.data.remote import Remote
 from zorse.data.samples import CorruptSample, Split
 from zorse.errors import OneRankError, UserError
+from zorse_prep.format import Mode
 
 SUBSTITUTES = 8  # samples that may stand in for one that cannot be read, tried in turn
 
@@ -27,7 +28,7 @@ class Shards:
 
     root: str
     fingerprint: str
-    modes: dict[str, str]  # of domains "a" and "b"
+    modes: dict[str, Mode]  # of domains "a" and "b"
     means: dict[str, list[float]]  # of their training images, for each channel, in [-1, 1]
     files: list[File]
     train_a: Split
@@ -108,7 +109,7 @@ def first_readable(split: Split, samples: Iterable[int], size: tuple[int, int]) 
     )
 
 
-def _decoded(data: bytes, size: tuple[int, int], mode: str) -> Tensor:
+def _decoded(data: bytes, size: tuple[int, int], mode: Mode) -> Tensor:
     try:
         return decode(data, size, mode)
     except MemoryError:

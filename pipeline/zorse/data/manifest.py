@@ -8,7 +8,6 @@ from zorse.data.remote import Remote
 from zorse.errors import UserError
 from zorse.typed_json import Count, Mismatch, convert, parse, shown
 from zorse_prep.format import (
-    CHANNELS,
     CHECKSUMS,
     FORMAT,
     INDEX,
@@ -18,6 +17,8 @@ from zorse_prep.format import (
     TAR_BLOCK,
     TAR_NAME,
     VERSION,
+    Mode,
+    channels_of,
     checksums_size,
     index_size,
 )
@@ -34,7 +35,7 @@ class Manifest:
     training images, for each channel, in [-1, 1]."""
 
     fingerprint: str
-    modes: dict[str, str]
+    modes: dict[str, Mode]
     means: dict[str, list[float]]
     splits: dict[str, list[tuple[File, int]]]
     partners: list[tuple[int, int]]  # samples of testA and testB that show the same
@@ -62,9 +63,7 @@ def read_manifest(store: Folder | Remote) -> Manifest:
             known = f"{shown(manifest['format'])} {shown(manifest['version'])}"
             raise UserError(f"{where}: format {known} is unknown to this version; make the shards again")
         fingerprint = convert(manifest["fingerprint"], str)
-        modes = {domain: manifest["modes"][domain] for domain in ("a", "b")}
-        if not set(modes.values()) <= CHANNELS.keys():
-            raise UserError(f"{where}: modes {modes} are unknown to this version; make the shards again")
+        modes = {domain: _mode(where, manifest["modes"][domain]) for domain in ("a", "b")}
         if not set(manifest["splits"]) <= set(SPLITS):
             raise KeyError
         splits = {name: _split(where, name, split) for name, split in manifest["splits"].items()}
@@ -102,12 +101,20 @@ def _split(where: str, name: str, split: dict) -> list[tuple[File, int]]:
     return shards
 
 
-def _mean(split: dict | None, mode: str) -> list[float]:
+def _mode(where: str, found: object) -> Mode:
+    """What the images of a domain are. Raises UserError where this version does not know it."""
+    try:
+        return convert(found, Mode, "modes")
+    except Mismatch as error:
+        raise UserError(f"{where}: {error}; make the shards again") from None
+
+
+def _mean(split: dict | None, mode: Mode) -> list[float]:
     """The mean of a split's images by channel, from 0 to 1 as the manifest has it to -1 to 1. Raises Mismatch."""
     if not split or not split["shards"]:
         return []
     mean = convert(split["statistics"]["pixel_mean"], list[float])
-    if len(mean) != CHANNELS[mode] or not all(0 <= value <= 1 for value in mean):
+    if len(mean) != channels_of(mode) or not all(0 <= value <= 1 for value in mean):
         raise Mismatch("pixel_mean")
     return [2 * value - 1 for value in mean]
 

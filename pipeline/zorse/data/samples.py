@@ -11,7 +11,7 @@ from zorse.data.manifest import checksums_of, index_of
 from zorse.data.order import BLOCK
 from zorse.data.remote import Remote
 from zorse.errors import OneRankError
-from zorse_prep.format import CHECKSUM_TYPE, INDEX_TYPE, TAR_BLOCK, is_index, member_size
+from zorse_prep.format import CHECKSUM_TYPE, INDEX_TYPE, TAR_BLOCK, Mode, is_index, member_size
 
 
 class CorruptSample(Exception):
@@ -26,7 +26,12 @@ class Split:
     """
 
     def __init__(
-        self, name: str, store: Folder | Remote, shards: list[tuple[File, int]], mode: str = "rgb", verify: bool = False
+        self,
+        name: str,
+        store: Folder | Remote,
+        shards: list[tuple[File, int]],
+        mode: Mode = "rgb",
+        verify: bool = False,
     ):
         self.name, self.store, self.mode, self.verify = name, store, mode, verify
         self.tars, self.counts = [tar for tar, _ in shards], [count for _, count in shards]

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -22,18 +23,19 @@ from torch import Tensor, nn
 from zorse.data.dataset import Shards, numbered_images
 from zorse.data.loader import Split
 from zorse.data.order import RankSlice
-from zorse.data.pixels import FULL, to_network, to_pixels, to_rgb
+from zorse.data.pixels import full_range, to_network, to_pixels, to_rgb
 from zorse.directions import Direction
 from zorse.evaluation.content import mean_partner_errors, partner_errors, structure_distance
 from zorse.evaluation.features import KID_SEED, KID_SUBSETS, FeatureNetwork, fid, kid, kid_subset
 from zorse.evaluation.sliced_wasserstein import AT_MOST, descriptors, sliced_wasserstein
 from zorse.files import write_durably
+from zorse_prep.format import Arrays, Mode
 
 AT_ONCE = 8  # images; the same on any number of ranks, and so is the rounding
 Translate = Callable[[str, Tensor], Tensor]
 
 
-def translation(generators: nn.ModuleDict, accelerator: Accelerator, modes: dict[str, str]) -> Translate:
+def translation(generators: nn.ModuleDict, accelerator: Accelerator, modes: dict[str, Mode]) -> Translate:
     """A function (direction, pixels [n, ...]) -> pixels by generators on the accelerator's device, in eval mode."""
     weight = next(generators.parameters())
 
@@ -147,15 +149,17 @@ class Evaluation:
     def class_hit_rate(self, number: int, direction: Direction, translate: Translate) -> dict[str, float]:
         """The fraction of images classified as an ImageNet class: test images, their translations, and real targets."""
         sets = {
-            "untranslated": (self.tests[direction.source], lambda pixels: pixels),
-            "translated": (self.tests[direction.source], partial(translate, direction)),
-            "real": (self.tests[direction.target], lambda pixels: pixels),
+            "untranslated": (self.tests[direction.source], lambda pixels: pixels, direction.source),
+            "translated": (self.tests[direction.source], partial(translate, direction), direction.target),
+            "real": (self.tests[direction.target], lambda pixels: pixels, direction.target),
         }
         shares = {}
-        for name, (split, change) in sets.items():
+        for name, (split, change, domain) in sets.items():
 
-            def classes(pixels: Tensor, *_: Sequence[int], change: Callable[[Tensor], Tensor] = change) -> dict:
-                return {"class": self.network.classify(to_rgb(change(pixels))).cpu()}
+            def classes(
+                pixels: Tensor, *_: Sequence[int], change=change, mode: Mode = self.shards.modes[domain]
+            ) -> dict:
+                return {"class": self.network.classify(to_rgb(change(pixels), mode)).cpu()}
 
             found = self._over(split, range(self.counts[split.name]), classes)["class"]
             shares[name] = (found == number).double().mean().item()
@@ -209,12 +213,12 @@ class Evaluation:
     def _describe(self, split: Split) -> dict[str, Tensor]:
         """Describe a split's images: "patches" of the first ones, "features" [n, D], which are cached by the shards."""
         count = self.counts[split.name]
-        found = self._over(split, range(min(count, AT_MOST)), self._patches)
+        found = self._over(split, range(min(count, AT_MOST)), partial(self._patches, mode=split.mode))
         if self.network:
             file = self._kept(split)
             features = load_features(file, count) if self.rank_slice.rank == 0 else None
             if not self.gather(torch.tensor([features is not None], dtype=torch.int32))[0]:
-                features = self._over(split, range(count), self._features)["features"]
+                features = self._over(split, range(count), partial(self._features, mode=split.mode))["features"]
                 if self.rank_slice.rank == 0:
                     save_features(file, features)
             found["features"] = features  # which only rank 0 needs
@@ -230,25 +234,26 @@ class Evaluation:
 
         def describe(pixels: Tensor, numbers: Sequence[int], read: Sequence[int]) -> dict[str, Tensor]:
             fake = translate(direction, pixels)
-            error = (translate(direction.reverse, fake).double() - pixels) / FULL[pixels.dtype]
+            error = (translate(direction.reverse, fake).double() - pixels) / full_range(pixels)
             errors = torch.stack([error.abs().mean((1, 2, 3)), error.square().mean((1, 2, 3))], dim=1)
-            made = {"errors": errors} | (self._patches(fake, numbers) if numbers[0] < AT_MOST else {})
+            mode = self.shards.modes[direction.target]
+            made = {"errors": errors} | (self._patches(fake, numbers, mode=mode) if numbers[0] < AT_MOST else {})
             if self.network:
-                made |= self._features(fake)
+                made |= self._features(fake, mode=mode)
             if self.network and self.network.cells:
-                one, other = (self.network.cells(to_rgb(each)).cpu() for each in (pixels, fake))
-                made["structure"] = structure_distance(one, other)
+                seen = to_rgb(pixels, split.mode), to_rgb(fake, mode)
+                made["structure"] = structure_distance(*(self.network.cells(each).cpu() for each in seen))
             return made | (self._partners(direction, fake, read) if self.partners[direction] else {})
 
         first = self._over(split, range(min(count, AT_MOST)), describe)
         rest = self._over(split, range(AT_MOST, count), describe) if count > AT_MOST else {}
         return {name: torch.cat([made, rest[name]]) if name in rest else made for name, made in first.items()}
 
-    def _patches(self, pixels: Tensor, numbers: Sequence[int], *_: Sequence[int]) -> dict[str, Tensor]:
-        return {"patches": descriptors(to_rgb(pixels), numbers)}
+    def _patches(self, pixels: Tensor, numbers: Sequence[int], *_: Sequence[int], mode: Mode) -> dict[str, Tensor]:
+        return {"patches": descriptors(to_rgb(pixels, mode), numbers)}
 
-    def _features(self, pixels: Tensor, *_: Sequence[int]) -> dict[str, Tensor]:
-        return {"features": self.network.describe(to_rgb(pixels)).cpu()}
+    def _features(self, pixels: Tensor, *_: Sequence[int], mode: Mode) -> dict[str, Tensor]:
+        return {"features": self.network.describe(to_rgb(pixels, mode)).cpu()}
 
     def _over(self, split: Split, numbers: Sequence[int], function: Callable[..., dict]) -> dict[str, Tensor]:
         """Apply `function` to a split's images by their numbers, AT_ONCE at a time; results in their order.
@@ -276,6 +281,7 @@ class Evaluation:
             return None
         key = [self.shards.fingerprint, split.name, self.counts[split.name], self.size]
         key += [self.network.name, self.network.sha256, self.network.resize]
+        key += [asdict(split.mode)] if isinstance(split.mode, Arrays) else []  # the same bytes may be seen otherwise
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         return Path(self.shards.root, "features", f"{split.name}-{self.network.name}-{name}.safetensors")
 

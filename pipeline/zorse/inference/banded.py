@@ -33,6 +33,7 @@ from zorse.inference.row_layers import (  # fmt: skip
     upsampled,
 )
 from zorse.inference.row_stores import LEFT, Place, Store, free_on, open_stores, place_for
+from zorse_prep.format import Mode
 
 Progress = Callable[[int, int], None]
 
@@ -43,7 +44,7 @@ def unseen(done: int, total: int) -> None:
 
 @torch.no_grad()
 def translate_in_bands(
-    generator: Generator, pixels: Tensor, mode: str, rows: int, *, place: Place | None = None, progress=unseen
+    generator: Generator, pixels: Tensor, mode: Mode, rows: int, *, place: Place | None = None, progress=unseen
 ) -> Tensor:
     """Pixels [C, H, W] on the host to those of a mode, of the same size. Raises UserError: see open_stores.
 

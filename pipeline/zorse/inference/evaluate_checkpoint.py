@@ -19,6 +19,7 @@ from zorse.evaluation.features import feature_network
 from zorse.files import check_file
 from zorse.processes import rank0_first
 from zorse.runs.reading import read_evaluation
+from zorse_prep.format import in_range, seen_alike
 
 LARGEST = 8192  # --size, in pixels
 
@@ -103,8 +104,14 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     shards.check()
     if reason := too_few(shards):
         raise UserError(f"no evaluation: {reason}")
-    if shards.modes != trained.modes:
-        raise UserError(f"{shards.root}: its images are {shards.modes}, the networks take {trained.modes}; give others")
+    if any(not seen_alike(shards.modes[domain], mode) for domain, mode in trained.modes.items()):
+        have, take = (
+            " and ".join(in_range(of[domain]) for domain in ("a", "b")) for of in (shards.modes, trained.modes)
+        )
+        raise UserError(
+            f"{shards.root}: its images are {have}, the networks take {take}; give others, or shard these with the "
+            "same --mode-a and --mode-b, or --range-a and --range-b"
+        )
     # Measure, all ranks together.
     device = accelerator.device
     translate = translation(trained.generators.to(device), accelerator, shards.modes)

@@ -22,7 +22,7 @@ from zorse.interop.graphs import NEEDED, ONNX, TORCH, Graph, save_onnx, save_tor
 from zorse.interop.junyanz import FILES, read_discriminator, read_generator, to_their_weights
 from zorse.interop.parity import ParityCheck, sizes_to_check
 from zorse.interop.saved_model import CONFIG, MODEL
-from zorse_prep.format import CHANNELS
+from zorse_prep.format import channels_of
 
 Format = Literal["safetensors", "onnx", "torch_export", "pth"]
 TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.2}  # of a range of 2; some 5 times what is usual
@@ -79,7 +79,7 @@ def save_pth(
     modes = dict(zip(translator.about["direction"].split("2"), translator.modes, strict=True))
     for ours, network in every.items():
         kind, which = ours.split(".")
-        channels, file = CHANNELS[modes[INPUT[which]]], out / f"latest_{FILES[ours]}.pth"
+        channels, file = channels_of(modes[INPUT[which]]), out / f"latest_{FILES[ours]}.pth"
         weights = to_their_weights(network, networks)
         torch.save({name: tensor.to(PRECISIONS[options.precision]) for name, tensor in weights.items()}, file)
         fsync(file)
@@ -135,7 +135,7 @@ def export(options: Options) -> dict[str, dict]:
     # The model, and the images that each exported file is compared on.
     translator, every = with_newest(options.model, partial(load, options))
     translator.about = translator.about | {"dtype": options.precision}
-    channels = CHANNELS[translator.modes[0]]
+    channels = channels_of(translator.modes[0])
     tolerance = TOLERANCE[options.precision] if options.tolerance is None else options.tolerance
     crop = min(translator.about["provenance"]["crop_size"] or 256, LARGEST)
     multiple = translator.generator.multiple

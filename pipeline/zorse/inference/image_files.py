@@ -36,6 +36,9 @@ SAVING = {
     "JPEG": {"quality": 95, "subsampling": 0, "comment": MARK}, "WEBP": {"quality": 95, "exif": NAMED},
     "PNG": {"pnginfo": PNG_TEXT}, "TIFF": {"tiffinfo": {SOFTWARE: MARK.decode()}}, "GIF": {"comment": MARK},
 }  # fmt: skip
+# What is read as arrays alone, and what arrays are written as: in the kind that they came in, where it is one of these.
+NUMBERS = (".npy", ".npz", ".nii", ".nii.gz", ".dcm", ".ima", ".mha", ".nrrd")
+NUMBERS_WRITTEN = (".npy", ".nii", ".nii.gz", ".dcm", ".mha", ".nrrd", ".tif", ".tiff")
 PLAIN = ("rgb", "rgb")  # modes that every kind holds
 
 
@@ -57,9 +60,9 @@ def find(sources: Sequence[str], out: str) -> Found:
     folder, only = Path(out), Path(sources[0]).expanduser()
     if len(sources) == 1 and only.is_file():
         target = folder / only.name if folder.is_dir() or out.endswith("/") else folder
-        if target.suffix.lower() not in KINDS and target.name == only.name:
+        if ending(target) not in (*KINDS, *NUMBERS) and target.name == only.name:
             raise UserError(f"{only}: its name is not that of an image ({', '.join(KINDS)}); give image files")
-        if target.suffix.lower() not in KINDS:
+        if ending(target) not in (*KINDS, *NUMBERS):
             raise UserError(
                 f"{target}: images of this kind cannot be written; give a name that ends in .png or .jpg, or a folder, "
                 "with a slash at its end if it is a new one"
@@ -72,13 +75,25 @@ def find(sources: Sequence[str], out: str) -> Found:
         for file, name in _files(source, folder, alone=len(sources) == 1):
             if name is None:
                 left_out["hidden"] += 1
-            elif file.suffix.lower() in KINDS:
+            elif ending(file) in (*KINDS, *NUMBERS):
                 pairs.setdefault(file, folder / name)
             else:
                 left_out[file.suffix.lower() or "no ending"] += 1
     if not pairs:
         raise UserError(f"{' '.join(sources)}: no images found ({', '.join(KINDS)}); give image files, or their folder")
     return Found(sorted(pairs.items()), left_out)
+
+
+def ending(path: Path) -> str:
+    """The ending of a file's name, in lower case: ".png", ".nii.gz"."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def with_ending(path: Path, new: str | None, more: str = "") -> Path:
+    """The same name with another ending, None for its own. more: what is put before it."""
+    stem = path.name[: len(path.name) - len(ending(path))]
+    return path.with_name(stem + more + (path.name[len(stem) :] if new is None else new))
 
 
 def _files(source: str, out: Path, alone: bool) -> Iterator[tuple[Path, Path | None]]:
@@ -133,8 +148,8 @@ class Picture(NamedTuple):
     first_frame: of an animation, or the first of several pages."""
 
     image: Image.Image
-    alpha: Image.Image | None
-    first_frame: bool
+    alpha: Image.Image | None = None
+    first_frame: bool = False
 
 
 def read_picture(data: bytes, mode: Mode) -> Picture:

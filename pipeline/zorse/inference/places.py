@@ -9,8 +9,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from zorse.errors import UserError
-from zorse.inference.image_files import DEEP, KINDS, MARK, MARK_WITHIN, PLAIN, TRANSPARENT
-from zorse_prep.format import Mode
+from zorse.inference.image_files import (
+    DEEP,
+    KINDS,
+    MARK,
+    MARK_WITHIN,
+    NUMBERS_WRITTEN,
+    PLAIN,
+    TRANSPARENT,
+    ending,
+    with_ending,
+)
+from zorse_prep.format import Arrays, Mode
 
 
 def output_files(
@@ -19,16 +29,23 @@ def output_files(
     """The files that one image becomes: {"": the translation, "cycle": ..., "pair": ...}.
 
     modes: of the image and of its translation. alpha: whether transparency is put back. A kind that cannot hold one of
-    these, or that cannot be written, is replaced by .png.
+    these, or that cannot be written, is replaced by .png, or by .npy for arrays.
     """
     kinds = {"": _kinds(modes[1], alpha), "cycle": _kinds(modes[0], alpha), "pair": tuple(KINDS)}
-    named = {"": target, **{name: target.with_stem(f"{target.stem}.{name}") for name in also}}
+    end, instead = ending(target), {"": _instead(modes[1]), "cycle": _instead(modes[0]), "pair": ".png"}
     return {
-        name: path if path.suffix.lower() in kinds[name] else path.with_suffix(".png") for name, path in named.items()
+        name: with_ending(target, None if end in kinds[name] else instead[name], name and f".{name}")
+        for name in ("", *also)
     }
 
 
+def _instead(mode: Mode) -> str:
+    return ".npy" if isinstance(mode, Arrays) else ".png"
+
+
 def _kinds(mode: Mode, alpha: bool) -> Iterable[str]:
+    if isinstance(mode, Arrays):
+        return NUMBERS_WRITTEN
     return DEEP if mode == "grey16" else TRANSPARENT if mode == "rgba" or alpha else KINDS
 
 

@@ -13,18 +13,20 @@ from zorse.files import write_quickly
 from zorse.terminal import one_line
 
 LISTED = 10  # files that failed
+CLIPPED = 0.005  # of an image's values: more than percentiles leave out of most images
 FAILED = "failed{}.jsonl"  # in the folder of the translations, each failed file in a line
 
 
 class Done(NamedTuple):
     """What became of an image, `where` being what a person is told it is: translated, `failed` for a reason, or there
-    already. first_frame: of several that it has."""
+    already. first_frame: of several that it has. clipped: the share of its values outside its domain's range."""
 
     direction: str
     where: str
     failed: str | None = None
     skipped: bool = False
     first_frame: bool = False
+    clipped: float = 0.0
 
 
 @dataclass
@@ -36,12 +38,14 @@ class Tally:
     done: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
     first_frames: int = 0
+    clipped: list[float] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, done: Done) -> None:
         self.done[done.direction] += 1
         self.skipped += done.skipped
         self.first_frames += done.first_frame
+        self.clipped += [done.clipped] * (done.clipped > 0)
         if done.failed:
             self.failed.append({"file": done.where, "reason": " ".join(done.failed.split())})
 
@@ -63,6 +67,11 @@ class Tally:
         print(self.line(out))
         if self.first_frames:
             print(f"{self.first_frames} with several frames or pages: the first one was translated")
+        if max(self.clipped, default=0) >= CLIPPED:
+            print(
+                f"warning: in {len(self.clipped)} of {self.total} images some values, at most {max(self.clipped):.1%} "
+                "of one, lie outside the range that the networks know; they were taken for its ends"
+            )
         if self.left_out:
             kinds = ", ".join(f"{ending} {count}" for ending, count in self.left_out.most_common(LISTED))
             print(f"other files, left out: {self.left_out.total()} ({kinds})", flush=True)

@@ -14,18 +14,22 @@ import torch
 from torch import Tensor
 
 from zorse.data.dataset import open_shards
-from zorse.data.pixels import image_of, pixels_of
+from zorse.data.pixels import ends, image_of, numbers_of, of_numbers, pixels_of, to_rgb
 from zorse.data.samples import CorruptSample, Split
 from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.inference import image_files
+from zorse.inference.array_files import write_planes
 from zorse.inference.image_files import Found, Picture
 from zorse.inference.options import Options
 from zorse.inference.places import Places, check_replaceable, claim_all, output_files
 from zorse.inference.summary import Done, Tally
 from zorse.inference.translator import Translator, usable, with_newest
 from zorse.terminal import parts_shown, progress
+from zorse_prep.arrays import read_planes
+from zorse_prep.format import Arrays, Mode
 from zorse_prep.images import BadImage
+from zorse_prep.ranges import decode_npy
 
 THREADS = 4  # that read and write
 DIRECTIONS = tuple(direction.option for direction in Direction)
@@ -33,23 +37,29 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file can be written
 
 
 class Item(NamedTuple):
-    """An image to translate. where: its name in messages. read: gives its bytes and the file for its translation."""
+    """An image to translate. where: its name in messages. read: gives its bytes and the file for its translation.
+    is_sample: of shards."""
 
     direction: str
     where: str
     read: Callable[[], tuple[bytes, Path]]
+    is_sample: bool = False
 
-    def result(self, **what: str | bool) -> Done:
+    def result(self, **what: str | bool | float) -> Done:
         return Done(self.direction, self.where, **what)
 
 
 class Loaded(NamedTuple):
-    """pixels: [C, H, W] of the domain's mode. outputs: the files to write, see output_files."""
+    """pixels: [n, C, H, W] of the domain's mode, n slices of a volume, or 1. outputs: the files to write, see
+    output_files. source: the file's bytes, where the translation is put into a file of the kind. clipped: the share of
+    its values that lie outside the range of the domain."""
 
     item: Item
     picture: Picture
     pixels: Tensor
     outputs: dict[str, Path]
+    source: bytes | None = None
+    clipped: float = 0.0
 
 
 def translate_files(options: Options, found: Found) -> None:
@@ -106,7 +116,7 @@ def items_of(options: Options, splits: dict[str, Split]) -> Iterator[Item]:
         folder = Path(options.paths[-1], direction if options.direction == "both" else "")
         for sample in range(len(split)):
             shard, at = split.locate(sample)
-            yield Item(direction, f"{split.tars[shard].name} sample {at}", partial(read, split, sample, folder))
+            yield Item(direction, f"{split.tars[shard].name} sample {at}", partial(read, split, sample, folder), True)
 
 
 def build(options: Options) -> dict[str, Translator]:
@@ -195,11 +205,25 @@ def load_item(options: Options, translators: dict[str, Translator], places: Plac
         data, target = item.read()
         if options.skip_existing and places.there(item.where, target, options.also):
             return item.result(skipped=True)
+        if isinstance(modes[0], Arrays):
+            return load_numbers(item, data, output_files(target, options.also, modes), modes[0])
         picture = image_files.read_picture(data, modes[0])
         outputs = output_files(target, options.also, modes, picture.alpha is not None)
-        return Loaded(item, picture, pixels_of(picture.image, modes[0]), outputs)
+        return Loaded(item, picture, pixels_of(picture.image, modes[0])[None], outputs)
     except (BadImage, CorruptSample, OSError, MemoryError) as error:
         return item.result(failed=getattr(error, "strerror", None) or str(error) or "not enough memory")
+
+
+def load_numbers(item: Item, data: bytes, outputs: dict[str, Path], mode: Arrays) -> Loaded:
+    """Read an image of a domain of arrays. Raises BadImage."""
+    numbers = decode_npy(data)[None] if item.is_sample else read_planes(data, len(mode.channels)).values
+    try:
+        pixels, (low, high) = of_numbers(numbers, mode), ends(mode)
+    except ValueError as error:
+        raise BadImage(f"{error}") from None
+    shown = Picture(image_of(to_rgb(pixels[:1], mode)[0], "rgb"))
+    clipped = float(((numbers < low) | (numbers > high)).mean())
+    return Loaded(item, shown, pixels, outputs, None if item.is_sample else data, clipped)
 
 
 def claim_outputs(loaded: Iterable[Loaded | Done], places: Places, report: Callable[[Done], None]) -> Iterator[Loaded]:
@@ -221,7 +245,7 @@ def by_size(images: Iterable[Loaded], batch: int) -> Iterator[list[Loaded]]:
     """Images of one size and direction, up to `batch` of them; those that wait for more are 2 batches at most."""
     waiting: dict[tuple, list[Loaded]] = {}
     for image in images:
-        kind = image.item.direction, image.pixels.shape
+        kind = image.item.direction, image.pixels.shape[1:]
         group = waiting.setdefault(kind, [])
         group.append(image)
         if len(group) == batch:
@@ -232,30 +256,49 @@ def by_size(images: Iterable[Loaded], batch: int) -> Iterator[list[Loaded]]:
 
 
 def translate_group(group: list[Loaded], translators: dict[str, Translator], also: tuple[str, ...]) -> list:
-    """Translate images of one size: each becomes {"": pixels [C, H, W], "cycle": ...}, or a failed Done."""
-    direction = group[0].item.direction
+    """Translate images of one size: each becomes {"": pixels [n, C, H, W], "cycle": ...}, or a failed Done."""
+    direction, counts = group[0].item.direction, [len(one.pixels) for one in group]
+    both = (translators[direction], translators.get(Direction.of(direction).reverse.option))
+
+    def translated(translator: Translator, pixels: Tensor) -> Tensor:
+        """At most as many at once as images of one slice would be."""
+        return torch.cat([translator.translate_pixels(part) for part in pixels.split(len(group))])
+
     try:
-        made = {"": translators[direction].translate_pixels(torch.stack([one.pixels for one in group]))}
+        made = {"": translated(both[0], torch.cat([one.pixels for one in group]))}
         if "cycle" in also:
-            made["cycle"] = translators[Direction.of(direction).reverse.option].translate_pixels(made[""])
+            made["cycle"] = translated(both[1], made[""])
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        height, width = group[0].pixels.shape[1:]
+        height, width = group[0].pixels.shape[2:]
         reason = f"not enough memory for {len(group)} of {width} x {height} pixels at once; "
         fix = "give a smaller --batch" if len(group) > 1 else "give a number of rows as --tile, or --precision bfloat16"
         return [one.item.result(failed=reason + fix) for one in group]
-    return [dict(zip(made, parts, strict=True)) for parts in zip(*made.values(), strict=True)]
+    return [
+        dict(zip(made, parts, strict=True)) for parts in zip(*(all.split(counts) for all in made.values()), strict=True)
+    ]
+
+
+def encoded(pixels: Tensor, mode: Mode, path: Path, loaded: Loaded) -> bytes:
+    """The bytes of a file of a translation, pixels [n, C, H, W]."""
+    if isinstance(mode, Arrays):
+        return write_planes(numbers_of(pixels, mode), image_files.ending(path), loaded.source)
+    if len(pixels) > 1:
+        raise ValueError(f"a volume of {len(pixels)} slices, and a photograph is one; translate the slices as files")
+    return image_files.encode(image_files.with_alpha(image_of(pixels[0], mode), loaded.picture.alpha), path)
 
 
 def write(loaded: Loaded, made: dict[str, Tensor], modes: tuple[str, str]) -> Done:
     """Encode and write all that an image becomes, or nothing. Raises OSError where no other could be written."""
     try:
-        images = {name: image_of(pixels, modes[0 if name else 1]) for name, pixels in made.items()}
-        images = {name: image_files.with_alpha(image, loaded.picture.alpha) for name, image in images.items()}
-        if "pair" in loaded.outputs:
-            images["pair"] = image_files.side_by_side(loaded.picture.image, images[""])
-        files = {path: image_files.encode(images[name], path) for name, path in loaded.outputs.items()}
+        files = {}
+        for name, path in loaded.outputs.items():
+            if name == "pair":
+                other = image_of(to_rgb(made[""][:1], modes[1])[0], "rgb")
+                files[path] = image_files.encode(image_files.side_by_side(loaded.picture.image, other), path)
+            else:
+                files[path] = encoded(made[name], modes[0 if name else 1], path, loaded)
     except Exception as error:  # PIL raises nearly anything where a kind of file cannot hold an image
         return loaded.item.result(failed=f"cannot be written ({error})")
     try:
@@ -265,4 +308,4 @@ def write(loaded: Loaded, made: dict[str, Tensor], modes: tuple[str, str]) -> Do
         if error.errno in FULL:
             raise
         return loaded.item.result(failed=f"{error.filename or path}: {error.strerror or error}")
-    return loaded.item.result(first_frame=loaded.picture.first_frame)
+    return loaded.item.result(first_frame=loaded.picture.first_frame, clipped=loaded.clipped)

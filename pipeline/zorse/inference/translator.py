@@ -18,12 +18,12 @@ from zorse.checkpoints.format import followed
 from zorse.checkpoints.load import Weights, with_checkpoint
 from zorse.checkpoints.records import STATE
 from zorse.cyclegan.resnet import Generator
-from zorse.data.pixels import image_of, pixels_of, to_network, to_pixels
+from zorse.data.pixels import image_of, numbers_of, of_numbers, pixels_of, to_network, to_pixels
 from zorse.errors import UserError, first_sentence
 from zorse.inference.banded import rows_that_fit, translate_in_bands, unseen
 from zorse.interop import saved_model
 from zorse.interop.model_card import model_card
-from zorse_prep.format import CHANNELS
+from zorse_prep.format import Arrays, Mode, channels_of, in_range
 
 AT_ONCE = 2**20  # pixels of images that share a call
 OF_HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download")
@@ -48,6 +48,7 @@ class Translator(ModelHubMixin):
     Takes and gives, alone or as a list:
         a PIL image                      of the mode `modes[1]`, see data/pixels.py; one of another kind is converted
         an array uint8 [H, W(, C)]       the same, as an array (of a grey16 domain: uint16 [H, W])
+        an array [H, W], [(N, )C, H, W]  of a domain of arrays, in its own units, as `modes` has them
         a tensor [C, H, W], [N, C, H, W] of the mode's channels: its integers, or floats in [-1, 1], where it lies
 
     `save_pretrained(directory)`, `push_to_hub("OWNER/NAME")` and `from_pretrained(either)` are those of
@@ -84,7 +85,9 @@ class Translator(ModelHubMixin):
         """Images of one size in a list share calls of the generator. Raises TypeError for anything but the above."""
         images = image if isinstance(image, list) else [image]
         batches = [pixels_like(each, self.modes[0]) for each in images]
-        fakes = [like(each, fake, self.modes[1]) for each, fake in zip(images, self._translate(batches), strict=True)]
+        whole = [isinstance(each, Tensor) and each.is_floating_point() for each in images]
+        made = self._translate(batches, whole)
+        fakes = [like(each, fake, self.modes[1]) for each, fake in zip(images, made, strict=True)]
         return fakes if isinstance(image, list) else fakes[0]
 
     def translate_pixels(self, pixels: Tensor) -> Tensor:
@@ -104,12 +107,15 @@ class Translator(ModelHubMixin):
             return None
         return rows_that_fit(self.generator, height, width) if self.tile == "auto" else self.tile
 
-    def _translate(self, batches: list[Tensor]) -> list[Tensor]:
-        """Batches [n, C, H, W] of pixels or of [-1, 1] -> float32 on the device, in [-1, 1], or pixels on the host."""
+    def _translate(self, batches: list[Tensor], whole: list[bool]) -> list[Tensor]:
+        """Batches [n, C, H, W] of pixels or of [-1, 1] -> float32 on the device, in [-1, 1], or pixels on the host.
+
+        whole: which of them are never cut into bands.
+        """
         places = defaultdict(list)
         fakes = [[None] * len(batch) for batch in batches]
         for number, batch in enumerate(batches):
-            if not batch.is_floating_point() and self._rows(*batch.shape[2:]):
+            if not whole[number] and self._rows(*batch.shape[2:]):
                 fakes[number] = list(self.translate_pixels(batch))
             else:
                 places[batch.shape[2:]] += [(number, one) for one in range(len(batch))]
@@ -208,9 +214,11 @@ def pad_for(generator: nn.Module, image: Tensor) -> Tensor:
     return F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]), mode="replicate")
 
 
-def pixels_like(image: Picture, mode: str) -> Tensor:
+def pixels_like(image: Picture, mode: Mode) -> Tensor:
     """The pixels of a mode, or floats in [-1, 1], [n, C, H, W]. Raises TypeError for what is no image."""
-    kind, channels = torch.int32 if mode == "grey16" else torch.uint8, CHANNELS[mode]
+    if isinstance(mode, Arrays):
+        return numbers_like(image, mode)
+    kind, channels = torch.int32 if mode == "grey16" else torch.uint8, channels_of(mode)
     if isinstance(image, Image.Image) and min(image.size) > 0:
         return pixels_of(image, mode)[None]
     if isinstance(image, np.ndarray) and image.size > 0:
@@ -222,23 +230,54 @@ def pixels_like(image: Picture, mode: str) -> Tensor:
         shaped = image.ndim in (3, 4) and image.shape[-3] == channels
         if shaped and (image.is_floating_point() or image.dtype == kind):
             return image.detach() if image.ndim == 4 else image.detach()[None]
-    given = type(image).__name__
-    if isinstance(image, np.ndarray | Tensor):
-        given += f" {image.dtype} {list(image.shape)}"
     raise TypeError(
-        f"cannot translate {given}: give a PIL image, a uint8 array [H, W] or [H, W, C], a tensor [C, H, W] or "
-        f"[N, C, H, W] of {channels} channels that is {str(kind).removeprefix('torch.')} or floats in [-1, 1], "
+        f"cannot translate {described(image)}: give a PIL image, a uint8 array [H, W] or [H, W, C], a tensor [C, H, W] "
+        f"or [N, C, H, W] of {channels} channels that is {str(kind).removeprefix('torch.')} or floats in [-1, 1], "
         "or a list of these"
     )
 
 
-def like(image: Picture, fake: Tensor, mode: str) -> Picture:
-    """float32 [n, C, H, W] in [-1, 1], or pixels, as what `image` is: PIL image, array or tensor."""
+def numbers_like(image: Picture, mode: Arrays) -> Tensor:
+    """Numbers in a domain's own units, or floats in [-1, 1], as pixels [n, C, H, W]. Raises TypeError for others."""
+    channels = len(mode.channels)
+    if isinstance(image, Tensor) and image.is_floating_point() and image.numel() > 0:
+        if image.ndim in (3, 4) and image.shape[-3] == channels:
+            return image.detach() if image.ndim == 4 else image.detach()[None]
+    elif not isinstance(image, Tensor):
+        array = np.asarray(image)
+        shaped = array[None] if array.ndim == 2 else array
+        if array.size > 0 and array.dtype.kind in "uif" and array.ndim in (2, 3, 4) and shaped.shape[-3] == channels:
+            return of_numbers(shaped if array.ndim == 4 else shaped[None], mode)
+    raise TypeError(
+        f"cannot translate {described(image)}: give an array of numbers [C, H, W] or [N, C, H, W] of {channels} "
+        f"channels{', or [H, W],' if channels == 1 else ''} in the units of {in_range(mode)}, a tensor of floats in "
+        "[-1, 1] of such a shape, or a list of these"
+    )
+
+
+def described(image: object) -> str:
+    """What was given in place of an image."""
+    given = type(image).__name__
+    return f"{given} {image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray | Tensor) else given
+
+
+def like(image: Picture, fake: Tensor, mode: Mode) -> Picture:
+    """float32 [n, C, H, W] in [-1, 1], or pixels, as what `image` is: PIL image, array or tensor.
+
+    To a domain of arrays, PIL images become arrays, too, [C, H, W].
+    """
     wanted = isinstance(image, Tensor) and image.is_floating_point()
     fake = fake if wanted or not fake.is_floating_point() else to_pixels(fake, mode)
     if isinstance(image, Tensor):
         fake = fake.to(image.device, image.dtype if wanted else fake.dtype)
         return fake if image.ndim == 4 else fake[0]
+    if isinstance(mode, Arrays):
+        made = numbers_of(fake, mode)
+        if np.ndim(image) == 4:
+            return made
+        return made[0, 0] if made.shape[1] == 1 and np.ndim(image) == 2 else made[0]
+    if np.ndim(image) == 4:  # several images of a domain of arrays
+        return np.stack([np.array(image_of(one, mode)) for one in fake])
     made = image_of(fake[0], mode)
     if isinstance(image, Image.Image):
         return made

@@ -15,6 +15,7 @@ from zorse.errors import UserError, first_sentence
 from zorse.files import write_durably
 from zorse.interop.parity import ParityCheck
 from zorse.interop.saved_model import CONFIG
+from zorse.typed_json import plain
 
 ONNX, TORCH = "model.onnx", "model.pt2"
 NEEDED = ("onnx", "onnxruntime", "onnxscript")  # for ONNX
@@ -85,7 +86,7 @@ def save_onnx(program: ExportedProgram, out: Path, about: dict, check: ParityChe
 
     measured = check("onnx", load)
     about = about | {"largest_difference": measured, "onnxruntime": onnxruntime.__version__}
-    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
+    onnx.helper.set_model_props(model, {key: json.dumps(value, default=plain) for key, value in about.items()})
     write_durably(out / ONNX, model.SerializeToString())
     return measured
 
@@ -98,5 +99,5 @@ def save_torch(program: ExportedProgram, out: Path, about: dict, check: ParityCh
 
     measured = check("torch_export", lambda: torch.export.load(packed()).module())
     about = about | {"largest_difference": measured, "torch": torch.__version__}
-    write_durably(out / TORCH, packed(extra_files={CONFIG: json.dumps(about, indent=2)}).getvalue())
+    write_durably(out / TORCH, packed(extra_files={CONFIG: json.dumps(about, indent=2, default=plain)}).getvalue())
     return measured

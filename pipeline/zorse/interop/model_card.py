@@ -6,7 +6,18 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from zorse.config.schema import OF_GENERATORS, Networks
 from zorse.directions import Direction
+from zorse_prep.format import Arrays, Mode, in_range
 
+OF_IMAGES = """from PIL import Image
+from zorse import Translator
+
+translator = Translator.from_pretrained("FOLDER_OR_HUB_ID")
+translator(Image.open("in.jpg")).save("out.png")"""
+OF_ARRAYS = """import numpy as np
+from zorse import Translator
+
+translator = Translator.from_pretrained("FOLDER_OR_HUB_ID")
+np.save("out.npy", translator(np.load("in.npy")))  # [C, H, W], in the units below"""
 TEMPLATE = """---
 {{ card_data }}
 ---
@@ -23,11 +34,7 @@ of two domains, a and b. From an image of domain {{ source }} it makes one of do
 With Zorse installed:
 
 ```python
-from PIL import Image
-from zorse import Translator
-
-translator = Translator.from_pretrained("FOLDER_OR_HUB_ID")
-translator(Image.open("in.jpg")).save("out.png")
+{{ example }}
 ```
 
 ## Training
@@ -72,7 +79,8 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
     generator = {name: getattr(networks, name) for name in OF_GENERATORS}
     training = {
         "direction": direction.option,
-        "images": text_alone(f"{about['modes']['from']} to {about['modes']['to']}"),
+        "images": text_alone(" to ".join(in_range(about["modes"][end]) for end in ("from", "to"))),
+        **_channels(about["modes"]),
         "data, by fingerprint": f"`{text_alone(trained['data'])}`" if trained["data"] else "unknown",
         "length": f"{trained['pairs_seen']} pairs of images" if trained["pairs_seen"] is not None else "unknown",
         "crops": crops(trained),
@@ -90,11 +98,22 @@ def model_card(about: dict, sample: str | None, license: str | None = None) -> M
         if trained["data"]
         else "with weights of junyanz's pytorch-CycleGAN-and-pix2pix, trained",
         sample=sample,
+        example=OF_ARRAYS if any(isinstance(mode, Arrays) for mode in about["modes"].values()) else OF_IMAGES,
         training=training,
         evaluation=evaluation,
         protocol=evaluation and _plain(evaluation["protocol"]),
         distances=evaluation and _distances(evaluation, direction),
     )
+
+
+def _channels(modes: dict[str, Mode]) -> dict[str, str]:
+    """The names and ranges of channels, where images are arrays."""
+    found = {}
+    for end, mode in modes.items():
+        if isinstance(mode, Arrays):
+            each = zip(mode.channels, mode.low, mode.high, strict=True)
+            found[f"channels {end}"] = text_alone(", ".join(f"{name}: {low:g} to {high:g}" for name, low, high in each))
+    return found
 
 
 def text_alone(text: str) -> str:

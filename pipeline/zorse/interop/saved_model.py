@@ -35,9 +35,9 @@ from zorse.errors import UserError
 from zorse.files import held, load_json, write_durably, write_json
 from zorse.interop import junyanz
 from zorse.runs.reading import EvaluationRecord, read_evaluation
-from zorse.typed_json import Count, Mismatch, read, read_bytes
+from zorse.typed_json import Count, Mismatch, plain, read, read_bytes
 from zorse.version import __version__
-from zorse_prep.format import CHANNELS, Mode
+from zorse_prep.format import CHANNELS, Mode, channels_of
 
 MODEL, CONFIG, SAMPLE, CARD = "model.safetensors", "config.json", "sample.png", "README.md"
 DIRECTIONS = tuple(direction.option for direction in Direction)
@@ -145,7 +145,7 @@ def _read(model: Path, direction: str | None, weights: Weights) -> OneWay:
         raise UserError(f"{model}: translates {has}, not {direction}; give another model, or {has}")
     if weights not in ("auto", of):
         raise UserError(f"--weights {weights}: {model} has {of} weights alone; give another model, or leave it out")
-    build = partial(build_generator, networks, *(CHANNELS[about["modes"][end]] for end in ("from", "to")))
+    build = partial(build_generator, networks, *(channels_of(about["modes"][end]) for end in ("from", "to")))
     dtypes = (getattr(torch, about["dtype"]),)
     generator, sample = load_network(build, model / MODEL, EXPORT_AGAIN, dtypes=dtypes), model / SAMPLE
     return OneWay(generator.eval().requires_grad_(False), about, sample if sample.exists() else None)
@@ -197,7 +197,7 @@ def write(out: Path, generator: nn.Module, about: dict, sample: Path | None, car
         if picture:
             write_durably(out / SAMPLE, picture)
         write_durably(out / CARD, card)
-        write_durably(out / CONFIG, json.dumps(about, indent=2) + "\n")
+        write_durably(out / CONFIG, json.dumps(about, indent=2, default=plain) + "\n")
 
 
 def check_ours(out: Path) -> None:

@@ -12,6 +12,7 @@ from zorse.data.dataset import Shards, whole_images
 from zorse.data.pixels import to_rgb
 from zorse.files import write_durably
 from zorse.typed_json import read_bytes
+from zorse_prep.format import Mode
 
 TITLES = ("a", "a to b", "a to b to a", "b", "b to a", "b to a to b")
 GAP, HEADER = 4, 24  # pixels
@@ -24,7 +25,9 @@ def test_pictures(shards: Shards, count: int, size: tuple[int, int]) -> tuple[Te
     return whole_images(a, range(count), size), whole_images(b, range(count), size)
 
 
-def translated(pictures: tuple[Tensor, Tensor], rows: int, translate: Callable[[str, Tensor], Tensor]) -> dict:
+def translated(
+    pictures: tuple[Tensor, Tensor], rows: int, translate: Callable[[str, Tensor], Tensor], modes: dict[str, Mode]
+) -> dict:
     """Columns of RGB images uint8 [n, 3, H, W] by title: real, translated, and back for the first `rows` of them.
 
     translate(direction, pixels) -> pixels.
@@ -32,8 +35,8 @@ def translated(pictures: tuple[Tensor, Tensor], rows: int, translate: Callable[[
     a, b = pictures
     fake_b, fake_a = translate("a_to_b", a), translate("b_to_a", b)
     back_a, back_b = translate("b_to_a", fake_b[:rows]), translate("a_to_b", fake_a[:rows])
-    columns = (a, fake_b, back_a, b, fake_a, back_b)
-    return {title: to_rgb(column) for title, column in zip(TITLES, columns, strict=True)}
+    columns = zip(TITLES, (a, fake_b, back_a, b, fake_a, back_b), "ababab", strict=True)
+    return {title: to_rgb(column, modes[domain]) for title, column, domain in columns}
 
 
 def save_grid(out: Path, pairs_seen: int, columns: dict[str, Tensor]) -> np.ndarray:

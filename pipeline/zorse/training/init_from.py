@@ -12,10 +12,10 @@ from zorse.cyclegan.step import CycleGANStep
 from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.interop import junyanz, saved_model
-from zorse_prep.format import CHANNELS
+from zorse_prep.format import Arrays, Mode, channels_of
 
 
-def load_initial_weights(source: Path, model: CycleGANStep, networks: Networks, modes: dict[str, str]) -> str:
+def load_initial_weights(source: Path, model: CycleGANStep, networks: Networks, modes: dict[str, Mode]) -> str:
     """Load the weights of `source` into the networks that they fit. Returns a note: whose they
     are, and which networks are new.
 
@@ -33,23 +33,24 @@ def load_initial_weights(source: Path, model: CycleGANStep, networks: Networks, 
     return f"those of {source}" + (f"; new ones: {', '.join(new)}, since nothing there fits them" if new else "")
 
 
-def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str, nn.Module]:
+def _found(source: Path, networks: Networks, modes: dict[str, Mode]) -> dict[str, nn.Module]:
     """The networks found at a source, in float32, by their names in CycleGANStep."""
     if files := junyanz.files(source):
         found = {}
         for name, path in files.items():
             if name.startswith("generators."):
                 theirs, network, *channels = junyanz.read_generator(path)
-                _check(path, networks, theirs, channels, [CHANNELS[modes[end]] for end in _ends(name)])
+                _check(path, networks, theirs, channels, [channels_of(modes[end]) for end in _ends(name)])
                 found[name] = network
-            elif network := junyanz.read_discriminator(path, networks, CHANNELS[modes[name[-1]]]):
+            elif network := junyanz.read_discriminator(path, networks, channels_of(modes[name[-1]])):
                 found[name] = network
         return found
     if (source / saved_model.MODEL).exists():
         one = saved_model.load_one_way(source)
         name = f"generators.{Direction.of(one.about['direction'])}"
         theirs = {domain: one.about["modes"][end] for domain, end in zip(_ends(name), ("from", "to"), strict=True)}
-        _check(source, networks, Networks(**one.about["networks"]), list(theirs.values()), [modes[d] for d in theirs])
+        ours = [_kind(modes[domain]) for domain in theirs]
+        _check(source, networks, Networks(**one.about["networks"]), list(map(_kind, theirs.values())), ours)
         return {name: one.generator}
     try:
         return with_checkpoint(source, partial(_of_run, source, networks, modes), saved_model.TAKEN)
@@ -57,10 +58,11 @@ def _found(source: Path, networks: Networks, modes: dict[str, str]) -> dict[str,
         raise UserError(f"--init-from {str(error).removeprefix('--init-from ')}") from None
 
 
-def _of_run(source: Path, networks: Networks, modes: dict[str, str], checkpoint: Path) -> dict[str, nn.Module]:
+def _of_run(source: Path, networks: Networks, modes: dict[str, Mode], checkpoint: Path) -> dict[str, nn.Module]:
     """The networks of one checkpoint of a run."""
     trained = load_trained(checkpoint, "raw")
-    _check(source, networks, trained.config.networks, trained.modes, modes)
+    theirs, ours = ([_kind(of[domain]) for domain in ("a", "b")] for of in (trained.modes, modes))
+    _check(source, networks, trained.config.networks, theirs, ours)
     found = {f"generators.{direction}": trained.generators[direction] for direction in Direction}
     if all(getattr(trained.config.networks, name) == getattr(networks, name) for name in OF_DISCRIMINATORS):
         found |= {f"discriminators.{of}": network for of, network in load_discriminators(trained).items()}
@@ -73,6 +75,11 @@ def _ends(name: str) -> tuple[str, str]:
     return direction.source, direction.target
 
 
+def _kind(mode: Mode) -> str:
+    """What networks must have in common: of arrays the channels, whatever their range."""
+    return f"{channels_of(mode)} channels of arrays" if isinstance(mode, Arrays) else mode
+
+
 def _check(source: Path, ours: Networks, theirs: Networks, their_images, our_images) -> None:
     """Raise UserError for generators of other options or of other images."""
     names = [name for name in OF_GENERATORS if getattr(ours, name) != getattr(theirs, name)]
@@ -82,6 +89,6 @@ def _check(source: Path, ours: Networks, theirs: Networks, their_images, our_ima
         raise UserError(f"--init-from {source}: has other generators than these options define; add {options}")
     if their_images != our_images:
         raise UserError(
-            f"--init-from {source}: is for images of {their_images}, and the data has {our_images}; "
-            "make shards with other --mode-a and --mode-b, or give other weights"
+            f"--init-from {source}: is for images of {' and '.join(map(str, their_images))}, and the data has "
+            f"{' and '.join(map(str, our_images))}; make shards with other --mode-a and --mode-b, or give other weights"
         )

@@ -13,7 +13,7 @@ from zorse.terminal import report_console
 from zorse.training.init_from import load_initial_weights
 from zorse.training.schedule import peak_rates, total_pairs
 from zorse.training.state import build_model
-from zorse_prep.format import CHANNELS
+from zorse_prep.format import channels_of, in_range
 
 
 def print_plan(config: Config, shards: Shards, rank_slice: RankSlice, accelerator: Accelerator) -> int:
@@ -57,8 +57,8 @@ def _data_rows(config: Config, shards: Shards, rank_slice: RankSlice) -> dict[st
     decay = {"linear": "decays to 0", "cosine": "decays along a cosine to 0", "constant": "stays"}
     return {
         "data": f"{shards.root}: {len(shards.train_a)} + {len(shards.train_b)} training images, {tests} test images",
-        "images": f"{shards.modes['a']} and {shards.modes['b']}, loaded at {size_text(images.load)}, "
-        f"cropped to {size_text(images.crop)}, {_augmentation(images)}",
+        "images": f"{in_range(shards.modes['a'])} and {in_range(shards.modes['b'])}, "
+        f"loaded at {size_text(images.load)}, cropped to {size_text(images.crop)}, {_augmentation(images)}",
         "length": f"{pairs} pairs = {-(-pairs // optimization.batch)} steps = {pairs / epoch:g} epochs "
         f"of {epoch} pairs",
         "learning rate": f"{rates}{warmup} for {optimization.epochs:g} epochs, "
@@ -92,7 +92,7 @@ def _network_rows(config: Config, shards: Shards, rank_slice: RankSlice, model: 
     # Of the pools: a place more than images in each slot, see ImagePool.
     slots, places = len(rank_slice.slots), losses.image_pool_size + 1 if losses.image_pool_size else 0
     channels, item = (
-        sum(CHANNELS[mode] for mode in shards.modes.values()),
+        sum(channels_of(mode) for mode in shards.modes.values()),
         8 if config.compute.dtype == "float64" else 4,
     )
     mib = slots * places * channels * config.images.crop[0] * config.images.crop[1] * item / 2**20

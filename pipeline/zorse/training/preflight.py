@@ -30,7 +30,7 @@ from zorse.training.launch import start_accelerator
 from zorse.training.schedule import total_pairs
 from zorse.training.state import build_model, open_dataset
 from zorse.training.trial import try_steps
-from zorse_prep.format import CHANNELS
+from zorse_prep.format import channels_of
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
@@ -161,7 +161,7 @@ def disk(config: Config, shards: Shards) -> list[Finding]:
     item = 8 if config.compute.dtype == "float64" else 4
     model = build_model(config, shards.modes, torch.device("meta"))
     weights, generators = (item * sum(p.numel() for p in part.parameters()) for part in (model, model.generators))
-    pixels = sum(CHANNELS[mode] for mode in shards.modes.values()) * math.prod(config.images.crop)
+    pixels = sum(channels_of(mode) for mode in shards.modes.values()) * math.prod(config.images.crop)
     images = config.losses.image_pool_size * config.optimization.batch * pixels
     each = 3 * weights + (generators if config.optimization.ema_pairs else 0) + item * images
     pairs = total_pairs(config.optimization, shards.epoch)

@@ -22,7 +22,7 @@ from zorse.runs.metrics import LOWEST_SCALE, LossWindow
 from zorse.training.devices import configure_device
 from zorse.training.init_from import load_initial_weights
 from zorse.training.schedule import total_pairs
-from zorse_prep.format import CHANNELS
+from zorse_prep.format import Mode, channels_of, in_range
 
 
 @dataclass
@@ -156,14 +156,14 @@ def open_dataset(config: Config, accelerator: Accelerator) -> Shards:
 
 
 def build_model(
-    config: Config, modes: dict[str, str], device: torch.device, means: dict[str, list[float]] | None = None
+    config: Config, modes: dict[str, Mode], device: torch.device, means: dict[str, list[float]] | None = None
 ) -> CycleGANStep:
     """The networks on the device. modes, means: of the images of both domains; see Shards. Raises UserError where they
     do not fit."""
-    a, b = CHANNELS[modes["a"]], CHANNELS[modes["b"]]
+    a, b = channels_of(modes["a"]), channels_of(modes["b"])
     if a != b and config.losses.identity_weight:
         raise UserError(
-            f"{config.data.path}: images of a are {modes['a']} and of b {modes['b']}, "
+            f"{config.data.path}: images of a are {in_range(modes['a'])} and of b {in_range(modes['b'])}, "
             "so there can be no identity loss; add --identity-weight 0"
         )
     model = CycleGANStep(
@@ -183,13 +183,13 @@ def build_adam(config: Config, model: CycleGANStep) -> torch.optim.Adam:
 
 
 def build_image_pools(
-    config: Config, modes: dict[str, str], rank_slice: RankSlice, device: torch.device
+    config: Config, modes: dict[str, Mode], rank_slice: RankSlice, device: torch.device
 ) -> dict[str, ImagePool]:
     """The image pools of both domains' fakes, for this rank's slots of the batch."""
     return {
         name: ImagePool(
             rank_slice.slots, config.losses.image_pool_size, config.images.crop, domain=number,
-            channels=CHANNELS[modes[name]], seed=config.optimization.seed, device=device,
+            channels=channels_of(modes[name]), seed=config.optimization.seed, device=device,
             dtype=getattr(torch, config.compute.dtype),
         )
         for name, number in (("a", DOMAIN_A), ("b", DOMAIN_B))

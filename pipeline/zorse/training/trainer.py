@@ -174,7 +174,9 @@ class Trainer:
         if not self.run.main:
             return []
         recorder, pairs_seen = self.run.recorder, self.state.pairs_seen
-        columns = sample_grid.translated(self.real_samples, self.config.output.sample_images, self.translate)
+        columns = sample_grid.translated(
+            self.real_samples, self.config.output.sample_images, self.translate, self.dataset.modes
+        )
         with recorder.attempt("the sample grid"):
             recorder.grid(pairs_seen, sample_grid.save_grid(self.run.out, pairs_seen, columns))
         a, fake_b, _, b, fake_a, _ = columns.values()

@@ -23,7 +23,7 @@ from zorse.evaluation.evaluator import AT_ONCE, translation
 from zorse.training.schedule import learning_rates
 from zorse.training.state import TrainState
 from zorse.training.update import Update
-from zorse_prep.format import CHANNELS
+from zorse_prep.format import channels_of
 
 SECONDS = 3.0  # of each measurement, about
 
@@ -108,7 +108,7 @@ def steps(
 
     # Sample grids and evaluations need memory, too.
     translate = translation(state.generators, accelerator, shards.modes)
-    images = torch.zeros(AT_ONCE, CHANNELS[shards.modes["a"]], *config.eval_size, dtype=pairs[0]["a"].dtype)
+    images = torch.zeros(AT_ONCE, channels_of(shards.modes["a"]), *config.eval_size, dtype=pairs[0]["a"].dtype)
     translate("b_to_a", translate("a_to_b", images))
     if device.type == "cuda":
         used, available = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory

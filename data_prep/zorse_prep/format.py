@@ -40,7 +40,7 @@ class Arrays:
 
     dtype: one of STORED, which translations are rounded and clipped to. channels: their names. low, high: of each
     channel, in stored units, what the networks see as -1 and as 1. shown: one or three channels, by number from 0, that
-    sample grids and feature networks see.
+    sample grids and feature networks see. axis: what volumes are cut along, where that is not their kind's own.
     """
 
     dtype: Literal["uint8", "uint16", "int16", "int32", "float32"]
@@ -48,6 +48,7 @@ class Arrays:
     low: tuple[float, ...]
     high: tuple[float, ...]
     shown: tuple[int, ...]
+    axis: int | None = None
 
     def __post_init__(self):
         """Raise Mismatch for a record that contradicts itself."""

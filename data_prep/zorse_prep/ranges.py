@@ -14,7 +14,7 @@ from PIL import Image
 
 from zorse.errors import UserError
 from zorse.typed_json import Count
-from zorse_prep.arrays import read_planes
+from zorse_prep.arrays import NPY, array_of_npy, read_planes
 from zorse_prep.format import STORED, Arrays
 from zorse_prep.images import ImagePolicy, Prepared, reasons
 from zorse_prep.pixels import BadImage
@@ -122,10 +122,12 @@ def encode_npy(plane: np.ndarray) -> bytes:
 
 
 def decode_npy(data: bytes) -> np.ndarray:
-    """A member as [C, H, W]. Raises ValueError for anything else."""
-    array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    """A member as [C, H, W]. Raises BadImage for anything else."""
+    if not data.startswith(NPY):
+        raise BadImage("not an array")
+    array = array_of_npy(data)
     if array.ndim not in (2, 3) or array.dtype.name not in STORED or not array.size:
-        raise ValueError(f"an array of {array.dtype} {list(array.shape)}")
+        raise BadImage(f"an array of {array.dtype} {list(array.shape)}")
     return array if array.ndim == 3 else array[None]
 
 
@@ -182,7 +184,7 @@ def arrays_of(domain: str, records: list[ArrayTotals], training: list[ArrayTotal
     else:
         low, high = (rounded(end, dtype, up) for end, up in zip(percentiles(training), (False, True), strict=True))
     widened = [top if top > bottom else bottom + 1 for bottom, top in zip(low, high, strict=True)]  # of a constant
-    return Arrays(dtype, channels, tuple(map(float, low)), tuple(map(float, widened)), shown)
+    return Arrays(dtype, channels, tuple(map(float, low)), tuple(map(float, widened)), shown, policy.axis)
 
 
 def rounded(values: list[float], dtype: str, up: bool) -> list[float]:

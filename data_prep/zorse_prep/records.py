@@ -48,12 +48,13 @@ class ShardEntry(TypedDict):
 
 
 class ShardRecord(ShardEntry):
-    """The record of a shard, NAME.json."""
+    """The record of a shard, NAME.json. slices: samples of each usable file, where a volume gives several."""
 
     quarantined: list[Unusable]
     converted: dict[str, Count]
     pixels: Pixels
     arrays: NotRequired[ArrayTotals]
+    slices: NotRequired[list[Count]]
     width: NotRequired[Side]
     height: NotRequired[Side]
 

@@ -48,7 +48,7 @@ def write_shard(out: Path, shard: Shard, policy: Policy, root: str, count=lambda
     tar = out / f"{shard.name}.tar"
     with replacing(tar) as file:
         hashing = _HashingFile(file)
-        offsets, sums, images, quarantined = _write_tar(hashing, out, shard, policy, root, count)
+        offsets, sums, images, quarantined, slices = _write_tar(hashing, out, shard, policy, root, count)
     index, sums = write_index(tar, offsets, sums)
     record = {
         "name": tar.name,
@@ -59,6 +59,7 @@ def write_shard(out: Path, shard: Shard, policy: Policy, root: str, count=lambda
         "crc_sha256": sums,
         "quarantined": quarantined,
         **totals(images),
+        **({"slices": slices} if len(slices) < len(images) else {}),
     }
     write_json(out / f"{shard.name}.json", record)
     return record
@@ -83,9 +84,10 @@ def write_index(tar: Path, offsets: list[int], sums: list[int]) -> tuple[str, st
 
 def _write_tar(
     file, out: Path, shard: Shard, policy: Policy, root: str, count
-) -> tuple[list[int], list[int], list[Prepared], list[dict]]:
-    """Write the samples; returns index, checksums, what was written (without the bytes), and the unusable images."""
-    offsets, sums, images, quarantined = [], [], [], []
+) -> tuple[list[int], list[int], list[Prepared], list[dict], list[int]]:
+    """Write the samples; returns index, checksums, what was written (without the bytes), the unusable images, and how
+    many samples each of the other files gave."""
+    offsets, sums, images, quarantined, slices = [], [], [], [], []
     # The standard library's writer: webdataset's makes the same bytes, but imports torch into every worker.
     with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
         for number, item in enumerate(planned_items(out, shard), shard.first):
@@ -94,6 +96,7 @@ def _write_tar(
             except (BadImage, Unreadable) as bad:
                 quarantined.append({"file": f"{item.split}/{item.name}", "reason": str(bad)})
             else:
+                slices.append(len(made))
                 for at, image in enumerate(made):
                     offsets.append(tar.offset)
                     sums.append(zlib.crc32(image.data))
@@ -104,7 +107,7 @@ def _write_tar(
                     images.append(image._replace(data=b""))
             count(item.size)
         offsets.append(tar.offset)
-    return offsets, sums, images, quarantined
+    return offsets, sums, images, quarantined, slices
 
 
 def totals(images: list[Prepared]) -> dict:

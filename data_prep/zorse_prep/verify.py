@@ -33,6 +33,7 @@ from zorse_prep.format import (
 )
 from zorse_prep.images import read_plain
 from zorse_prep.manifest import fingerprint, split_fingerprint
+from zorse_prep.pixels import BadImage
 from zorse_prep.ranges import decode_npy
 from zorse_prep.records import Manifest, check_manifest
 from zorse_prep.workers import Task, run_all
@@ -193,7 +194,7 @@ def _read_sample(tar: int, start: int, end: int, expected: int, mode: Mode | Non
 def _fault_of_array(data: bytes, arrays: Arrays) -> str | None:
     try:
         array = decode_npy(data)
-    except ValueError as error:
+    except (BadImage, ValueError) as error:  # the latter of NumPy, for what is no header
         return f"its array does not decode: {error}"
     if len(array) != len(arrays.channels):
         return f"it has {len(array)} channels, and the arrays have {len(arrays.channels)}"

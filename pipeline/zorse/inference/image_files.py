@@ -36,9 +36,7 @@ SAVING = {
     "JPEG": {"quality": 95, "subsampling": 0, "comment": MARK}, "WEBP": {"quality": 95, "exif": NAMED},
     "PNG": {"pnginfo": PNG_TEXT}, "TIFF": {"tiffinfo": {SOFTWARE: MARK.decode()}}, "GIF": {"comment": MARK},
 }  # fmt: skip
-# What is read as arrays alone, and what arrays are written as: in the kind that they came in, where it is one of these.
-NUMBERS = (".npy", ".npz", ".nii", ".nii.gz", ".dcm", ".ima", ".mha", ".nrrd")
-NUMBERS_WRITTEN = (".npy", ".nii", ".nii.gz", ".dcm", ".mha", ".nrrd", ".tif", ".tiff")
+NUMBERS = (".npy", ".npz", ".nii", ".nii.gz", ".dcm", ".ima", ".mha", ".nrrd")  # kinds that are read as arrays alone
 PLAIN = ("rgb", "rgb")  # modes that every kind holds
 
 

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from zorse.errors import UserError
+from zorse.inference.array_files import ARRAY_KINDS
 from zorse.inference.image_files import (
     DEEP,
     KINDS,
     MARK,
     MARK_WITHIN,
-    NUMBERS_WRITTEN,
     PLAIN,
     TRANSPARENT,
     ending,
@@ -44,8 +44,9 @@ def _instead(mode: Mode) -> str:
 
 
 def _kinds(mode: Mode, alpha: bool) -> Iterable[str]:
-    if isinstance(mode, Arrays):
-        return NUMBERS_WRITTEN
+    if isinstance(mode, Arrays):  # of whole numbers in one channel as PNG, too
+        is_grey = len(mode.channels) == 1 and mode.dtype in ("uint8", "uint16")
+        return [kind for kind in ARRAY_KINDS if kind != ".png" or is_grey]
     return DEEP if mode == "grey16" else TRANSPARENT if mode == "rgba" or alpha else KINDS
 
 

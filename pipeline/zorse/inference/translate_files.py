@@ -216,7 +216,7 @@ def load_item(options: Options, translators: dict[str, Translator], places: Plac
 
 def load_numbers(item: Item, data: bytes, outputs: dict[str, Path], mode: Arrays) -> Loaded:
     """Read an image of a domain of arrays. Raises BadImage."""
-    numbers = decode_npy(data)[None] if item.is_sample else read_planes(data, len(mode.channels)).values
+    numbers = decode_npy(data)[None] if item.is_sample else read_planes(data, len(mode.channels), mode.axis).values
     try:
         pixels, (low, high) = of_numbers(numbers, mode), ends(mode)
     except ValueError as error:
@@ -280,10 +280,12 @@ def translate_group(group: list[Loaded], translators: dict[str, Translator], als
     ]
 
 
-def encoded(pixels: Tensor, mode: Mode, path: Path, loaded: Loaded) -> bytes:
-    """The bytes of a file of a translation, pixels [n, C, H, W]."""
+def encoded(pixels: Tensor, modes: tuple[Mode, Mode], back: bool, path: Path, loaded: Loaded) -> bytes:
+    """The bytes of a file of a translation, pixels [n, C, H, W], or of what it becomes when it is translated back."""
+    source, mode = modes[0], modes[0 if back else 1]
     if isinstance(mode, Arrays):
-        return write_planes(numbers_of(pixels, mode), image_files.ending(path), loaded.source)
+        how = (len(source.channels), source.axis) if isinstance(source, Arrays) else ()
+        return write_planes(numbers_of(pixels, mode), path, loaded.source, *how)
     if len(pixels) > 1:
         raise ValueError(f"a volume of {len(pixels)} slices, and a photograph is one; translate the slices as files")
     return image_files.encode(image_files.with_alpha(image_of(pixels[0], mode), loaded.picture.alpha), path)
@@ -298,7 +300,7 @@ def write(loaded: Loaded, made: dict[str, Tensor], modes: tuple[str, str]) -> Do
                 other = image_of(to_rgb(made[""][:1], modes[1])[0], "rgb")
                 files[path] = image_files.encode(image_files.side_by_side(loaded.picture.image, other), path)
             else:
-                files[path] = encoded(made[name], modes[0 if name else 1], path, loaded)
+                files[path] = encoded(made[name], modes, name == "cycle", path, loaded)
     except Exception as error:  # PIL raises nearly anything where a kind of file cannot hold an image
         return loaded.item.result(failed=f"cannot be written ({error})")
     try:

@@ -113,7 +113,7 @@ def spatial_axis(axis: int | None) -> int:
     """The one of a volume's three axes that it is cut along."""
     axis = DEFAULT_AXIS if axis is None else axis
     if not -3 <= axis <= 2:
-        raise BadImage(f"a volume has no axis {axis}; give --slice-axis 0, 1 or 2")
+        raise BadImage(f"a volume has no axis {axis}; give 0, 1 or 2")
     return axis % 3
 
 

@@ -89,16 +89,20 @@ def layout_of(shape: Sequence[int], channels: int | None = None, axis: int | Non
     slices = ()
     if axis is not None and len(shape) > 2:
         if not -len(shape) <= axis < len(shape):
-            raise BadImage(f"an array of shape {told} has no axis {axis}; give --slice-axis 0 to {len(shape) - 1}")
+            raise BadImage(
+                f"an array of shape {told} has no axis {axis}; give 0 to {len(shape) - 1}"
+            )
         slices = (rest.pop(axis),)
     if len(rest) == 2:
         return Layout(slices, (), *rest)
     place = _channels_among([shape[number] for number in rest], channels) if len(rest) == 3 else None
+    if place is None and channels is not None and channels > 1 and len(rest) == 3:
+        raise BadImage(f"an array of shape {told}, of which neither the first nor the last axis is {channels} channels")
     if place is None:
         cut = "which is not known to be images" if axis is None else "of which one axis is cut already"
         raise BadImage(
-            f"{len(shape)}-D array of shape {told}, {cut}: give --slice-axis N to cut it into slices, or store it as "
-            "channels x height x width"
+            f"{len(shape)}-D array of shape {told}, {cut}; shard it with --slice-axis-a or -b N, which cuts volumes into "
+            "slices, or store it as channels x height x width"
         )
     return Layout(slices, (rest.pop(place),), *rest)
 

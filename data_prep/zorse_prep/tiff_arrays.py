@@ -61,7 +61,7 @@ def layout_of_axes(axes: str, shape: tuple[int, ...], channels: int | None, axis
     slices = tuple(place for place in range(len(axes)) if place not in (*among, rows, columns))
     if axis is not None and len(axes) > 2:
         if not -len(axes) <= axis < len(axes):
-            raise BadImage(f"an array of the axes {axes} has no axis {axis}; give --slice-axis 0 to {len(axes) - 1}")
+            raise BadImage(f"an array of the axes {axes} has no axis {axis}; give 0 to {len(axes) - 1}")
         axis %= len(axes)
         if axis in among:
             among, slices = tuple(place for place in among if place != axis), tuple(sorted((*slices, axis)))

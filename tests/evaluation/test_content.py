@@ -67,8 +67,8 @@ def plain_ssim(one, other):
 def test_errors_are_those_of_their_definitions(mode, full, dtype):
     """In levels of the mode, in dB, and SSIM; a row without a partner does not count."""
     one, other = (noise(3, 1, 16, 20, high=full + 1, dtype=dtype, seed=seed) for seed in (0, 1))
-    rows = torch.cat([partner_errors(one, other), torch.full((1, 3), torch.nan)])
-    found = mean_partner_errors(rows, mode)
+    rows = torch.cat([partner_errors(one, other, mode), torch.full((1, 3), torch.nan)])
+    found = mean_partner_errors(rows)
     error = (one.double() - other.double()).numpy()
     assert found["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-9)
     psnr = 10 * np.log10(full**2 / np.square(error).mean((1, 2, 3)))
@@ -77,9 +77,9 @@ def test_errors_are_those_of_their_definitions(mode, full, dtype):
         plain_ssim(p[0].double().numpy() / full, q[0].double().numpy() / full) for p, q in zip(one, other, strict=True)
     ]
     assert found["ssim"] == pytest.approx(np.mean(ssim), rel=1e-6)
-    same = mean_partner_errors(partner_errors(one, one), mode)
+    same = mean_partner_errors(partner_errors(one, one, mode))
     assert same == {"mae": 0, "psnr": pytest.approx(HIGHEST_PSNR), "ssim": pytest.approx(1)}
-    assert mean_partner_errors(rows[3:], mode) == {}
+    assert mean_partner_errors(rows[3:]) == {}
 
 
 @pytest.fixture(scope="module")

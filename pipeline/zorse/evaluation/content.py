@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zorse.data.pixels import to_network
-from zorse_prep.format import Mode, full_level
+from zorse.data.pixels import ends, to_network
+from zorse_prep.format import Arrays, Mode, full_level
 
 HIGHEST_PSNR = 10 * math.log10(12 * 255**2)  # dB, of the error that rounding to 8 bits makes
 
@@ -43,31 +43,33 @@ def _structure(maps: Tensor) -> Tensor:
     return F.normalize(similarities - similarities.mean(1, keepdim=True), dim=1)
 
 
-def partner_errors(images: Tensor, partners: Tensor) -> Tensor:
-    """Images and their partners, pixels [n, C, H, W] of one mode, compared: float64 [n, 3].
+def partner_errors(images: Tensor, partners: Tensor, mode: Mode) -> Tensor:
+    """Images and their partners, pixels [n, C, H, W] of a mode, compared: float64 [n, 3].
 
-    Mean absolute difference in [-1, 1], PSNR in dB, SSIM (Wang et al. 2004, doi 10.1109/TIP.2003.819861). An error that
-    is too small for 8 bits has the PSNR of their rounding.
+    Mean absolute difference in the domain's units, which are levels for photographs; PSNR in dB; SSIM (Wang et al.
+    2004, doi 10.1109/TIP.2003.819861). An error that is too small for 8 bits has the PSNR of their rounding.
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     one, other = (to_network(pixels, torch.device("cpu"), torch.float64) for pixels in (images, partners))
-    difference = (one - other).abs().mean((1, 2, 3))
+    difference = ((one - other).abs() * units_of(mode)).mean((1, 2, 3))
     one, other = (one + 1) / 2, (other + 1) / 2
     psnr = peak_signal_noise_ratio(one, other, data_range=1.0, reduction="none", dim=(1, 2, 3))
     ssim = structural_similarity_index_measure(one, other, data_range=1.0, reduction="none")
     return torch.stack([difference, psnr.clamp_max(HIGHEST_PSNR), ssim.reshape(len(one))], dim=1)
 
 
-def mean_partner_errors(errors: Tensor, mode: Mode) -> dict[str, float]:
+def mean_partner_errors(errors: Tensor) -> dict[str, float]:
     """Means over images of the rows of `partner_errors`; rows of NaN are those without a partner."""
     errors = errors[~errors[:, 0].isnan()]
     if not len(errors):
         return {}
-    difference, psnr, ssim = errors.mean(0).tolist()
-    return {"mae": in_units(difference, mode), "psnr": psnr, "ssim": ssim}
+    return dict(zip(("mae", "psnr", "ssim"), errors.mean(0).tolist(), strict=True))
 
 
-def in_units(difference: float, mode: Mode) -> float:
-    """A mean absolute difference in [-1, 1] in the units of a domain: levels of 0 to 255, or to 65535 for grey16."""
-    return difference * full_level(mode) / 2
+def units_of(mode: Mode) -> Tensor:
+    """How much a difference of 1 in [-1, 1] is in the units of a domain, by channel, [C or 1, 1, 1]."""
+    if isinstance(mode, Arrays):
+        low, high = ends(mode)
+        return torch.from_numpy((high - low) / 2)
+    return torch.full((1, 1, 1), full_level(mode) / 2, dtype=torch.float64)

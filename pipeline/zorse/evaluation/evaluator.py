@@ -29,7 +29,7 @@ from zorse.evaluation.content import mean_partner_errors, partner_errors, struct
 from zorse.evaluation.features import KID_SEED, KID_SUBSETS, FeatureNetwork, fid, kid, kid_subset
 from zorse.evaluation.sliced_wasserstein import AT_MOST, descriptors, sliced_wasserstein
 from zorse.files import write_durably
-from zorse_prep.format import Arrays, Mode
+from zorse_prep.format import Arrays, Mode, seen_alike
 
 AT_ONCE = 8  # images; the same on any number of ranks, and so is the rounding
 Translate = Callable[[str, Tensor], Tensor]
@@ -178,13 +178,13 @@ class Evaluation:
         """Means of "structure" and "partners", as far as there are any."""
         values = {"structure_distance": described["structure"].mean().item()} if "structure" in described else {}
         if "partners" in described:
-            values |= mean_partner_errors(described["partners"], self.shards.modes[direction.target])
+            values |= mean_partner_errors(described["partners"])
         return values
 
     def _untranslated_partners(self, direction: Direction) -> dict[str, Tensor]:
         """The errors "partners" of test images as they are, where both domains are of one mode."""
         samples, modes = list(self.partners[direction]), self.shards.modes
-        if not samples or modes["a"] != modes["b"]:
+        if not samples or not seen_alike(modes["a"], modes["b"]):
             return {}
 
         def compare(pixels: Tensor, numbers: Sequence[int], read: Sequence[int]) -> dict[str, Tensor]:
@@ -207,7 +207,7 @@ class Evaluation:
                     found.append(image)
         errors = torch.full((len(read), 3), math.nan, dtype=torch.float64)
         if found:
-            errors[rows] = partner_errors(pixels[rows], torch.cat(found))
+            errors[rows] = partner_errors(pixels[rows], torch.cat(found), target.mode)
         return {"partners": errors}
 
     def _describe(self, split: Split) -> dict[str, Tensor]:

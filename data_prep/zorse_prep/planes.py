@@ -101,8 +101,8 @@ def layout_of(shape: Sequence[int], channels: int | None = None, axis: int | Non
     if place is None:
         cut = "which is not known to be images" if axis is None else "of which one axis is cut already"
         raise BadImage(
-            f"{len(shape)}-D array of shape {told}, {cut}; shard it with --slice-axis-a or -b N, which cuts volumes into "
-            "slices, or store it as channels x height x width"
+            f"{len(shape)}-D array of shape {told}, {cut}; shard it with --slice-axis-a or -b N, which cuts volumes "
+            "into slices, or store it as channels x height x width"
         )
     return Layout(slices, (rest.pop(place),), *rest)
 

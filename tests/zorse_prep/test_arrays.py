@@ -261,7 +261,7 @@ def test_axes_of_arrays():
     assert np.array_equal(values(npy(STACK[0, 0]), axis=1)[0, 0], STACK[0, 0])
     cube = npy(np.zeros((20, 30, 40), np.uint8))
     for data, named in ((cube, {}), (npy(array), {"channels": 1}), (npy(STACK), {}), (cube, {"axis": 3})):
-        with pytest.raises(BadImage, match="slice-axis|give 0"):
+        with pytest.raises(BadImage, match=r"slice-axis|give 0"):
             read_planes(data, **named)
     assert values(cube, channels=40).shape == (1, 40, 20, 30) and values(cube, channels=20).shape == (1, 20, 30, 40)
 

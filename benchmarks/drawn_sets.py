@@ -47,18 +47,20 @@ def animals(rng: Rng, size: Size) -> Pair:
     return tuple(np.asarray(draw_animal(0, split, number, size[0])) for split in ("trainA", "trainB"))
 
 
-MODES = ("--mode-a", "grey", "--mode-b", "grey16")
+PERCENTILES = ("--range-a", "percentiles", "--range-b", "percentiles")
 UNLIKE = ("--identity-weight", "0")  # domains of different channels have no identity loss
 SETS = {
     "maps": DrawnSet(1, "bright maps, aerial photographs", scenes.maps),
     "fluorescence": DrawnSet(
-        2, "8-bit grey, 12 bits in 16 and dark", scenes.fluorescence, ends=(".png", ".tif"), shard=MODES
+        2, "8-bit grey, 12 bits in 16 and dark", scenes.fluorescence, ends=(".png", ".tif"),
+        shard=("--mode-a", "grey", "--range-b", "percentiles"),
     ),
     "fields": DrawnSet(
-        3, "13 bands of uint16, 2 of float32 in dB", scenes.fields, ends=(".tif", ".npy"), train=UNLIKE
+        3, "13 bands of uint16, 2 of float32 in dB", scenes.fields, ends=(".tif", ".npy"), shard=PERCENTILES,
+        train=UNLIKE,
     ),
     "thermal": DrawnSet(
-        4, "colour, 16-bit temperature", scenes.thermal, ((120, 160),), (".jpg", ".png"), shard=("--mode-b", "grey16"),
+        4, "colour, 16-bit temperature", scenes.thermal, ((120, 160),), (".jpg", ".png"), shard=("--range-b", "percentiles"),
         train=UNLIKE,
     ),
     "stains": DrawnSet(5, "mostly blank", scenes.stains, ((192, 192),)),
@@ -73,11 +75,11 @@ SETS = {
         10, "48 to 2,000 pixels, not square", scenes.prints,
         ((120, 180), (48, 64), (200, 150), (160, 300), (96, 128), (240, 240)) * 3 + ((1300, 2000),),
     ),
-    "showers": DrawnSet(11, "5 channels of float32, mostly near 0", scenes.showers, ((96, 96),), (".npy", ".npy")),
+    "showers": DrawnSet(11, "5 channels of float32, mostly near 0", scenes.showers, ((96, 96),), (".npy", ".npy"), shard=PERCENTILES),
     "simulation": DrawnSet(12, "flat colours, textured ones", scenes.simulation, ((128, 224),)),
     "head": DrawnSet(
         13, "volumes: CT in HU, MR without a unit", partial(scenes.head, slices=SLICES), ((128, 128),),
-        (".nii", ".nii"), (7, 8),
+        (".nii", ".nii"), (7, 8), ("--range-a", "-1000", "2000", "--range-b", "percentiles"),
     ),
     "animals": DrawnSet(14, "the demo's", animals, ((96, 96),), paired=False),
 }  # fmt: skip

@@ -89,9 +89,7 @@ def layout_of(shape: Sequence[int], channels: int | None = None, axis: int | Non
     slices = ()
     if axis is not None and len(shape) > 2:
         if not -len(shape) <= axis < len(shape):
-            raise BadImage(
-                f"an array of shape {told} has no axis {axis}; give 0 to {len(shape) - 1}"
-            )
+            raise BadImage(f"an array of shape {told} has no axis {axis}; give 0 to {len(shape) - 1}")
         slices = (rest.pop(axis),)
     if len(rest) == 2:
         return Layout(slices, (), *rest)

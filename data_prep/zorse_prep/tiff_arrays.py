@@ -147,8 +147,10 @@ def _decode(page, room: np.ndarray) -> None:
     if page.compression not in PREDICTING:
         page.predictor = 1  # as libtiff has it: for others the tag means nothing
     for part, (plane, depth, top, left, _), _ in page.segments(maxworkers=1):
+        if part is None:
+            raise OSError("one of its strips or tiles is missing")
         place = room[plane, depth : depth + part.shape[0], top : top + part.shape[1], left : left + part.shape[2]]
-        if part is None or part.shape[3] != place.shape[3]:
+        if part.shape[3] != place.shape[3]:
             raise OSError("one of its strips or tiles is damaged")
         place[...] = part[: place.shape[0], : place.shape[1], : place.shape[2]]
 

@@ -60,8 +60,8 @@ SETS = {
         train=UNLIKE,
     ),
     "thermal": DrawnSet(
-        4, "colour, 16-bit temperature", scenes.thermal, ((120, 160),), (".jpg", ".png"), shard=("--range-b", "percentiles"),
-        train=UNLIKE,
+        4, "colour, 16-bit temperature", scenes.thermal, ((120, 160),), (".jpg", ".png"),
+        shard=("--range-b", "percentiles"), train=UNLIKE,
     ),
     "stains": DrawnSet(5, "mostly blank", scenes.stains, ((192, 192),)),
     "digits": DrawnSet(
@@ -75,7 +75,9 @@ SETS = {
         10, "48 to 2,000 pixels, not square", scenes.prints,
         ((120, 180), (48, 64), (200, 150), (160, 300), (96, 128), (240, 240)) * 3 + ((1300, 2000),),
     ),
-    "showers": DrawnSet(11, "5 channels of float32, mostly near 0", scenes.showers, ((96, 96),), (".npy", ".npy"), shard=PERCENTILES),
+    "showers": DrawnSet(
+        11, "5 channels of float32, mostly near 0", scenes.showers, ((96, 96),), (".npy", ".npy"), shard=PERCENTILES
+    ),
     "simulation": DrawnSet(12, "flat colours, textured ones", scenes.simulation, ((128, 224),)),
     "head": DrawnSet(
         13, "volumes: CT in HU, MR without a unit", partial(scenes.head, slices=SLICES), ((128, 128),),
@@ -85,14 +87,14 @@ SETS = {
 }  # fmt: skip
 
 
-def draw(name: str, folder: Path) -> None:
-    """Draw a set into a new folder with trainA, trainB, testA and testB."""
+def draw(name: str, folder: Path, most: int | None = None) -> None:
+    """Draw a set into a new folder with trainA, trainB, testA and testB. most: files of a split, the first ones."""
     drawn = SETS[name]
     for end, domain in enumerate("AB"):
         tests = max(2, TESTS // SLICES) if drawn.ends[end] == ".nii" else TESTS
         for split, count in ((f"train{domain}", drawn.counts[end]), (f"test{domain}", tests)):
             (folder / split).mkdir(parents=True)
-            for number, values in enumerate(_values(drawn, split, count, end)):
+            for number, values in enumerate(_values(drawn, split, min(count, most or count), end)):
                 (folder / split / f"{number:04d}{drawn.ends[end]}").write_bytes(encoded(values, drawn.ends[end]))
 
 

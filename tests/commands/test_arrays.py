@@ -4,15 +4,22 @@ import io
 import json
 import shutil
 import tarfile
+from pathlib import Path
 
+import nibabel
+import nibabel.testing
 import numpy as np
 import onnx
 import onnxruntime
+import pydicom
+import pydicom.data
 import pytest
+import skimage
+import tifffile
 import torch
 from PIL import Image
 from prep_tools import assert_refused, done, manifest_of, prep, shard
-from running import script
+from running import TINY, script
 from runs import EXACT, SEVENTEEN, SIX_STEPS, assert_close, cut_back, final, losses, run
 
 from zorse import Translator
@@ -139,6 +146,74 @@ def test_translations_are_in_the_units_of_their_domain(arrays, folder, alone, tm
     done(script("pipeline/translate.py", alone, arrays, tmp_path / "both", *both))
     assert np.load(tmp_path / "both" / "b2a" / "testB-00000000.npy").shape == (5, 40, 40)
     assert np.load(tmp_path / "both" / "b2a" / "testB-00000000.cycle.npy").shape == (40, 40)
+
+
+def real(name):
+    """A file that others wrote, out of a package, or a drawn one."""
+    if name.endswith(".dcm"):
+        return Path(pydicom.data.get_testdata_file(name, download=False))
+    if name.endswith((".nii", ".nii.gz")):
+        return Path(nibabel.testing.data_path, name)
+    return Path(skimage.__file__).parent / "data" / name
+
+
+def numbers_in(path):
+    """By the reader that the field uses, not by ours."""
+    if path.suffix == ".dcm":
+        dataset = pydicom.dcmread(path)
+        return pydicom.pixels.apply_rescale(dataset.pixel_array, dataset)
+    if path.name.endswith((".nii", ".nii.gz")):
+        return nibabel.load(path).get_fdata()
+    return tifffile.imread(path) if path.suffix == ".tif" else np.asarray(Image.open(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("CT_small.dcm", 1),
+        ("MR_small.dcm", 1),
+        ("anatomical.nii", 1),
+        ("functional.nii", None),
+        ("example_nifti2.nii.gz", 1),
+        ("cell.png", 1),
+        ("multipage.tif", 1),
+        ("microscope.tif", 1),
+    ],
+)
+def test_what_identity_networks_give_back_is_what_they_got(tmp_path, monkeypatch, name, tolerance):
+    """In the units of the source, in a file of its kind. tolerance: None for floats: 1e-4 of their range."""
+    source = tmp_path / name
+    if name == "microscope.tif":
+        tifffile.imwrite(source, (picture(0, 1, 48)[0] * 4095).astype(np.uint16), resolution=(4, 4))
+    else:
+        shutil.copy(real(name), source)
+    truth = numbers_in(source).astype(float)
+    for split in ("trainA", "trainB"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        shutil.copy(source, tmp_path / "images" / split / f"{split}-{name}")
+    ends = [repr(float(truth.min())), repr(float(truth.max()))]
+    options = ["--range-a", *ends, "--range-b", *ends, "--min-side", "3", "--shard-size", "99"]
+    done(shard("--source", tmp_path / "images", "--out", tmp_path / "shards", *options))
+    short = ["--epochs", "1", "--decay-epochs", "0", "--sample-images", "1"]
+    done(script("pipeline/train.py", *TINY, *short, "--data", tmp_path / "shards", "--out", tmp_path / "run"))
+    monkeypatch.setattr(Translator, "_generate", lambda self, real: real)
+    there = tmp_path / "out" / name
+    done(script("pipeline/translate.py", tmp_path / "run", source, there, "--direction", "a2b", "--tile", "off"))
+    found = numbers_in(there).astype(float)
+    assert found.shape == truth.shape
+    span = truth.max() - truth.min()
+    assert np.abs(found - truth).max() <= (1e-4 * span if tolerance is None else tolerance)
+    if name.endswith((".nii", ".nii.gz")):
+        before, after = nibabel.load(source), nibabel.load(there)
+        assert np.array_equal(before.affine, after.affine)
+        assert before.header.get_zooms() == after.header.get_zooms()
+    if name.endswith(".dcm"):
+        before, after = pydicom.dcmread(source), pydicom.dcmread(there)
+        assert after.PatientID == before.PatientID and after.PixelSpacing == before.PixelSpacing
+        assert after.SOPInstanceUID != before.SOPInstanceUID
+    if name == "microscope.tif":
+        with tifffile.TiffFile(there) as file:
+            assert file.pages.first.tags.valueof(282) == (4, 1)
 
 
 def test_values_outside_the_range_are_told(folder, alone, tmp_path):

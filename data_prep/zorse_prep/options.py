@@ -71,6 +71,9 @@ class Options:
     """the same for domain b"""
     keep_duplicates: Flag = False
     """keep all byte-identical images of a split, not only the first by name"""
+    paired_tests: Flag = False
+    """test images of one name in testA and testB show the same, even where the name is only a number, so that
+    evaluation holds translations against them; names with a letter count anyway"""
     leak: Literal["warn", "fail"] = "warn"
     """what to do when an image is in both the training and the test images of a domain"""
     max_corrupt: float = 0.01
@@ -105,6 +108,8 @@ class FinalizeOptions:
     """folder of the shards"""
     max_corrupt: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")] = None
     """largest share of unusable images; by default as planned"""
+    paired_tests: Flag = False
+    """test images of one name in testA and testB show the same, even where the name is only a number"""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 Training is unpaired; where the truth is known for test images, evaluation can hold translations against it.
 """
 
+import re
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from zorse_prep.plan import Plan, Shard, planned_items
 from zorse_prep.records import ShardRecord
@@ -17,7 +18,8 @@ def find_partners(out: Path, plan: Plan, records: dict[Shard, ShardRecord]) -> l
     then have equally many, of each two slices.
 
     A name is an image's path in its split without its ending: x/1.png is the partner of x/1.jpg. One that several
-    images of a split have is nobody's, and neither is one without a letter: most folders count their images from 1.
+    images of a split have is nobody's. Neither is one without a letter, since most folders count their images from 1,
+    unless the user says that the test images are paired.
     """
     if not all(split in plan.splits for split in TESTS):
         return []
@@ -35,10 +37,10 @@ def _samples_by_name(out: Path, plan: Plan, records: dict[Shard, ShardRecord], s
         for item in planned_items(out, shard):
             if f"{split}/{item.name}" in unusable:
                 continue
-            name, count = str(PurePosixPath(item.name).with_suffix("")), next(slices, 1)
+            name, count = re.sub(r"(\.nii\.gz|\.[^./]*)$", "", item.name, flags=re.IGNORECASE), next(slices, 1)
             if name in samples:
                 repeated.add(name)
-            if any(character.isalpha() for character in name):
+            if plan.paired_tests or any(character.isalpha() for character in name):
                 samples[name] = range(number, number + count)
             number += count
     return {name: those for name, those in samples.items() if name not in repeated}

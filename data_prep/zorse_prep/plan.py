@@ -104,6 +104,7 @@ class Plan:
     splits: dict[str, PlannedSplit]
     overlaps: dict[str, Overlap]  # see listing.Repeats
     shards: list[Shard]
+    paired_tests: bool = False  # see partners.py
 
 
 def load_plan(out: Path) -> Plan:

@@ -36,6 +36,7 @@ class Choices:
     refuse_leaks: bool = False  # images which are in train and test
     restart: bool = False  # replace what is there
     dry_run: bool = False  # write nothing
+    paired_tests: bool = False  # test images of one name show the same, even if the name is a number
 
 
 def make_plan(source: Source, policy: Policy, out: Path, choices: Choices) -> Plan:
@@ -114,7 +115,8 @@ def _renewed(before: Plan, source: Source, choices: Choices) -> Plan:
         split: {**entry, "dropped": {**source.dropped[split], "repeat": entry["dropped"]["repeat"]}}
         for split, entry in before.splits.items()
     }
-    return replace(before, source=_origin(source), splits=splits, max_corrupt=choices.max_corrupt)
+    changed = {"max_corrupt": choices.max_corrupt, "paired_tests": choices.paired_tests}
+    return replace(before, source=_origin(source), splits=splits, **changed)
 
 
 def _drafted(
@@ -149,6 +151,7 @@ def _drafted(
         listing_sha256=listing_sha256,
         policy=policy,
         max_corrupt=choices.max_corrupt,
+        paired_tests=choices.paired_tests,
         source=_origin(source),
         splits=splits,
         overlaps=repeats.overlaps,

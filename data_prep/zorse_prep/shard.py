@@ -87,6 +87,7 @@ def finish(options: FinalizeOptions) -> None:
     if options.max_corrupt is not None:
         _check_share(options.max_corrupt)
         made = replace(made, max_corrupt=options.max_corrupt)
+    made = replace(made, paired_tests=made.paired_tests or options.paired_tests)
     show_result(options.out, finalize(options.out, made), 0, time.monotonic() - started)
 
 
@@ -150,6 +151,7 @@ def _plan(options: Options) -> tuple[Path, Plan]:
         raise UserError(f"--out {out}: is a file; give a folder")
     choices = Choices(
         max_corrupt=options.max_corrupt,
+        paired_tests=options.paired_tests,
         threads=options.workers,
         refuse_leaks=options.leak == "fail",
         restart=options.restart,

@@ -2,6 +2,8 @@
 
 import json
 
+import nibabel
+import numpy as np
 import pytest
 from prep_tools import done, make_folder, manifest_of, noisy_jpeg, prep, shard
 
@@ -56,6 +58,8 @@ def test_nothing_is_said_of_partners_where_there_are_none(folder, tmp_path):
     source = make_folder(tmp_path / "images", {"trainA": 3, "trainB": 3, "testA": 3, "testB": 3})
     assert "partner" not in done(shard("--source", source, "--out", tmp_path / "out"))
     assert "partners" not in manifest_of(tmp_path / "out") and open_shards(tmp_path / "out").partners == []
+    done(prep("finalize", tmp_path / "out", "--paired-tests"))
+    assert len(open_shards(tmp_path / "out").partners) == 3
 
 
 @pytest.mark.parametrize("partners", ["all", [[0]], [[0, 8]], [[-1, 0]], [[0, True]], [0]])
@@ -66,3 +70,23 @@ def test_partners_that_are_none_are_told_in_one_line(out, partners):
         open_shards(out)
     told = prep("stats", out)
     assert told.returncode == 2 and "partners" in told.stderr and told.stderr.count("\n") == 1
+
+
+def test_slices_of_volumes_are_partners_one_by_one(tmp_path):
+    for split, ends in {"trainA": ".npy", "trainB": ".npy", "testA": ".npy", "testB": ".nii.gz"}.items():
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for number in range(3):
+            volume = np.random.default_rng([number, len(split), ord(split[-1])]).random((4, 20, 20), np.float32)
+            path = tmp_path / "images" / split / f"patient-{number}{ends}"
+            if ends == ".npy":
+                np.save(path, volume)
+            else:
+                nibabel.save(nibabel.Nifti1Image(np.moveaxis(volume, 0, 2), np.eye(4)), path)
+    options = ("--range-a", "0", "1", "--range-b", "0", "1", "--slice-axis-a", "0", "--shard-size", "2")
+    done(shard("--source", tmp_path / "images", "--out", tmp_path / "out", *options))
+    shards = open_shards(tmp_path / "out")
+    assert len(shards.test_a) == len(shards.test_b) == len(shards.partners) == 12
+    for a, b in shards.partners:
+        name_a, name_b = shards.test_a.read_with_name(a)[0], shards.test_b.read_with_name(b)[0]
+        assert name_a[-9:] == name_b[-9:]  # of one slice
+    assert "0 faults" in done(prep("verify", tmp_path / "out", "--deep"))

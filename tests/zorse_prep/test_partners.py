@@ -73,7 +73,7 @@ def test_partners_that_are_none_are_told_in_one_line(out, partners):
 
 
 def test_slices_of_volumes_are_partners_one_by_one(tmp_path):
-    for split, ends in {"trainA": ".npy", "trainB": ".npy", "testA": ".npy", "testB": ".nii.gz"}.items():
+    for split, ends in {"trainA": ".npy", "trainB": ".nii.gz", "testA": ".npy", "testB": ".nii.gz"}.items():
         (tmp_path / "images" / split).mkdir(parents=True)
         for number in range(3):
             volume = np.random.default_rng([number, len(split), ord(split[-1])]).random((4, 20, 20), np.float32)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from zorse_prep.images import bits_of_jpeg2000, load_picture, open_picture, reasons
 from zorse_prep.items import TIFF, ZIP, convert_line
+from zorse_prep.pictures import bits_of_jpeg2000, load_picture, open_picture, reasons
 from zorse_prep.pixels import BadImage, to_srgb
 from zorse_prep.planes import MOST_BYTES, Layout, Planes, check_shape, layout_of, planes_of
 

@@ -16,7 +16,8 @@ from zorse.errors import UserError
 from zorse.typed_json import Count
 from zorse_prep.arrays import NPY, array_of_npy, read_planes
 from zorse_prep.format import STORED, Arrays
-from zorse_prep.images import ImagePolicy, Prepared, reasons
+from zorse_prep.images import ImagePolicy, Prepared
+from zorse_prep.pictures import reasons
 from zorse_prep.pixels import BadImage
 from zorse_prep.planes import Numbers, Planes
 

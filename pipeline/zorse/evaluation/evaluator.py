@@ -16,8 +16,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from zorse.data.dataset import Shards, numbered_images
@@ -27,8 +25,8 @@ from zorse.data.pixels import full_range, to_network, to_pixels, to_rgb
 from zorse.directions import Direction
 from zorse.evaluation.content import mean_partner_errors, partner_errors, structure_distance
 from zorse.evaluation.features import KID_SEED, KID_SUBSETS, FeatureNetwork, fid, kid, kid_subset
+from zorse.evaluation.kept_features import load_features, save_features
 from zorse.evaluation.sliced_wasserstein import AT_MOST, descriptors, sliced_wasserstein
-from zorse.files import write_durably
 from zorse_prep.format import Arrays, Mode, seen_alike
 
 AT_ONCE = 8  # images; the same on any number of ranks, and so is the rounding
@@ -298,30 +296,3 @@ def cycle_errors(errors: Tensor) -> dict[str, float]:
     """
     l1, squared = errors.mean(0).tolist()
     return {"cycle_l1": l1, "cycle_psnr": -10 * math.log10(max(squared, 1 / 255**2 / 12))}
-
-
-def load_features(file: Path | None, count: int) -> Tensor | None:
-    """Cached features [count, D]; None where there are none yet, or not what was written."""
-    try:
-        if not file or not file.is_file():
-            return None
-        with safe_open(file, framework="pt") as stored:
-            features, known = stored.get_tensor("features"), (stored.metadata() or {}).get("sha256")
-    except (OSError, RuntimeError, SafetensorError):  # RuntimeError: of torch, for a file that is gone by now
-        return None
-    whole = features.ndim == 2 and len(features) == count and known == sha256(features)
-    return features if whole else None
-
-
-def sha256(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
-
-
-def save_features(file: Path | None, features: Tensor) -> None:
-    """Cache them if that is possible: shards may lie where nothing can be written."""
-    try:
-        if file:
-            file.parent.mkdir(exist_ok=True)
-            write_durably(file, to_bytes({"features": features}, {"sha256": sha256(features)}))
-    except OSError:
-        pass

@@ -26,7 +26,8 @@ from zorse.errors import UserError
 from zorse.files import remove_stale, temporary_for
 from zorse.inference.translator import Translator, with_newest
 from zorse.interop.model_card import text_alone
-from zorse_prep.images import BadImage, formats_for, read_as
+from zorse_prep.images import BadImage, read_as
+from zorse_prep.pictures import formats_for
 
 KEPT_SECONDS, KEPT_BYTES = 600, 10**9  # of the files of all visitors
 SWEEP_SECONDS = 10

@@ -236,18 +236,19 @@ def test_folder_keeps_names_and_tree(model, tmp_path, capsys):
     (source / "._x.png").write_text("not an image, and hidden")
     fill(source, "@eaDir/x.png", "__MACOSX/x.png")
     (source / "notes.txt").write_text("not an image")
+    noise(24, 24, "RGB").save(source / "new.avif")
     translate(model, source, out)
     assert read_as((source / "deep.png").read_bytes(), "rgb").getextrema() == (0, 255)  # scaled, not cut off
     written = {name: Image.open(out / name).size for name in tree(out)}
     assert written == {
         "x.png": (40, 30), "deeper/grey.jpg": (30, 40), "deeper/photo.v2.jpeg": (40, 30), "alpha.PNG": (20, 20),
-        "deep.png": (20, 20),
+        "deep.png": (20, 20), "new.png": (24, 24),
     }  # fmt: skip
     told = capsys.readouterr().out
-    assert "5 of 5 images translated" in told and "left out: 5 (hidden 4, .txt 1)" in told
+    assert "6 of 6 images translated" in told and "left out: 5 (hidden 4, .txt 1)" in told
     for _ in range(2):  # what OUT holds is none of the images, if it lies in IN
         translate(model, source, source / "out")
-        assert "5 of 5" in capsys.readouterr().out
+        assert "6 of 6" in capsys.readouterr().out
     assert tree(source / "out") == tree(out)
 
 

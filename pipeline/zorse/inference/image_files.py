@@ -37,6 +37,8 @@ SAVING = {
     "PNG": {"pnginfo": PNG_TEXT}, "TIFF": {"tiffinfo": {SOFTWARE: MARK.decode()}}, "GIF": {"comment": MARK},
 }  # fmt: skip
 NUMBERS = (".npy", ".npz", ".nii", ".nii.gz", ".dcm", ".ima", ".mha", ".nrrd")  # kinds that are read as arrays alone
+# What is read. Translations of photographs that are not in KINDS are PNGs.
+READ = (*KINDS, *NUMBERS, ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl")
 PLAIN = ("rgb", "rgb")  # modes that every kind holds
 
 
@@ -58,9 +60,9 @@ def find(sources: Sequence[str], out: str) -> Found:
     folder, only = Path(out), Path(sources[0]).expanduser()
     if len(sources) == 1 and only.is_file():
         target = folder / only.name if folder.is_dir() or out.endswith("/") else folder
-        if ending(target) not in (*KINDS, *NUMBERS) and target.name == only.name:
-            raise UserError(f"{only}: its name is not that of an image ({', '.join(KINDS)}); give image files")
-        if ending(target) not in (*KINDS, *NUMBERS):
+        if ending(target) not in READ and target.name == only.name:
+            raise UserError(f"{only}: its name is not that of an image ({', '.join(READ)}); give image files")
+        if ending(target) not in (*KINDS, *NUMBERS) and target.name != only.name:
             raise UserError(
                 f"{target}: images of this kind cannot be written; give a name that ends in .png or .jpg, or a folder, "
                 "with a slash at its end if it is a new one"
@@ -73,12 +75,12 @@ def find(sources: Sequence[str], out: str) -> Found:
         for file, name in _files(source, folder, alone=len(sources) == 1):
             if name is None:
                 left_out["hidden"] += 1
-            elif ending(file) in (*KINDS, *NUMBERS):
+            elif ending(file) in READ:
                 pairs.setdefault(file, folder / name)
             else:
                 left_out[file.suffix.lower() or "no ending"] += 1
     if not pairs:
-        raise UserError(f"{' '.join(sources)}: no images found ({', '.join(KINDS)}); give image files, or their folder")
+        raise UserError(f"{' '.join(sources)}: no images found ({', '.join(READ)}); give image files, or their folder")
     return Found(sorted(pairs.items()), left_out)
 
 

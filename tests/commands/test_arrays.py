@@ -216,6 +216,19 @@ def test_what_identity_networks_give_back_is_what_they_got(tmp_path, monkeypatch
             assert file.pages.first.tags.valueof(282) == (4, 1)
 
 
+def test_other_commands_take_them_or_say_that_they_do_not(arrays, alone, tmp_path):
+    refused = script("pipeline/app.py", alone, "--port", "0")
+    assert refused.returncode == 2 and "is for arrays, which the page does not show" in refused.stderr
+    checked = script("pipeline/doctor.py", "--data", arrays, *TINY, *UNLIKE, "--out", tmp_path / "new")
+    assert checked.returncode == 0 and "FAIL" not in checked.stdout, checked.stdout + checked.stderr
+    started = ["--data", arrays, *TINY, *UNLIKE, "--init-from", alone, "--dry-run", "--out", tmp_path / "new"]
+    assert "weights" in done(script("pipeline/train.py", *started))
+    plain = ["--data", arrays, *TINY, "--dry-run", "--out", tmp_path / "new"]
+    told = script("pipeline/train.py", *plain).stderr
+    assert "images of a are 5 channels of float32, -25 to 25 and of b 1 channel of uint16" in told
+    assert "add --identity-weight 0" in told
+
+
 def test_values_outside_the_range_are_told(folder, alone, tmp_path):
     values = np.load(folder / "testA" / "testA0.npy")
     values[:, :8] = 300

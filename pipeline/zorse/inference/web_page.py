@@ -26,6 +26,7 @@ from zorse.errors import UserError
 from zorse.files import remove_stale, temporary_for
 from zorse.inference.translator import Translator, with_newest
 from zorse.interop.model_card import text_alone
+from zorse_prep.format import Arrays
 from zorse_prep.images import BadImage, read_as
 from zorse_prep.pictures import formats_for
 
@@ -59,6 +60,10 @@ def load(model: Path, names: dict[str, str], device: str, weights: Weights) -> d
         return found, problem
 
     found, problem = with_newest(model, load_both)
+    if any(isinstance(mode, Arrays) for translator in found.values() for mode in translator.modes):
+        raise UserError(
+            f"{model}: is for arrays, which the page does not show; use pipeline/translate.py or Translator"
+        )
     if problem:
         print(f"one direction alone: {problem}", file=sys.stderr)
     return found

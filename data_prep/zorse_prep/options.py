@@ -51,13 +51,14 @@ class Options:
     mode_b: PixelMode = "rgb"
     """pixels of domain b"""
     range_a: Range = ()
-    """keep the numbers of domain a in their own units, as arrays, and have networks see LOW as -1 and HIGH as 1; or
-    percentiles: of the training images, nearly all of nearly each of them; or type: all that 8 or 16 bits hold"""
+    """keep images of domain a as arrays of numbers in their own units, where networks see LOW as -1 and HIGH as 1.
+    percentiles: by channel, the range of nearly all values of the training images. type: all that an integer type
+    holds. For measured values, as of scanners, microscopes and satellites: docs/data.md"""
     range_b: Range = ()
     """the same for domain b"""
     channels_a: Names = ()
-    """with --range-a: names of the channels, in their order; images of another number are left out. By default as the
-    files have them, or numbers from 0"""
+    """with --range-a: names of the channels, in order; images with another number of channels are left out. By default
+    the names in the files, or numbers from 0"""
     channels_b: Names = ()
     """the same for domain b"""
     show_a: Numbers = ()
@@ -66,7 +67,8 @@ class Options:
     show_b: Numbers = ()
     """the same for domain b"""
     slice_axis_a: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """with --range-a: axis that volumes are cut along, from 0; by default the third of NIfTI, the first of others"""
+    """with --range-a: axis that volumes are cut along, from 0; needed for .npy, by default the third of NIfTI,
+    MetaImage and NRRD, and the pages of TIFF"""
     slice_axis_b: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """the same for domain b"""
     keep_duplicates: Flag = False

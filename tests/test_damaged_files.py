@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import numpy as np
 import pytest
 from mutants import copied, mutate, vouch
 from PIL import Image
@@ -236,12 +237,19 @@ def alone(monkeypatch):
         monkeypatch.setattr(f"zorse_prep.{module}.run_all", run_all)
 
 
-def test_shards(exported, tmp_path, alone):
-    draw(tmp_path / "images" / "trainA", 5)
-    draw(tmp_path / "images" / "trainB", 3)
-    draw(tmp_path / "images" / "testA", 2)
+@pytest.mark.parametrize("kind", ["shards", "shards of arrays"])
+def test_shards(exported, tmp_path, alone, kind):
+    for split, count in (("trainA", 5), ("trainB", 3), ("testA", 2)):
+        draw(tmp_path / "images" / split, count)
+    ours = ["--shard-size", "3", "--workers", "1"]
+    if kind == "shards of arrays":
+        ours += ["--range-a", "percentiles", "--range-b", "0", "1"]
+        for path in (tmp_path / "images").rglob("*.jpg"):
+            values = np.asarray(Image.open(path)).astype(np.float32 if "trainB" in path.parts else np.int16)
+            np.save(path.with_suffix(".npy"), values)
+            path.unlink()
     source = ("--source", tmp_path / "images")
-    base = shard(tmp_path / "images", tmp_path / "base", "--shard-size", "3", "--workers", "1")
+    base = shard(tmp_path / "images", tmp_path / "base", *ours)
 
     def prep(*arguments):
         return script("data_prep/shard.py", *arguments)
@@ -259,7 +267,7 @@ def test_shards(exported, tmp_path, alone):
         "stats": lambda out: prep("stats", out),
         "finalize": lambda out: prep("finalize", out),
         "write": write,
-        "plan": lambda out: prep("plan", *source, "--out", out, "--shard-size", "3", "--workers", "1"),
+        "plan": lambda out: prep("plan", *source, "--out", out, *ours),
         "translate.py": lambda out: script(
             "pipeline/translate.py", exported, out, new(tmp_path / "translated"), "--direction", "a2b"
         ),
@@ -268,11 +276,13 @@ def test_shards(exported, tmp_path, alone):
             *few, "--data", out, "--out", new(tmp_path / "run"), "--verify-samples"
         ),
     }
+    if kind == "shards of arrays":
+        del commands["translate.py"]  # of a model for photographs
     plans = [f"plan/{path.name}" for path in (base / "plan").glob("trainA-*")]
-    Campaign("shards", base, tmp_path / "shards", {"write": write}).run(plans, 30)
+    Campaign(kind, base, tmp_path / "shards", {"write": write}).run(plans, 30)
     names = sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file())
     turns = [name for name in commands if not name.startswith("train")] * 2 + ["train.py", "train.py --verify-samples"]
-    campaign = Campaign("shards", base, tmp_path / "shards", commands, turns)
+    campaign = Campaign(kind, base, tmp_path / "shards", commands, turns)
     campaign.run(["manifest.json", "plan.json"], 30)
     campaign.run([name for name in names if name not in ("manifest.json", "plan.json")], 4)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zorse.errors import UserError
 from zorse_prep.format import MANIFEST, PLAN, SPLITS
-from zorse_prep.items import HEAD, LAYOUT, Item, Source, is_hidden, looks_like_image, none_dropped
+from zorse_prep.items import HEAD, LAYOUT, Item, Source, is_hidden, looks_like_image, none_dropped, zarr_folder
 
 
 def folder_source(directory: Path) -> Source:
@@ -38,6 +38,8 @@ def _items(root: Path, dropped: dict[str, dict[str, int]]) -> Iterator[Item]:
             name = entry.path[start:]
             if is_hidden(name.split("/")):
                 counts["hidden"] += 1
+            elif line := zarr_folder(name.split("/")):
+                raise UserError(f"{root / split}: {line}")
             elif entry.is_symlink() and not entry.is_file():
                 raise UserError(f"{entry.path} is a broken link; restore its target, or remove it")
             elif not entry.is_file():  # a fifo would be waited on for ever, a device read without end

@@ -134,5 +134,15 @@ def convert_line(data: bytes) -> str | None:
         name, package, array = "a Zarr store", "zarr", "zarr.open('X.zip')['0'][:]"
     else:
         return None
+    return _not_read(name, package, array)
+
+
+def zarr_folder(parts: Sequence[str]) -> str | None:
+    """The line that makes a .npy of a Zarr store, where a file lies in one by the parts of its path."""
+    store = next((part for part in parts[:-1] if part.lower().endswith(".zarr")), None)
+    return store and f"{store} is " + _not_read("a Zarr store", "zarr", "zarr.open('X.zarr')['0'][:]")
+
+
+def _not_read(name: str, package: str, array: str) -> str:
     line = f"import numpy, {package}; numpy.save('X.npy', {array})"
     return f'{name}, which is not read; convert it: python -c "{line}"'

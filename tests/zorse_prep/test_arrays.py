@@ -24,6 +24,7 @@ from nibabel.testing import data_path
 from pictures import PHOTO, RAMP, deep_png, encode, turned
 from PIL import Image, ImageSequence
 from pydicom.data import get_testdata_file
+from running import script
 
 from zorse.errors import UserError
 from zorse_prep.arrays import read_planes
@@ -417,3 +418,12 @@ def test_meta_images_by_their_own_reader(tmp_path):
             data = itk(array, suffix, tmp_path, packed=True)
             assert np.array_equal(values(data)[:, 0], array)
             assert np.array_equal(values(data, axis=0)[:, 0], array.transpose(2, 0, 1))
+
+
+def test_a_zarr_store_in_a_folder_is_told(tmp_path):
+    for split in ("trainA", "trainB"):
+        (tmp_path / split / "cells.zarr" / "0").mkdir(parents=True)
+        (tmp_path / split / "cells.zarr" / "0" / "0.0").write_bytes(bytes(100))
+    refused = script("data_prep/shard.py", "--source", tmp_path, "--out", tmp_path / "out", "--range-a", "0", "1")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "cells.zarr is a Zarr store, which is not read; convert it: python -c" in refused.stderr

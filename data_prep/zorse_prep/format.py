@@ -55,10 +55,15 @@ class Arrays:
         count = len(self.channels)
         if not 0 < count <= MOST_CHANNELS or not len(self.low) == len(self.high) == count:
             raise Mismatch(f"a mode has {count} channels, and a range for {len(self.low)} and {len(self.high)}")
-        if not all(math.isfinite(high - low) and low < high for low, high in zip(self.low, self.high, strict=True)):
+        if not all(is_range(low, high) for low, high in zip(self.low, self.high, strict=True)):
             raise Mismatch("the range of a mode is empty")
         if len(self.shown) not in (1, 3) or not set(self.shown) <= set(range(count)):
             raise Mismatch("a mode shows channels that it does not have")
+
+
+def is_range(low: float, high: float) -> bool:
+    """Whether numbers can be scaled from these ends to [-1, 1]."""
+    return low < high and math.isfinite(high - low) and 1 / (high - low) < 1e30
 
 
 Mode = PixelMode | Arrays
@@ -76,7 +81,7 @@ def in_range(mode: Mode) -> str:
     count, ends = len(mode.channels), set(zip(mode.low, mode.high, strict=True))
     low, high = min(mode.low), max(mode.high)
     each = "" if len(ends) == 1 else ", each channel in its own range"
-    return f"{count} channel{'s' * (count > 1)} of {mode.dtype}, {low:g} to {high:g}{each}"
+    return f"{count} channel{'s' * (count > 1)} of {mode.dtype}, {low:.10g} to {high:.10g}{each}"
 
 
 def seen_alike(one: Mode, other: Mode) -> bool:

@@ -73,9 +73,9 @@ def _mode(plan: Plan, records: dict[str, list[dict]], domain: str) -> Mode:
         split: [record["arrays"] for record in records.get(split, ()) if record["samples"]] for split in (train, test)
     }
     if not of[train]:
-        bad = [bad for record in records[train] for bad in record["quarantined"]]
-        raise UserError(
-            f"no usable image in {train}, first {bad[0]['file']}: {bad[0]['reason']}; repair it, and add --restart"
+        bad = next(bad for record in records[train] for bad in record["quarantined"])
+        raise TooManyCorrupt(
+            f"no usable image in {train}, first {bad['file']}: {bad['reason']}; repair or remove them and add --restart"
         )
     return arrays_of(domain, of[train] + of[test], of[train], policy)
 
@@ -174,14 +174,17 @@ def _statistics(records: list[dict], mode: Mode) -> dict:
 
 def check_usable(splits: dict, inputs: int, max_corrupt: float, fix: str) -> None:
     """Raise TooManyCorrupt, which names the fix, or UserError where a training domain has no image."""
-    first = "it holds none"
-    count = sum(entry["quarantined"]["count"] for entry in splits.values())
-    if count:
-        bad = next(bad for entry in splits.values() for bad in entry["quarantined"]["first"])
-        first = f"{count} of {inputs} images are unusable, first {bad['file']}: {bad['reason']}"
-    if count > max_corrupt * inputs:
-        share = -(-count * 1000 // inputs) / 1000
-        raise TooManyCorrupt(f"{first}; {fix}, or go on without them: --max-corrupt {share:g}")
     for split, entry in splits.items():
         if split.startswith("train") and not entry["samples"]:
-            raise UserError(f"no usable image in {split}: {first}")
+            those = entry["quarantined"]["first"]
+            if not those:
+                raise UserError(f"no usable image in {split}: it holds none; {fix}")
+            raise TooManyCorrupt(f"no usable image in {split}, first {those[0]['file']}: {those[0]['reason']}; {fix}")
+    count = sum(entry["quarantined"]["count"] for entry in splits.values())
+    if count > max_corrupt * inputs:
+        bad = next(bad for entry in splits.values() for bad in entry["quarantined"]["first"])
+        share = -(-count * 1000 // inputs) / 1000
+        raise TooManyCorrupt(
+            f"{count} of {inputs} images are unusable, first {bad['file']}: {bad['reason']}; {fix}, or go on without "
+            f"them: --max-corrupt {share:g}"
+        )

@@ -103,9 +103,9 @@ def nifti_layout(shape: Sequence[int], is_colour: bool, channels: int | None, ax
     if len(axes) < 2:
         raise BadImage("a NIfTI of one axis, which is no image")
     if len(axes) == 2:
-        return Layout((), among, *axes)
+        return Layout((), among, axes[1], axes[0])
     cut = spatial_axis(axis)
-    rows, columns = (number for number in range(3) if number != cut)
+    columns, rows = (number for number in range(3) if number != cut)  # x runs along a row, as in all other kinds
     return Layout((cut, *axes[3:]), among, rows, columns)
 
 

@@ -4,7 +4,6 @@ Training is unpaired; where the truth is known for test images, evaluation can h
 """
 
 import re
-from itertools import chain
 from pathlib import Path
 
 from zorse_prep.plan import Plan, Shard, planned_items
@@ -15,7 +14,7 @@ TESTS = ("testA", "testB")
 
 def find_partners(out: Path, plan: Plan, records: dict[Shard, ShardRecord]) -> list[list[int]]:
     """[sample of testA, sample of testB] of each two images of one name, in the order of the former; of volumes, which
-    then have equally many, of each two slices.
+    must be cut along one axis into equally many, of each two slices.
 
     A name is an image's path in its split without its ending: x/1.png is the partner of x/1.jpg. One that several
     images of a split have is nobody's. Neither is one without a letter, since most folders count their images from 1,
@@ -24,12 +23,20 @@ def find_partners(out: Path, plan: Plan, records: dict[Shard, ShardRecord]) -> l
     if not all(split in plan.splits for split in TESTS):
         return []
     a, b = (_samples_by_name(out, plan, records, split) for split in TESTS)
-    alike = [(samples, b[name]) for name, samples in a.items() if name in b and len(samples) == len(b[name])]
-    return [list(pair) for pair in chain.from_iterable(zip(*both, strict=True) for both in alike)]
+    one_axis = len({policy and policy.axis for policy in map(plan.policy.arrays, TESTS)}) == 1
+    found = []
+    for name, (those, ending) in a.items():
+        others, other_ending = b.get(name, (range(0), ""))
+        # Equal volumes of one kind, cut along unlike axes, show other slices.
+        if len(those) == len(others) and (len(those) == 1 or one_axis or ending != other_ending):
+            found += [list(pair) for pair in zip(those, others, strict=True)]
+    return found
 
 
-def _samples_by_name(out: Path, plan: Plan, records: dict[Shard, ShardRecord], split: str) -> dict[str, range]:
-    """The samples of each usable image of a split, as shards are read; of names that can tell partners."""
+def _samples_by_name(
+    out: Path, plan: Plan, records: dict[Shard, ShardRecord], split: str
+) -> dict[str, tuple[range, str]]:
+    """The samples of each usable image of a split, as shards are read, with its ending, by name."""
     samples, repeated, number = {}, set(), 0
     for shard in (shard for shard in plan.shards if shard.split == split):
         unusable = {bad["file"] for bad in records[shard]["quarantined"]}
@@ -41,6 +48,6 @@ def _samples_by_name(out: Path, plan: Plan, records: dict[Shard, ShardRecord], s
             if name in samples:
                 repeated.add(name)
             if plan.paired_tests or any(character.isalpha() for character in name):
-                samples[name] = range(number, number + count)
+                samples[name] = range(number, number + count), item.name[len(name) :].lower()
             number += count
     return {name: those for name, those in samples.items() if name not in repeated}

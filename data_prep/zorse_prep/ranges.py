@@ -183,16 +183,24 @@ def arrays_of(domain: str, records: list[ArrayTotals], training: list[ArrayTotal
         limits = np.iinfo(dtype)
         low, high = [limits.min] * count, [limits.max] * count
     else:
-        low, high = (rounded(end, dtype, up) for end, up in zip(percentiles(training), (False, True), strict=True))
-    widened = [top if top > bottom else bottom + 1 for bottom, top in zip(low, high, strict=True)]  # of a constant
-    return Arrays(dtype, channels, tuple(map(float, low)), tuple(map(float, widened)), shown, policy.axis)
+        ends = zip(*percentiles(training), strict=True)
+        low, high = zip(*(rounded(bottom, top, dtype) for bottom, top in ends), strict=True)
+    return Arrays(dtype, channels, tuple(map(float, low)), tuple(map(float, high)), shown, policy.axis)
 
 
-def rounded(values: list[float], dtype: str, up: bool) -> list[float]:
-    """Ends of a range as a person would write them: of whole numbers whole, of floats with six digits."""
-    if np.dtype(dtype).kind == "f":
-        return [float(f"{value:.6g}") for value in values]
-    return [math.ceil(value) if up else math.floor(value) for value in values]
+def rounded(low: float, high: float, dtype: str) -> tuple[float, float]:
+    """A range as a person would write it, never narrower: of whole numbers whole, of floats to a 1e-5th of it or so.
+
+    That of a constant is widened, upwards.
+    """
+    if np.dtype(dtype).kind != "f":
+        low, high = math.floor(low), math.ceil(high)
+        return low, max(high, low + 1)
+    if not high > low:
+        return low, low + max(1.0, abs(low) * 1e-3)
+    places = 5 - math.floor(math.log10(high - low))
+    step = 10.0**-places
+    return round(math.floor(low / step) * step, max(0, places)), round(math.ceil(high / step) * step, max(0, places))
 
 
 def percentiles(records: list[ArrayTotals]) -> tuple[list[float], list[float]]:
@@ -204,7 +212,7 @@ def percentiles(records: list[ArrayTotals]) -> tuple[list[float], list[float]]:
 
 def statistics_of(records: list[ArrayTotals], pixels: int, arrays: Arrays) -> dict:
     """What the manifest says of a split's values: mean and standard deviation in [0, 1] of the range; percentiles, and
-    how many values lie outside a given range. pixels: of all its images."""
+    the share of values outside a given range. pixels: of all its images."""
     low, span = np.array(arrays.low), np.array(arrays.high) - np.array(arrays.low)
     first, second = (sum(np.array(record[name]) for record in records) / pixels for name in ("sum", "square_sum"))
     lows, highs = percentiles(records)
@@ -213,5 +221,5 @@ def statistics_of(records: list[ArrayTotals], pixels: int, arrays: Arrays) -> di
         "pixel_std": (np.sqrt(np.maximum(second - first**2, 0)) / span).round(6).tolist(),
         "low": lows,
         "high": highs,
-        "outside": sum(record["outside"] for record in records),
+        "outside": round(sum(record["outside"] for record in records) / (pixels * len(low)), 6),
     }

@@ -76,7 +76,7 @@ class Statistics(TypedDict, total=False):
     pixel_std: list[float]
     low: list[float]
     high: list[float]
-    outside: Count
+    outside: float
 
 
 class SplitEntry(TypedDict):

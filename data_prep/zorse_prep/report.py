@@ -13,6 +13,7 @@ from zorse_prep.plan import Plan
 from zorse_prep.planning import shared_images
 
 DARK = 0.25  # the part of the range that a data set should use more than
+MOST_OUTSIDE = 0.5  # of a split's values: air around a head may be a third
 FEWEST_LEVELS = 64  # that images of whole numbers should have
 DEFAULT_DATA = Path("shards/horse2zebra")  # what pipeline/train.py reads unless told otherwise
 
@@ -169,13 +170,21 @@ def _warn_of_array_range(console: Console, split: str, statistics: dict, mode: A
     bounds = zip(statistics["low"], statistics["high"], mode.low, mode.high, strict=True)
     used = [(high - low) / (top - bottom) for low, high, bottom, top in bounds]
     domain = split[-1].lower()
-    if max(used) < DARK:
+    outside = statistics["outside"]
+    if outside > MOST_OUTSIDE:
+        console.print(
+            f"warning: {outside:.1%} of the values of {split} lie outside its range, and will be seen as its ends; "
+            f"shard it again with a --range-{domain} that has them, or percentiles, and --restart"
+        )
+    elif outside:
+        console.print(f"{split}: {outside:.1%} of the values lie outside the range, and will be seen as its ends")
+    if max(used) <= 0:
+        console.print(f"warning: nearly all values of {split} are the same; are these the right files?")
+    elif max(used) < DARK and outside <= MOST_OUTSIDE:
         console.print(
             f"warning: {split} uses {max(used):.0%} of its range; shard it again with --range-{domain} percentiles and "
             "--restart"
         )
     levels = max(high - low for low, high in zip(statistics["low"], statistics["high"], strict=True)) + 1
-    if mode.dtype != "float32" and levels < FEWEST_LEVELS:
+    if mode.dtype != "float32" and 1 < levels < FEWEST_LEVELS:
         console.print(f"warning: nearly all values of {split} are of {levels:.0f} levels; are these the right files?")
-    if statistics["outside"]:
-        console.print(f"{split}: {statistics['outside']} values lie outside the range, and will be seen as its ends")

@@ -20,7 +20,6 @@ Each has its own --help. Exit codes: 0 done; 1 verify found faults; 2 a mistake 
 unusable images; 130 stopped by Ctrl-C.
 """
 
-import math
 import os
 import shlex
 import sys
@@ -35,7 +34,7 @@ import tyro
 from zorse.errors import UserError
 from zorse.terminal import colours_of_help, one_line, run_command, with_new_names
 from zorse_prep.foreign import index_tars
-from zorse_prep.format import PLAN
+from zorse_prep.format import PLAN, is_range
 from zorse_prep.manifest import finalize
 from zorse_prep.options import FinalizeOptions, IndexOptions, Options, StatsOptions, VerifyOptions, WriteOptions
 from zorse_prep.plan import Plan, Policy, Shard, load_plan
@@ -174,6 +173,8 @@ def _arrays(domain: str, options: Options) -> ArrayPolicy | None:
         raise UserError(f"--show-{domain} {' '.join(map(str, given['show']))}: give one or three numbers from 0")
     if (given["slice_axis"] or 0) < 0:
         raise UserError(f"--slice-axis-{domain} {given['slice_axis']}: give a number from 0")
+    if len(set(given["channels"])) < len(given["channels"]):
+        raise UserError(f"--channels-{domain} {' '.join(given['channels'])}: give each channel a name of its own")
     of_files = {"channels": given["channels"], "shown": given["show"], "axis": given["slice_axis"]}
     if given["range"] in (("percentiles",), ("type",)):
         return ArrayPolicy(given["range"][0], **of_files)
@@ -181,7 +182,7 @@ def _arrays(domain: str, options: Options) -> ArrayPolicy | None:
         low, high = map(float, given["range"])
     except ValueError:
         low = high = 0.0
-    if not low < high or not math.isfinite(high - low):
+    if not is_range(low, high):
         said = " ".join(given["range"])
         raise UserError(f"--range-{domain} {said}: give LOW and HIGH, the larger second, or percentiles, or type")
     return ArrayPolicy("given", low, high, **of_files)

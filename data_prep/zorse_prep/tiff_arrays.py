@@ -65,9 +65,12 @@ def layout_of_axes(axes: str, shape: tuple[int, ...], channels: int | None, axis
         axis %= len(axes)
         if axis in among:
             among, slices = tuple(place for place in among if place != axis), tuple(sorted((*slices, axis)))
-        elif axis in (rows, columns) and len(slices) == 1:
-            rows, columns = sorted({rows, columns, *slices} - {axis})
-            slices = (axis,)
+        elif axis in (rows, columns):
+            depth = axes.index("Z") if "Z" in axes else slices[0] if len(slices) == 1 else None
+            if depth is None:
+                raise BadImage(f"an array of the axes {axes} has no third axis of space to cut along {axis}")
+            rows, columns = sorted({rows, columns, depth} - {axis})
+            slices = tuple(sorted({*slices, axis} - {depth}))
     elif not among and channels is not None and channels > 1:
         among = tuple(place for place in slices if shape[place] == channels)[-1:]
         slices = tuple(place for place in slices if place not in among)
@@ -117,9 +120,12 @@ def _values(file: TiffFile, series, pages: dict, data: bytes, notes: list[str]) 
             check_size_of(page)
             check_parts_of(page, data)
             _decode(page, room)
-    if first.photometric == MINISWHITE and first.dtype.kind == "u" and not file.is_imagej:
+    if first.dtype.kind == "b":  # of one bit, as Pillow gives them
+        values = values.view(np.uint8) * np.uint8(255)
+    if first.photometric == MINISWHITE and values.dtype.kind == "u" and not file.is_imagej:
         notes.append("white_is_0")
-        values = np.asarray((1 << first.bitspersample) - 1, values.dtype) - values
+        most = 255 if first.dtype.kind == "b" else (1 << first.bitspersample) - 1
+        values = np.asarray(most, values.dtype) - values
     return values.reshape(series.shape)
 
 

@@ -351,3 +351,61 @@ def test_members_that_are_no_arrays_of_numbers():
         np.save(buffer, array, allow_pickle=True)
         with pytest.raises(BadImage):
             decode_npy(buffer.getvalue())
+
+
+def test_what_is_there_is_skipped_and_nothing_else_is_taken_for_it(folder, alone, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "testA0.png").write_text("an overview of another program's")
+    run_it = ["pipeline/translate.py", alone, folder / "testA", out, "--direction", "a2b", "--skip-existing"]
+    assert "3 of 3 images translated" in done(script(*run_it))
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert "0 of 3 images translated" in done(script(*run_it))
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_files_of_a_scanner_have_no_ending(alone, tmp_path):
+    (tmp_path / "series").mkdir()
+    shutil.copy(real("CT_small.dcm"), tmp_path / "series" / "IM00001")
+    (tmp_path / "series" / "notes").write_text("nothing")
+    refused = script("pipeline/translate.py", alone, tmp_path / "series", tmp_path / "out", "--direction", "a2b")
+    assert refused.returncode == 2 and "IM00001: it has 1 channels, not 5" in refused.stderr  # which it was read for
+
+
+def test_a_stack_of_a_domain_of_photographs_is_one_file(folder, make_shards, tmp_path):
+    mixed = tmp_path / "images"
+    for split in ("trainA", "testA"):
+        (mixed / split).mkdir(parents=True)
+        tifffile.imwrite(
+            mixed / split / f"{split}.tif", (picture(1, 3) * 4095).astype(np.uint16), photometric="minisblack"
+        )
+    shutil.copytree(make_shards(3, 3, 3, 3).parent / "images" / "trainB", mixed / "trainB")
+    done(shard("--source", mixed, "--out", tmp_path / "shards", "--range-a", "0", "4095", "--mode-b", "grey"))
+    run(tmp_path / "shards", tmp_path / "run", *SEVENTEEN, "--epochs", "0.5", "--decay-epochs", "0")
+    done(script("pipeline/translate.py", tmp_path / "run", mixed / "testA", tmp_path / "b", "--direction", "a2b"))
+    made = tifffile.imread(tmp_path / "b" / "testA.tif")
+    assert made.shape == (3, 40, 40) and made.dtype == np.uint8
+
+
+def test_a_range_of_percentiles_holds_the_data_wherever_they_lie(tmp_path):
+    for split in ("trainA", "trainB"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for number in range(3):
+            values = np.random.default_rng([number, ord(split[-1])]).random((20, 20))
+            values = 1234567 + 3 * values if split == "trainA" else values * 1e-7
+            np.save(tmp_path / "images" / split / f"{number}.npy", values)
+    options = ["--range-a", "percentiles", "--range-b", "percentiles"]
+    done(shard("--source", tmp_path / "images", "--out", tmp_path / "out", *options))
+    shards = open_shards(tmp_path / "out")
+    for split, mode in ((shards.train_a, shards.modes["a"]), (shards.train_b, shards.modes["b"])):
+        seen = torch.stack([of_numbers(decode_npy(split.read(number)), mode) for number in range(3)])
+        assert 1.9 < seen.max() - seen.min() <= 2 and abs(seen.mean()) < 0.2
+
+
+def test_numbers_that_cannot_be_seen_are_refused_in_python(alone, folder):
+    given = np.load(folder / "testA" / "testA0.npy")
+    given[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        Translator(alone, "a2b")(given)
+    with pytest.raises(ValueError, match="taken for"):
+        Translator(alone, "a2b")(torch.full((5, 24, 24), 800.0))

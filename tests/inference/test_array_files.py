@@ -185,7 +185,7 @@ def test_nifti_keeps_its_space(kind, order, axis):
 
 
 def test_nifti_of_more_channels_has_a_fifth_axis():
-    source, planes = nifti(noise(8, 9, 10)), noise(10, 3, 8, 9, dtype="float32")
+    source, planes = nifti(noise(8, 9, 10)), noise(10, 3, 9, 8, dtype="float32")
     data = write_planes(planes, "x.nii", source)
     assert nibabel.Nifti1Image.from_bytes(data).shape == (8, 9, 10, 1, 3)
     assert np.array_equal(read_planes(data).values, planes)

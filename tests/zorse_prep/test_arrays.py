@@ -88,7 +88,7 @@ def test_volumes_of_nibabel(name, axis):
     truth = nibabel.load(Path(data_path, name)).get_fdata()
     truth = truth.reshape(*truth.shape, *[1] * (4 - truth.ndim))  # with time
     cut = 2 if axis is None else axis
-    truth = np.moveaxis(truth, [cut, 3], [0, 1])
+    truth = np.moveaxis(truth, [cut, 3], [0, 1]).swapaxes(2, 3)  # x along a row
     found = values(volume(name), axis=axis)
     assert np.array_equal(found[:, 0], truth.reshape(-1, *truth.shape[2:]).astype(found.dtype))
 

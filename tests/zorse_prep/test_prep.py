@@ -284,7 +284,7 @@ def test_too_many_corrupt_images_stop_the_job(tmp_path):
     for path in (source / "trainB").iterdir():
         path.write_bytes(b"")
     result = shard(*arguments, "--max-corrupt", "1", "--restart", "--keep-duplicates")
-    assert_refused(result, "no usable image in trainB", "empty file")
+    assert_refused(result, "no usable image in trainB", "empty file", "--restart", code=3)
     assert not (out / "manifest.json").exists()
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from zorse.config.command_line import options_of
-from zorse.inference.image_files import find
+from zorse.inference.image_files import NUMBERS, ending, find
 from zorse.inference.options import Options, check, of_shards
 from zorse.inference.places import check_writable, claim_all
 from zorse.terminal import run_command
@@ -19,7 +19,8 @@ def run(options: Options) -> None:
 
         return translate_shards(options)
     found = find(sources, out)
-    claim_all(found.pairs, options.also)
+    if not any(ending(source) in NUMBERS for source, _ in found.pairs):  # of arrays, the model says what they become
+        claim_all(found.pairs, options.also)
     check_writable(found.pairs[0][1].parent if len(found.pairs) == 1 else Path(out))
     # Only now, so that mistakes are reported without waiting for torch to load.
     from zorse.inference.translate_files import translate_files

@@ -45,9 +45,11 @@ def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def of_numbers(numbers: np.ndarray, mode: Arrays) -> Tensor:
-    """Numbers [..., C, H, W] in stored units to pixels. Raises ValueError for another number of channels."""
+    """Numbers [..., C, H, W] in stored units to pixels. Raises ValueError for another number of channels, and NaN."""
     if numbers.shape[-3] != len(mode.channels):
         raise ValueError(f"it has {numbers.shape[-3]} channels, not {len(mode.channels)}")
+    if not np.isfinite(numbers).all():
+        raise ValueError("NaN or infinite values; replace them by numbers first, as numpy.nan_to_num does")
     low, high = ends(mode)
     scaled = (numbers.astype(np.float64) - low) * (2 / (high - low)) - 1
     return torch.from_numpy(scaled.clip(-1, 1).astype(np.float32))

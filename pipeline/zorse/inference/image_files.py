@@ -59,13 +59,14 @@ def find(sources: Sequence[str], out: str) -> Found:
     """
     folder, only = Path(out), Path(sources[0]).expanduser()
     if len(sources) == 1 and only.is_file():
-        target = folder / only.name if folder.is_dir() or out.endswith("/") else folder
+        own = only.name if only.suffix or not _is_dicom(only) else f"{only.name}.dcm"
+        target = folder / own if folder.is_dir() or out.endswith("/") else folder
         if ending(target) not in READ and target.name == only.name:
             raise UserError(f"{only}: its name is not that of an image ({', '.join(READ)}); give image files")
         if ending(target) not in (*KINDS, *NUMBERS) and target.name != only.name:
             raise UserError(
-                f"{target}: images of this kind cannot be written; give a name that ends in .png or .jpg, or a folder, "
-                "with a slash at its end if it is a new one"
+                f"{target}: images of this kind cannot be written; give a name that ends in .png, .tif or .npy, or a "
+                "folder, with a slash at its end if it is a new one"
             )
         return Found([(only, target)], Counter())
     if folder.is_file():
@@ -77,11 +78,21 @@ def find(sources: Sequence[str], out: str) -> Found:
                 left_out["hidden"] += 1
             elif ending(file) in READ:
                 pairs.setdefault(file, folder / name)
+            elif not file.suffix and _is_dicom(file):  # as scanners name them
+                pairs.setdefault(file, folder / f"{name}.dcm")
             else:
                 left_out[file.suffix.lower() or "no ending"] += 1
     if not pairs:
         raise UserError(f"{' '.join(sources)}: no images found ({', '.join(READ)}); give image files, or their folder")
     return Found(sorted(pairs.items()), left_out)
+
+
+def _is_dicom(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def ending(path: Path) -> str:

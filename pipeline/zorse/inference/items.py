@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from zorse.data.pixels import ends, image_of, numbers_of, of_numbers, pixels_of, to_rgb
 from zorse.data.samples import CorruptSample
+from zorse.errors import first_sentence
 from zorse.inference import image_files
 from zorse.inference.array_files import write_planes
 from zorse.inference.image_files import Picture
@@ -55,10 +58,10 @@ def load_item(options: Options, translators: dict[str, Translator], places: Plac
     modes = translators[item.direction].modes
     try:
         data, target = item.read()
-        if options.skip_existing and places.there(item.where, target, options.also):
+        if options.skip_existing and places.there(item.where, target, options.also, modes):
             return item.result(skipped=True)
         if isinstance(modes[0], Arrays):
-            return load_numbers(item, data, output_files(target, options.also, modes), modes[0])
+            return load_numbers(options, item, data, target, modes)
         picture = image_files.read_picture(data, modes[0])
         outputs = output_files(target, options.also, modes, picture.alpha is not None)
         return Loaded(item, picture, pixels_of(picture.image, modes[0])[None], outputs)
@@ -66,8 +69,9 @@ def load_item(options: Options, translators: dict[str, Translator], places: Plac
         return item.result(failed=getattr(error, "strerror", None) or str(error) or "not enough memory")
 
 
-def load_numbers(item: Item, data: bytes, outputs: dict[str, Path], mode: Arrays) -> Loaded:
+def load_numbers(options: Options, item: Item, data: bytes, target: Path, modes: tuple[Arrays, Mode]) -> Loaded:
     """Read an image of a domain of arrays. Raises BadImage."""
+    mode = modes[0]
     numbers = decode_npy(data)[None] if item.is_sample else read_planes(data, len(mode.channels), mode.axis).values
     try:
         pixels, (low, high) = of_numbers(numbers, mode), ends(mode)
@@ -75,18 +79,23 @@ def load_numbers(item: Item, data: bytes, outputs: dict[str, Path], mode: Arrays
         raise BadImage(f"{error}") from None
     shown = Picture(image_of(to_rgb(pixels[:1], mode)[0], "rgb"))
     clipped = float(((numbers < low) | (numbers > high)).mean())
+    outputs = output_files(target, options.also, modes, stack=len(pixels) > 1)
     return Loaded(item, shown, pixels, outputs, None if item.is_sample else data, clipped)
 
 
 def encoded(pixels: Tensor, modes: tuple[Mode, Mode], back: bool, path: Path, loaded: Loaded) -> bytes:
     """The bytes of a file of a translation, pixels [n, C, H, W], or of what it becomes when it is translated back."""
     source, mode = modes[0], modes[0 if back else 1]
-    if isinstance(mode, Arrays):
+    if isinstance(mode, Arrays) or len(pixels) > 1:
+        numbers = numbers_of(pixels, mode) if isinstance(mode, Arrays) else _levels(pixels)
         how = (len(source.channels), source.axis) if isinstance(source, Arrays) else ()
-        return write_planes(numbers_of(pixels, mode), path, loaded.source, *how)
-    if len(pixels) > 1:
-        raise ValueError(f"a volume of {len(pixels)} slices, and a photograph is one; translate the slices as files")
+        return write_planes(numbers, path, loaded.source, *how)
     return image_files.encode(image_files.with_alpha(image_of(pixels[0], mode), loaded.picture.alpha), path)
+
+
+def _levels(pixels: Tensor) -> np.ndarray:
+    """The levels of photographs, slices of a volume."""
+    return pixels.numpy() if pixels.dtype == torch.uint8 else pixels.numpy().astype(np.uint16)
 
 
 def write(loaded: Loaded, made: dict[str, Tensor], modes: tuple[str, str]) -> Done:
@@ -100,7 +109,7 @@ def write(loaded: Loaded, made: dict[str, Tensor], modes: tuple[str, str]) -> Do
             else:
                 files[path] = encoded(made[name], modes, name == "cycle", path, loaded)
     except Exception as error:  # PIL raises nearly anything where a kind of file cannot hold an image
-        return loaded.item.result(failed=f"cannot be written ({error})")
+        return loaded.item.result(failed=f"cannot be written ({first_sentence(error)})")
     try:
         for path, data in files.items():
             image_files.save(data, path)

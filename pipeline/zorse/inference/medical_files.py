@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import re
 import tempfile
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def write_nifti(planes: np.ndarray, target: str, source: bytes | None, channels:
         kind, affine, header = type(image), image.affine, image.header.copy()
         values = _as_nifti(planes, image, channels, axis)
     if values is None:
-        layout = Layout((2,), (), 0, 1)
-        values = _with_channels(planes, layout, (*planes.shape[2:], len(planes)))
+        layout = Layout((2,), (), 1, 0)
+        values = _with_channels(planes, layout, (*planes.shape[:1:-1], len(planes)))
     result = kind(values, affine, header)
     result.header.set_data_dtype(values.dtype)
     result.header["descrip"] = MARK
@@ -136,10 +137,22 @@ def write_dicom(planes: np.ndarray, target: str, source: bytes | None, channels:
     dataset.PixelData = raw + bytes(len(raw) % 2)
     dataset["PixelData"].VR = "OB" if values.dtype.itemsize == 1 else "OW"
     _set_origin(dataset)
-    buffer = io.BytesIO()
+    return _written(dataset)
+
+
+def _written(dataset) -> bytes:
+    """The file of a data set, without those elements of the source of which the values cannot be written."""
     write = import_reader("pydicom.filewriter", "DICOM").dcmwrite
-    write(buffer, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
-    return buffer.getvalue()
+    while True:
+        buffer = io.BytesIO()
+        try:
+            write(buffer, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
+            return buffer.getvalue()
+        except (TypeError, ValueError, AttributeError) as error:
+            tag = re.match(r"With tag \((\w{4}),(\w{4})\)", str(error))
+            if tag is None or (key := int(tag[1] + tag[2], 16)) not in dataset:
+                raise
+            del dataset[key]
 
 
 def _stored(planes: np.ndarray) -> tuple[np.ndarray, float, float]:

@@ -15,10 +15,11 @@ from zorse_prep.format import FORMAT, MANIFEST, PLAN
 class Options:
     """Translate images from one domain to the other, each at its own size.
 
-    Names and folders are kept. A translation is upright, in sRGB, and has the transparency of its source; EXIF data,
-    colour profiles and frames after the first are dropped. Where a file's format cannot hold transparency or 16 bits,
-    PNG is used. Of existing files, only earlier translations are replaced. Files that cannot be read are skipped and
-    listed in OUT/failed.jsonl; the exit code is then 2.
+    Names and folders are kept. Arrays come back in the units of their domain and the kind of file that they came in,
+    volumes whole; what no such file can hold becomes .npy (docs/data.md). A translated photograph is upright, in sRGB,
+    and has the transparency of its source; EXIF data, colour profiles and frames after the first are dropped. Where a
+    file's format cannot hold transparency or 16 bits, PNG is used. Of existing files, only earlier translations are
+    replaced. Files that cannot be read are skipped and listed in OUT/failed.jsonl; the exit code is then 2.
     """
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]

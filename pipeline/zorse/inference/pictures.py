@@ -9,6 +9,7 @@ from zorse.data.pixels import image_of, numbers_of, of_numbers, pixels_of, to_pi
 from zorse_prep.format import Arrays, Mode, channels_of, in_range
 
 Picture = Image.Image | np.ndarray | Tensor
+MOST = 1.5  # of floats that stand for [-1, 1], and may overshoot
 
 
 def pixels_like(image: Picture, mode: Mode) -> Tensor:
@@ -35,9 +36,16 @@ def pixels_like(image: Picture, mode: Mode) -> Tensor:
 
 
 def numbers_like(image: Picture, mode: Arrays) -> Tensor:
-    """Numbers in a domain's own units, or floats in [-1, 1], as pixels [n, C, H, W]. Raises TypeError for others."""
+    """Numbers in a domain's own units, or floats in [-1, 1], as pixels [n, C, H, W].
+
+    Raises TypeError for others, and ValueError for NaN and for floats that are in no range.
+    """
     channels = len(mode.channels)
     if isinstance(image, Tensor) and image.is_floating_point() and image.numel() > 0:
+        if (most := image.abs().max().item()) > MOST or most != most:
+            raise ValueError(
+                f"a tensor's floats are taken for [-1, 1], and these reach {most:g}; give an array in units"
+            )
         if image.ndim in (3, 4) and image.shape[-3] == channels:
             return image.detach() if image.ndim == 4 else image.detach()[None]
     elif not isinstance(image, Tensor):

@@ -24,26 +24,29 @@ from zorse_prep.format import Arrays, Mode
 
 
 def output_files(
-    target: Path, also: Sequence[str], modes: Sequence[Mode] = PLAIN, alpha: bool = False
+    target: Path, also: Sequence[str], modes: Sequence[Mode] = PLAIN, alpha: bool = False, stack: bool = False
 ) -> dict[str, Path]:
     """The files that one image becomes: {"": the translation, "cycle": ..., "pair": ...}.
 
-    modes: of the image and of its translation. alpha: whether transparency is put back. A kind that cannot hold one of
+    modes: of the image and of its translation. alpha: whether transparency is put back. stack: whether it is of several
+    slices, which only files of arrays hold, whatever their mode. A kind that cannot hold one of
     these, or that cannot be written, is replaced by .png, or by .npy for arrays.
     """
-    kinds = {"": _kinds(modes[1], alpha), "cycle": _kinds(modes[0], alpha), "pair": tuple(KINDS)}
-    end, instead = ending(target), {"": _instead(modes[1]), "cycle": _instead(modes[0]), "pair": ".png"}
+    kinds = {"": _kinds(modes[1], alpha, stack), "cycle": _kinds(modes[0], alpha, stack), "pair": tuple(KINDS)}
+    end, instead = ending(target), {"": _instead(modes[1], stack), "cycle": _instead(modes[0], stack), "pair": ".png"}
     return {
         name: with_ending(target, None if end in kinds[name] else instead[name], name and f".{name}")
         for name in ("", *also)
     }
 
 
-def _instead(mode: Mode) -> str:
-    return ".npy" if isinstance(mode, Arrays) else ".png"
+def _instead(mode: Mode, stack: bool) -> str:
+    return ".npy" if stack or isinstance(mode, Arrays) else ".png"
 
 
-def _kinds(mode: Mode, alpha: bool) -> Iterable[str]:
+def _kinds(mode: Mode, alpha: bool, stack: bool) -> Iterable[str]:
+    if stack:
+        return [kind for kind in ARRAY_KINDS if kind != ".png"]
     if isinstance(mode, Arrays):  # of whole numbers in one channel as PNG, too
         is_grey = len(mode.channels) == 1 and mode.dtype in ("uint8", "uint16")
         return [kind for kind in ARRAY_KINDS if kind != ".png" or is_grey]
@@ -75,8 +78,11 @@ class Places:
             if self.sources and _identity(path) in self.sources:
                 raise UserError(f"{path}: would overwrite a source; give another folder or file to write to")
 
-    def there(self, where: str, target: Path, also: Sequence[str]) -> bool:
+    def there(self, where: str, target: Path, also: Sequence[str], modes: Sequence[Mode]) -> bool:
         """Whether all that an image becomes is there, under its own ending or as the .png that it may have become."""
+        if any(isinstance(mode, Arrays) for mode in modes):
+            may_be = (output_files(target, also, modes, stack=stack).values() for stack in (False, True))
+            return any(all(map(_status, paths)) for paths in may_be)
         pairs = zip(
             output_files(target, also).values(), output_files(target, also, ("grey16", "grey16")).values(), strict=True
         )

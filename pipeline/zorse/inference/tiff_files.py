@@ -7,7 +7,7 @@ from tifffile import TiffFile, TiffPage, imwrite, xml2dict
 
 from zorse.inference.image_files import MARK
 from zorse_prep.items import TIFF
-from zorse_prep.tiff_arrays import channel_names, layout_of_axes
+from zorse_prep.tiff_arrays import CHANNELS, channel_names, layout_of_axes
 
 KEPT_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)  # map projection; GDAL's bands and missing values
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
@@ -34,12 +34,18 @@ def write_tiff(planes: np.ndarray, target: str, source: bytes | None, channels: 
         slices = tuple(series.shape[place] for place in layout.slices)
         letters = "".join(series.axes[place] for place in (*layout.slices, layout.rows, layout.columns))
         is_rgb = _is_rgb(planes, page)
-        if int(np.prod(slices)) == len(planes) and (named := _named(file, planes, is_rgb)) is not None:
+        is_cut = any(series.axes[place] in CHANNELS for place in layout.slices)  # along channels
+        if not is_cut and int(np.prod(slices)) == len(planes) and (named := _named(file, planes, is_rgb)) is not None:
             axes, values = _in_order(planes, letters, slices, is_rgb)
             imwrite(buffer, values, **told | named | {"metadata": named["metadata"] | {"axes": axes}})
             return buffer.getvalue()
         if page.compression != UNCOMPRESSED:
             told["compression"] = "zlib"
+        joined = layout.joined(planes, series.shape)
+        if joined is not None and not is_rgb and "S" not in series.axes:  # each plane is a page, in the source's order
+            told["metadata"] = {"axes": series.axes} if file.is_shaped else None
+            imwrite(buffer, np.ascontiguousarray(joined), photometric="minisblack", **told)
+            return buffer.getvalue()
         if layout.channels and page.samplesperpixel == 1:  # each channel is a page
             planes = planes.reshape(-1, 1, *planes.shape[2:])
         _write_pages(buffer, planes, page.planarconfig == SEPARATE, is_rgb, told)

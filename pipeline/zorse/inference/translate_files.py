@@ -34,7 +34,7 @@ def translate_files(options: Options, found: Found) -> None:
     places = claim_all(found.pairs, options.also, modes)
     todo, tally = found.pairs, Tally({options.direction: len(found.pairs)}, found.left_out)
     if options.skip_existing:
-        todo = [pair for pair in todo if not places.there(str(pair[0]), pair[1], options.also)]
+        todo = [pair for pair in todo if not places.there(str(pair[0]), pair[1], options.also, modes)]
         tally.skipped = tally.done[options.direction] = len(found.pairs) - len(todo)
 
     for _, target in todo:

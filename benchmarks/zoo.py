@@ -68,7 +68,8 @@ def run_once(work: Path, name: str, preset: str, seed: int, pairs: int, extra: l
     if problem:
         return result | {"problem": problem}
     # At the full rate to the end, since a run of the preset's own length would have it for most of its time.
-    epoch = max(SETS[name].counts)
+    splits = json.loads((shards / "manifest.json").read_text())["splits"]
+    epoch = max(splits[split]["samples"] for split in ("trainA", "trainB"))  # of volumes the slices
     options = [
         "--preset", preset, "--data", shards, "--out", out, "--seed", seed, "--epochs", pairs / epoch, *AT_FULL_RATE,
         *SETS[name].train, *extra,

@@ -268,7 +268,9 @@ def test_a_translation_to_photographs_and_back(folder, make_shards, tmp_path):
     assert all(path.suffix == ".png" for path in (tmp_path / "b").iterdir())
     done(script("pipeline/translate.py", tmp_path / "run", tmp_path / "b", tmp_path / "a", *back))
     assert {Image.open(path).mode for path in (tmp_path / "a").iterdir()} == {"I;16"}
-    # Networks for other numbers are refused by name.
+    # Networks for other numbers, or for photographs, say so.
+    numbers = script("pipeline/translate.py", tmp_path / "run", mixed / "trainA", tmp_path / "d", *back)
+    assert numbers.returncode == 2 and "a NumPy array: the model takes photographs" in numbers.stderr
     refused = script("pipeline/translate.py", tmp_path / "run", folder / "testA", tmp_path / "c", *there)
     assert refused.returncode == 2 and "3 of 3 files failed" in refused.stderr and "shape 5 x 40 x 40" in refused.stderr
 

@@ -22,6 +22,7 @@ from zorse.inference.translator import Translator
 from zorse_prep.arrays import read_planes
 from zorse_prep.format import Arrays, Mode
 from zorse_prep.images import BadImage
+from zorse_prep.items import NO_WHITE
 from zorse_prep.ranges import decode_npy
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file can be written, either
@@ -66,7 +67,8 @@ def load_item(options: Options, translators: dict[str, Translator], places: Plac
         outputs = output_files(target, options.also, modes, picture.alpha is not None)
         return Loaded(item, picture, pixels_of(picture.image, modes[0])[None], outputs)
     except (BadImage, CorruptSample, OSError, MemoryError) as error:
-        return item.result(failed=getattr(error, "strerror", None) or str(error) or "not enough memory")
+        reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+        return item.result(failed=reason.replace(NO_WHITE, "the model takes photographs"))
 
 
 def load_numbers(options: Options, item: Item, data: bytes, target: Path, modes: tuple[Arrays, Mode]) -> Loaded:

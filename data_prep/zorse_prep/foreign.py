@@ -39,7 +39,6 @@ from zorse_prep.shards import totals, write_index
 from zorse_prep.workers import Task, run_all
 
 ANY_SIDE = 1 << 30  # pixels; nothing is reduced
-WHITE = 255
 
 
 def index_tars(

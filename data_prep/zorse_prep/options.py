@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from zorse_prep.format import PixelMode
+from zorse.errors import UserError
+from zorse_prep.format import PixelMode, is_range
+from zorse_prep.ranges import ArrayPolicy
 from zorse_prep.workers import cpu_count
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
@@ -155,3 +157,32 @@ class IndexOptions:
     """largest share of unusable images, which are skipped and listed; with more, nothing is finished"""
     workers: int = cpu_count()
     """worker processes"""
+
+
+def array_policy(domain: str, options: Options) -> ArrayPolicy | None:
+    """How images of a domain become arrays; None where they stay photographs. Raises UserError for what contradicts."""
+    given = {name: getattr(options, f"{name}_{domain}") for name in ("range", "channels", "show", "slice_axis", "mode")}
+    if not given["range"]:
+        if unused := [name for name in ("channels", "show", "slice_axis") if given[name] not in ((), None)]:
+            flag = f"--{unused[0].replace('_', '-')}-{domain}"
+            raise UserError(f"{flag} is for arrays; add --range-{domain} LOW HIGH or percentiles, or leave it out")
+        return None
+    if given["mode"] != "rgb":
+        raise UserError(f"--range-{domain} and --mode-{domain} cannot be combined; drop one")
+    if min(given["show"], default=0) < 0 or len(given["show"]) not in (0, 1, 3):
+        raise UserError(f"--show-{domain} {' '.join(map(str, given['show']))}: give one or three numbers from 0")
+    if (given["slice_axis"] or 0) < 0:
+        raise UserError(f"--slice-axis-{domain} {given['slice_axis']}: give a number from 0")
+    if len(set(given["channels"])) < len(given["channels"]):
+        raise UserError(f"--channels-{domain} {' '.join(given['channels'])}: give each channel a name of its own")
+    of_files = {"channels": given["channels"], "shown": given["show"], "axis": given["slice_axis"]}
+    if given["range"] in (("percentiles",), ("type",)):
+        return ArrayPolicy(given["range"][0], **of_files)
+    try:
+        low, high = map(float, given["range"])
+    except ValueError:
+        low = high = 0.0
+    if not is_range(low, high):
+        said = " ".join(given["range"])
+        raise UserError(f"--range-{domain} {said}: give LOW and HIGH, the larger second, or percentiles, or type")
+    return ArrayPolicy("given", low, high, **of_files)

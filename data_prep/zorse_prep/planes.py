@@ -12,7 +12,7 @@ import numpy as np
 from zorse_prep.pixels import MOST_PIXELS, BadImage
 
 MOST_BYTES = 1_000_000_000  # of the numbers of one file, once decoded
-MOST_CHANNELS = 64  # that are recognised as such by their number
+FEW_CHANNELS = 64  # that are recognised as such by their number
 KEPT = {"b1": "uint8", "i1": "int16", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "f4": "float32"}
 
 
@@ -111,7 +111,7 @@ def _channels_among(sizes: list[int], channels: int | None) -> int | None:
         return 2 if sizes[2] == channels else 0 if sizes[0] == channels else None
     place = 2 if sizes[2] <= sizes[0] else 0
     others = sizes[:place] + sizes[place + 1 :]
-    return place if sizes[place] <= min(MOST_CHANNELS, min(others) // 2) else None
+    return place if sizes[place] <= min(FEW_CHANNELS, min(others) // 2) else None
 
 
 def check_shape(shape: Sequence[int], item_bytes: int) -> None:

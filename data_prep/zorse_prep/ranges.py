@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from zorse.errors import UserError
-from zorse.typed_json import Count
+from zorse.typed_json import Count, Mismatch
 from zorse_prep.arrays import NPY, array_of_npy, read_planes
-from zorse_prep.format import STORED, Arrays
+from zorse_prep.format import STORED, Arrays, is_range
 from zorse_prep.images import ImagePolicy, Prepared
 from zorse_prep.pictures import reasons
 from zorse_prep.pixels import BadImage
@@ -185,18 +185,21 @@ def arrays_of(domain: str, records: list[ArrayTotals], training: list[ArrayTotal
     else:
         ends = zip(*percentiles(training), strict=True)
         low, high = zip(*(rounded(bottom, top, dtype) for bottom, top in ends), strict=True)
-    return Arrays(dtype, channels, tuple(map(float, low)), tuple(map(float, high)), shown, policy.axis)
+    try:
+        return Arrays(dtype, channels, tuple(map(float, low)), tuple(map(float, high)), shown, policy.axis)
+    except Mismatch as error:
+        raise UserError(f"images of {domain}: {error}; give another {options['range']}, and add --restart") from None
 
 
 def rounded(low: float, high: float, dtype: str) -> tuple[float, float]:
     """A range as a person would write it, never narrower: of whole numbers whole, of floats to a 1e-5th of it or so.
 
-    That of a constant is widened, upwards.
+    That of a constant, or of next to one, is widened, upwards.
     """
     if np.dtype(dtype).kind != "f":
         low, high = math.floor(low), math.ceil(high)
         return low, max(high, low + 1)
-    if not high > low:
+    if not is_range(low, high):
         return low, low + max(1.0, abs(low) * 1e-3)
     places = 5 - math.floor(math.log10(high - low))
     step = 10.0**-places

@@ -34,12 +34,19 @@ import tyro
 from zorse.errors import UserError
 from zorse.terminal import colours_of_help, one_line, run_command, with_new_names
 from zorse_prep.foreign import index_tars
-from zorse_prep.format import PLAN, is_range
+from zorse_prep.format import PLAN
 from zorse_prep.manifest import finalize
-from zorse_prep.options import FinalizeOptions, IndexOptions, Options, StatsOptions, VerifyOptions, WriteOptions
+from zorse_prep.options import (
+    FinalizeOptions,
+    IndexOptions,
+    Options,
+    StatsOptions,
+    VerifyOptions,
+    WriteOptions,
+    array_policy,
+)
 from zorse_prep.plan import Plan, Policy, Shard, load_plan
 from zorse_prep.planning import Choices, make_plan
-from zorse_prep.ranges import ArrayPolicy
 from zorse_prep.report import show_plan, show_result, show_statistics
 from zorse_prep.shards import missing_shards, write_shard
 from zorse_prep.sources import open_source
@@ -142,8 +149,8 @@ def _plan(options: Options) -> tuple[Path, Plan]:
     policy = Policy(
         **{name: getattr(options, name) for name in names},
         keep_repeats=options.keep_duplicates,
-        arrays_a=_arrays("a", options),
-        arrays_b=_arrays("b", options),
+        arrays_a=array_policy("a", options),
+        arrays_b=array_policy("b", options),
     )
     out = options.out or Path("shards", source.name)
     if out.exists() and not out.is_dir():
@@ -157,35 +164,6 @@ def _plan(options: Options) -> tuple[Path, Plan]:
         dry_run=options.dry_run,
     )
     return out, make_plan(source, policy, out, choices)
-
-
-def _arrays(domain: str, options: Options) -> ArrayPolicy | None:
-    """How the options have images of a domain become arrays."""
-    given = {name: getattr(options, f"{name}_{domain}") for name in ("range", "channels", "show", "slice_axis", "mode")}
-    if not given["range"]:
-        if unused := [name for name in ("channels", "show", "slice_axis") if given[name] not in ((), None)]:
-            flag = f"--{unused[0].replace('_', '-')}-{domain}"
-            raise UserError(f"{flag} is for arrays; add --range-{domain} LOW HIGH or percentiles, or leave it out")
-        return None
-    if given["mode"] != "rgb":
-        raise UserError(f"--range-{domain} and --mode-{domain} cannot be combined; drop one")
-    if min(given["show"], default=0) < 0 or len(given["show"]) not in (0, 1, 3):
-        raise UserError(f"--show-{domain} {' '.join(map(str, given['show']))}: give one or three numbers from 0")
-    if (given["slice_axis"] or 0) < 0:
-        raise UserError(f"--slice-axis-{domain} {given['slice_axis']}: give a number from 0")
-    if len(set(given["channels"])) < len(given["channels"]):
-        raise UserError(f"--channels-{domain} {' '.join(given['channels'])}: give each channel a name of its own")
-    of_files = {"channels": given["channels"], "shown": given["show"], "axis": given["slice_axis"]}
-    if given["range"] in (("percentiles",), ("type",)):
-        return ArrayPolicy(given["range"][0], **of_files)
-    try:
-        low, high = map(float, given["range"])
-    except ValueError:
-        low = high = 0.0
-    if not is_range(low, high):
-        said = " ".join(given["range"])
-        raise UserError(f"--range-{domain} {said}: give LOW and HIGH, the larger second, or percentiles, or type")
-    return ArrayPolicy("given", low, high, **of_files)
 
 
 def _write(out: Path, made: Plan, missing: list[Shard], mine: list[Shard], workers: int) -> None:

@@ -411,3 +411,14 @@ def test_numbers_that_cannot_be_seen_are_refused_in_python(alone, folder):
         Translator(alone, "a2b")(given)
     with pytest.raises(ValueError, match="taken for"):
         Translator(alone, "a2b")(torch.full((5, 24, 24), 800.0))
+
+
+def test_a_range_that_is_next_to_nothing_is_widened(tmp_path):
+    for split in ("trainA", "trainB"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for number in range(2):
+            values = np.random.default_rng([number, ord(split[-1])]).random((20, 20)) * 1e-36
+            np.save(tmp_path / "images" / split / f"{number}.npy", values)
+    options = ["--range-a", "percentiles", "--range-b", "percentiles"]
+    done(shard("--source", tmp_path / "images", "--out", tmp_path / "out", *options))
+    assert open_shards(tmp_path / "out").modes["a"].high[0] >= 1

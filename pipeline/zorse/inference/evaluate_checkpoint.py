@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from zorse.checkpoints.load import Trained, Weights, load_trained
 from zorse.config.schema import flag, optional
-from zorse.data.dataset import open_shards
+from zorse.data.dataset import Shards, open_shards
 from zorse.data.order import RankSlice
 from zorse.directions import Direction
 from zorse.errors import UserError
@@ -104,14 +104,7 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     shards.check()
     if reason := too_few(shards):
         raise UserError(f"no evaluation: {reason}")
-    if any(not seen_alike(shards.modes[domain], mode) for domain, mode in trained.modes.items()):
-        have, take = (
-            " and ".join(in_range(of[domain]) for domain in ("a", "b")) for of in (shards.modes, trained.modes)
-        )
-        raise UserError(
-            f"{shards.root}: its images are {have}, the networks take {take}; give others, or shard these with the "
-            "same --mode-a and --mode-b, or --range-a and --range-b"
-        )
+    check_modes(shards, trained)
     # Measure, all ranks together.
     device = accelerator.device
     translate = translation(trained.generators.to(device), accelerator, shards.modes)
@@ -145,3 +138,15 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
         "precision": accelerator.mixed_precision.replace("no", "float32"),
     }
     return about | result, out
+
+
+def check_modes(shards: Shards, trained: Trained) -> None:
+    """Raise UserError for shards in which the networks would not see what they were trained on."""
+    if any(not seen_alike(shards.modes[domain], mode) for domain, mode in trained.modes.items()):
+        have, take = (
+            " and ".join(in_range(of[domain]) for domain in ("a", "b")) for of in (shards.modes, trained.modes)
+        )
+        raise UserError(
+            f"{shards.root}: its images are {have}, the networks take {take}; give others, or shard these with the "
+            "same --mode-a and --mode-b, or --range-a and --range-b"
+        )

@@ -204,9 +204,11 @@ def test_on_a_disk_that_stays_full_a_run_ends(shards, small_disk, stopped, ranks
     assert process.returncode == (2 if ranks == 1 else 1) and nobody_left(out, 0)
 
 
-@pytest.mark.slow
 @pytest.mark.fault(29)
-def test_a_closed_terminal_saves_and_ends(shards, tmp_path):
+@pytest.mark.parametrize(
+    "ranks", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.exhaustive)]
+)
+def test_a_closed_terminal_saves_and_ends(shards, tmp_path, ranks):
     out = tmp_path / "run"
     ours, theirs = pty.openpty()
 
@@ -215,9 +217,10 @@ def test_a_closed_terminal_saves_and_ends(shards, tmp_path):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where nohup runs the tests
         ioctl(theirs, termios.TIOCSCTTY, 0)
 
-    program = [sys.executable, ROOT / "tests" / "helpers" / "faulty.py", *TINY, "--workers", "2", "--data", shards]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", ranks] if ranks > 1 else []
+    program = [*launcher, ROOT / "tests" / "helpers" / "faulty.py", *TINY, "--workers", "2", "--data", shards]
     process = subprocess.Popen(
-        [str(part) for part in (*program, "--out", out, "--log-every", "2", *LONG)],
+        [str(part) for part in (sys.executable, *program, "--out", out, "--log-every", "2", *LONG)],
         env={**os.environ, **ALIKE, "ZORSE_FAULT": "pace 0.1"},
         stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=own_terminal, pass_fds=(theirs,),
     )  # fmt: skip
@@ -227,7 +230,8 @@ def test_a_closed_terminal_saves_and_ends(shards, tmp_path):
     while len(losses(out) if (out / "stats.jsonl").exists() else []) < 5 and time.monotonic() < deadline:
         time.sleep(0.1)
     os.close(ours)
-    assert process.wait(60) == 129 and nobody_left(out, 0)
+    ended = process.wait(60)
+    assert (ended == 129 if ranks == 1 else ended != 0) and nobody_left(out, 0)
     newest = checkpoint.latest_valid(out)
     assert newest and newest.name != "pairs-000000000000"
 

@@ -95,7 +95,7 @@ def list_source(source: Source, work: Path) -> Listing:
     for number in range(BUCKETS):
         for line in listing.lines(number):
             digest.update(line.encode() + b"\n")
-            found[_item(line).split] += 1
+            found[item_of(line).split] += 1
     for split, dropped in source.dropped.items():
         if replaced := counts[split] - found[split]:
             dropped["replaced"] = replaced
@@ -106,7 +106,7 @@ def _key(line: str) -> str:
     return line[:64]
 
 
-def _item(line: str) -> Item:
+def item_of(line: str) -> Item:
     return Item(*json.loads(line[65:]))
 
 
@@ -139,7 +139,7 @@ class Hashed:
             parts = [lines[at : at + 16] for at in range(0, len(lines), 16)]
             hashes = list(itertools.chain(*self.threads.map(partial(_hash, self.root), parts)))
             write_quickly(path, "\n".join(hashes))  # what a power cut tears is hashed again
-        return [(_key(line), replace(_item(line), sha256=found)) for line, found in zip(lines, hashes, strict=True)]
+        return [(_key(line), replace(item_of(line), sha256=found)) for line, found in zip(lines, hashes, strict=True)]
 
 
 def _hash(root: str, lines: list[str]) -> list[str]:
@@ -147,7 +147,7 @@ def _hash(root: str, lines: list[str]) -> list[str]:
     hashes = []
     for line in lines:
         try:
-            hashes.append(hashlib.sha256(read(root, _item(line))).hexdigest())
+            hashes.append(hashlib.sha256(read(root, item_of(line))).hexdigest())
         except Unreadable:
             hashes.append("")
     return hashes

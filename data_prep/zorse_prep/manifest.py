@@ -19,7 +19,8 @@ from zorse_prep.ranges import arrays_of, statistics_of
 from zorse_prep.shards import committed
 
 QUARANTINE = "quarantine.jsonl"  # a line for each unusable image
-DECIDING = ("pillow", "tifffile", "imagecodecs", "webdataset")  # packages that have a say in the bytes of shards
+# Packages that have a say in the bytes of shards, and in those of arrays.
+DECIDING, DECIDING_ARRAYS = ("pillow", "tifffile", "imagecodecs", "webdataset"), ("nibabel", "pydicom", "SimpleITK")
 FIRST = 100  # unusable images which the manifest itself lists, per split
 
 
@@ -77,7 +78,10 @@ def _mode(plan: Plan, records: dict[str, list[dict]], domain: str) -> Mode:
         raise TooManyCorrupt(
             f"no usable image in {train}, first {bad['file']}: {bad['reason']}; repair or remove them and add --restart"
         )
-    return arrays_of(domain, of[train] + of[test], of[train], policy)
+    try:
+        return arrays_of(domain, of[train] + of[test], of[train], policy)
+    except UserError as error:
+        raise UserError(f"{error}, and add --restart") from None
 
 
 def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts) -> dict:
@@ -86,11 +90,13 @@ def write_manifest(out: Path, quarantined: list[dict], *, splits: dict, **facts)
         remove_all_stale(out, name)
     with replacing(out / QUARANTINE) as file:
         file.writelines(json.dumps(bad).encode() + b"\n" for bad in quarantined)
+    has_arrays = any(isinstance(mode, Arrays) for mode in facts["modes"].values())
+    packages = DECIDING + (DECIDING_ARRAYS if has_arrays else ())
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         **facts,
-        "tool": {"zorse": __version__, **{package: _version(package) for package in DECIDING}},
+        "tool": {"zorse": __version__, **{package: _version(package) for package in packages}},
         "fingerprint": fingerprint([(split, entry["fingerprint"]) for split, entry in splits.items()]),
         "splits": splits,
     }

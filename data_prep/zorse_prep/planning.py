@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from zorse.errors import UserError
@@ -17,12 +18,14 @@ from zorse.files import fsync, held, load_json, remove_all_stale, remove_stale, 
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, VERSION, shard_name
 from zorse_prep.images import POLICY, BadImage
 from zorse_prep.items import LAYOUT, Item, Source, Unreadable, in_words
-from zorse_prep.listing import BUCKETS, Hashed, Listing, Repeats, find_repeats, list_source
+from zorse_prep.listing import BUCKETS, Hashed, Listing, Repeats, find_repeats, item_of, list_source
 from zorse_prep.manifest import check_unusable
 from zorse_prep.plan import Plan, Policy, Shard, commit, load_plan
+from zorse_prep.ranges import array_totals, arrays_of
 from zorse_prep.shards import prepare_samples
 from zorse_prep.sources import read
 
+LOOKED_AT = 4  # images of each domain of arrays, before anything is written
 LEAKS = ("trainA/testA", "trainB/testB")
 OTHER = "holds shards of other images or options; add --restart to replace them, or give another --out"
 
@@ -54,6 +57,7 @@ def make_plan(source: Source, policy: Policy, out: Path, choices: Choices) -> Pl
         if unchanged:
             plan = _renewed(before, source, choices)
         else:
+            _check_array_options(source, policy, listing)
             plan = _drafted(source, policy, listing, sha256, work, work if choices.dry_run else out / "plan", choices)
             if before:
                 plan = replace(plan, created=before.created)
@@ -64,6 +68,22 @@ def make_plan(source: Source, policy: Policy, out: Path, choices: Choices) -> Pl
         if plan != before and not choices.dry_run:
             commit(out, plan, None if unchanged else work, choices.restart)
     return plan
+
+
+def _check_array_options(source: Source, policy: Policy, listing: Listing) -> None:
+    """Raise UserError where some of a domain's images show that its options cannot hold; all are looked at in the end,
+    but then the shards are made."""
+    for split in ("trainA", "trainB"):
+        if not (arrays := policy.arrays(split)):
+            continue
+        lines = (line for number in range(BUCKETS) for line in listing.lines(number))
+        of_split = (item for item in map(item_of, lines) if item.split == split)
+        numbers = []
+        for item in islice(of_split, LOOKED_AT):
+            with suppress(BadImage, Unreadable):
+                numbers += [made.numbers for made in prepare_samples(read(source.root, item), policy, split)]
+        if numbers:
+            arrays_of(split[-1].lower(), [array_totals(numbers)], [array_totals(numbers)], arrays)
 
 
 def _without_images(source: Source, split: str) -> str:

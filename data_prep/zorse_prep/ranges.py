@@ -162,13 +162,13 @@ def arrays_of(domain: str, records: list[ArrayTotals], training: list[ArrayTotal
     if len(counts) > 1:
         raise UserError(
             f"images of {domain} have {' and '.join(map(str, sorted(counts)))} channels; name those to keep with "
-            f"{options['channels']} NAME ..., which leaves out images of another number, and add --restart"
+            f"{options['channels']} NAME ..., which leaves out images of another number"
         )
     (count,) = counts
     names = {tuple(names or ()) for record in records for names in record["channels"]}
     channels = policy.channels or (names.pop() if len(names) == 1 else ()) or tuple(map(str, range(count)))
     if policy.shown and (len(policy.shown) not in (1, 3) or max(policy.shown) >= count):
-        raise UserError(f"{options['show']}: give one or three of the channels 0 to {count - 1}, and add --restart")
+        raise UserError(f"{options['show']}: give one or three of the channels 0 to {count - 1}")
     shown = policy.shown or (tuple(range(3)) if count >= CHANNELS_SHOWN else (0,))
 
     # The range of values.
@@ -178,7 +178,7 @@ def arrays_of(domain: str, records: list[ArrayTotals], training: list[ArrayTotal
         if np.dtype(dtype).kind == "f":
             raise UserError(
                 f"{options['range']} type: images of {domain} are floats, whose type has no range; give LOW HIGH, or "
-                "percentiles, and add --restart"
+                "percentiles"
             )
         limits = np.iinfo(dtype)
         low, high = [limits.min] * count, [limits.max] * count
@@ -188,7 +188,7 @@ def arrays_of(domain: str, records: list[ArrayTotals], training: list[ArrayTotal
     try:
         return Arrays(dtype, channels, tuple(map(float, low)), tuple(map(float, high)), shown, policy.axis)
     except Mismatch as error:
-        raise UserError(f"images of {domain}: {error}; give another {options['range']}, and add --restart") from None
+        raise UserError(f"images of {domain}: {error}; give another {options['range']}") from None
 
 
 def rounded(low: float, high: float, dtype: str) -> tuple[float, float]:

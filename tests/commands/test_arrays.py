@@ -229,6 +229,13 @@ def test_other_commands_take_them_or_say_that_they_do_not(arrays, alone, tmp_pat
     assert "add --identity-weight 0" in told
 
 
+def test_weights_that_know_another_range_are_told(folder, alone, tmp_path):
+    done(shard("--source", folder, "--out", tmp_path / "other", "--range-a", "-1000", "1000", "--range-b", "type"))
+    options = [*TINY, *UNLIKE, "--init-from", alone, "--dry-run", "--out", tmp_path / "new"]
+    told = done(script("pipeline/train.py", "--data", tmp_path / "other", *options))
+    assert "trained on 5 channels of float32, -25 to 25 in domain a, and the data has 5 channels" in " ".join(told.split())
+
+
 def test_values_outside_the_range_are_told(folder, alone, tmp_path):
     values = np.load(folder / "testA" / "testA0.npy")
     values[:, :8] = 300
@@ -290,7 +297,9 @@ def test_a_translation_to_photographs_and_back(folder, make_shards, tmp_path):
     ],
 )
 def test_options_that_do_not_fit_are_refused(folder, tmp_path, options, words):
-    assert_refused(shard("--source", folder, "--out", tmp_path, "--range-b", "type", *options), words)
+    out = tmp_path / "out"
+    assert_refused(shard("--source", folder, "--out", out, "--range-b", "type", *options), words)
+    assert not out.exists()  # told before there is anything to restart
 
 
 def test_images_of_unlike_channels_are_told(folder, tmp_path):

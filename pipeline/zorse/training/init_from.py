@@ -12,17 +12,17 @@ from zorse.cyclegan.step import CycleGANStep
 from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse.interop import junyanz, saved_model
-from zorse_prep.format import Arrays, Mode, channels_of
+from zorse_prep.format import Arrays, Mode, channels_of, in_range, seen_alike
 
 
 def load_initial_weights(source: Path, model: CycleGANStep, networks: Networks, modes: dict[str, Mode]) -> str:
-    """Load the weights of `source` into the networks that they fit. Returns a note: whose they
-    are, and which networks are new.
+    """Load the weights of `source` into the networks that they fit. Returns a note: whose they are, which networks are
+    new, and where they were trained on arrays of another range.
 
     source: run directory, checkpoint, directory of an exported model, file or folder of junyanz's code. networks,
     modes: of the model. Raises UserError where there is no generator that fits the options.
     """
-    found = _found(source, networks, modes)
+    found, trained_on = _found(source, networks, modes)
     for name, network in found.items():
         model.get_submodule(name).load_state_dict(network.state_dict())
     every = [
@@ -30,11 +30,19 @@ def load_initial_weights(source: Path, model: CycleGANStep, networks: Networks, 
         *(f"discriminators.of_{domain}" for domain in "ab"),
     ]
     new = [name for name in every if name not in found]
-    return f"those of {source}" + (f"; new ones: {', '.join(new)}, since nothing there fits them" if new else "")
+    notes = [f"those of {source}", *([f"new ones: {', '.join(new)}, since nothing there fits them"] if new else [])]
+    for domain, mode in trained_on.items():
+        if not seen_alike(mode, modes[domain]):
+            notes.append(
+                f"trained on {in_range(mode)} in domain {domain}, and the data has {in_range(modes[domain])}, so that "
+                "equal values look different to the networks"
+            )
+    return "; ".join(notes)
 
 
-def _found(source: Path, networks: Networks, modes: dict[str, Mode]) -> dict[str, nn.Module]:
-    """The networks found at a source, in float32, by their names in CycleGANStep."""
+def _found(source: Path, networks: Networks, modes: dict[str, Mode]) -> tuple[dict[str, nn.Module], dict[str, Mode]]:
+    """The networks found at a source, in float32, by their names in CycleGANStep; and the modes of the domains that
+    they were trained on, where the source says so."""
     if files := junyanz.files(source):
         found = {}
         for name, path in files.items():
@@ -44,29 +52,31 @@ def _found(source: Path, networks: Networks, modes: dict[str, Mode]) -> dict[str
                 found[name] = network
             elif network := junyanz.read_discriminator(path, networks, channels_of(modes[name[-1]])):
                 found[name] = network
-        return found
+        return found, {}
     if (source / saved_model.MODEL).exists():
         one = saved_model.load_one_way(source)
         name = f"generators.{Direction.of(one.about['direction'])}"
         theirs = {domain: one.about["modes"][end] for domain, end in zip(_ends(name), ("from", "to"), strict=True)}
         ours = [_kind(modes[domain]) for domain in theirs]
         _check(source, networks, Networks(**one.about["networks"]), list(map(_kind, theirs.values())), ours)
-        return {name: one.generator}
+        return {name: one.generator}, theirs
     try:
         return with_checkpoint(source, partial(_of_run, source, networks, modes), saved_model.TAKEN)
     except UserError as error:
         raise UserError(f"--init-from {str(error).removeprefix('--init-from ')}") from None
 
 
-def _of_run(source: Path, networks: Networks, modes: dict[str, Mode], checkpoint: Path) -> dict[str, nn.Module]:
-    """The networks of one checkpoint of a run."""
+def _of_run(
+    source: Path, networks: Networks, modes: dict[str, Mode], checkpoint: Path
+) -> tuple[dict[str, nn.Module], dict[str, Mode]]:
+    """The networks of one checkpoint of a run, and its modes."""
     trained = load_trained(checkpoint, "raw")
     theirs, ours = ([_kind(of[domain]) for domain in ("a", "b")] for of in (trained.modes, modes))
     _check(source, networks, trained.config.networks, theirs, ours)
     found = {f"generators.{direction}": trained.generators[direction] for direction in Direction}
     if all(getattr(trained.config.networks, name) == getattr(networks, name) for name in OF_DISCRIMINATORS):
         found |= {f"discriminators.{of}": network for of, network in load_discriminators(trained).items()}
-    return found
+    return found, trained.modes
 
 
 def _ends(name: str) -> tuple[str, str]:

@@ -9,7 +9,6 @@ coat tells them apart, which is what a CycleGAN is to learn.
 import io
 import math
 import random
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image, ImageDraw
 
 from zorse.errors import UserError
 from zorse.files import load_json, write_json, write_quickly
+from zorse.invocation import command_line, usage
 from zorse.terminal import colours_of_help, run_command
 from zorse_prep.images import JPEG_OPTIONS
 
@@ -233,13 +233,13 @@ def draw_all(out: Path, /, seed: int = 0, size: int = 64) -> None:
             write_quickly(out / split / f"{number:04d}.jpg", picture.getvalue())
     write_json(out / "demo.json", wanted)
     print(f"drew {sum(COUNTS.values())} pictures in {out}")
-    print(f"next: python data_prep/shard.py --source {shlex.quote(str(out))}")
+    print(f"next: {command_line('shard', '--source', out)}")
 
 
 def run() -> None:
     """Draw what the command line says."""
     with colours_of_help(sys.argv):
-        tyro.cli(draw_all, description=__doc__)
+        tyro.cli(draw_all, prog=usage("demo"), description=__doc__)
 
 
 def main() -> None:

@@ -4,7 +4,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-LAYOUT = "--source DIR with DIR/trainA, DIR/trainB and optionally DIR/testA, DIR/testB"
+LAYOUT = (
+    "--a DIR --b DIR, a folder of images for each domain, or --source DIR with DIR/trainA, DIR/trainB and optionally "
+    "DIR/testA, DIR/testB"
+)
 LARGEST = 256 << 20  # bytes of one image file; what is larger is no photograph, and is not read
 # Kinds of images that are not read stay in, to be judged as such rather than left out in silence.
 PHOTOGRAPHS = (
@@ -67,8 +70,8 @@ class Item:
 class Source:
     """Images of up to four splits, listed once by going through `items`, in any order.
 
-    dropped[split][why] counts what is left out, and outside[where] what belongs to no split at all. Both are complete
-    when `items` has ended.
+    dropped[split][why] counts what is left out, outside[where] what belongs to no split at all, and held_out[split]
+    the training images that became test images. All are complete when `items` has ended.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Source:
     items: Iterator[Item]
     dropped: dict[str, Counter[str]]
     outside: Counter[str] = field(default_factory=Counter)
+    held_out: Counter[str] = field(default_factory=Counter)
 
 
 def none_dropped() -> Counter[str]:

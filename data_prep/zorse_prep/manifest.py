@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-import shlex
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from zorse.errors import TooManyCorrupt, UserError
 from zorse.files import remove_all_stale, replacing, write_json
+from zorse.invocation import command_line
 from zorse.version import __version__
 from zorse_prep.format import FORMAT, MANIFEST, PLAN, SPLITS, VERSION, Arrays, Mode, full_level
 from zorse_prep.images import POLICY
@@ -31,7 +31,7 @@ def finalize(out: Path, plan: Plan) -> dict:
     if missing := [shard.name for shard, record in found.items() if record is None]:
         raise UserError(
             f"{len(missing)} of {len(plan.shards)} shards are missing or broken, first {missing[0]}; "
-            f"make them with: python data_prep/shard.py write {shlex.quote(str(out))}"
+            f"make them with: {command_line('shard', 'write', out)}"
         )
     records = {split: [found[shard] for shard in plan.shards if shard.split == split] for split in plan.splits}
     # Sum the shards up by split, and refuse too many unusable images.

@@ -26,10 +26,22 @@ class Options:
     """What to shard, and how."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")] = None
-    """a known data set (horse2zebra, monet2photo, ...) or OWNER/NAME@REVISION on the hub; leave out with --source"""
+    """a known data set (horse2zebra, monet2photo, ...) or OWNER/NAME@REVISION on the hub; leave out for
+    your own images"""
+    a: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """folder with the images of domain A, in any subfolders"""
+    b: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """folder with the images of domain B"""
+    test_a: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """folder with the test images of domain A; without it, a share of those in --a is held out"""
+    test_b: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """folder with the test images of domain B"""
+    test_share: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")] = None
+    """share of the training images to hold out as test images, chosen by a hash of their names; by default 0.05 of --a
+    and --b, and nothing where the source has its own test images. 0 holds out none"""
     source: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
-    """a folder, .zip or .tar with trainA, trainB and optionally testA, testB; or a table of the `datasets` library, as
-    save_to_disk writes it, or in .parquet, .arrow or other files"""
+    """instead of --a and --b: a folder, .zip or .tar with trainA, trainB and optionally testA, testB; or a table of the
+    `datasets` library, as save_to_disk writes it, or in .parquet, .arrow or other files"""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """folder to write shards to; by default shards/NAME"""
     columns: Pairs = ()
@@ -157,6 +169,15 @@ class IndexOptions:
     """largest share of unusable images, which are skipped and listed; with more, nothing is finished"""
     workers: int = cpu_count()
     """worker processes"""
+
+
+def folders_of(options: Options) -> dict[str, Path]:
+    """The folders of --a, --b, --test-a and --test-b by split; {} where none is given. Raises UserError."""
+    given = {"trainA": options.a, "trainB": options.b, "testA": options.test_a, "testB": options.test_b}
+    folders = {split: path for split, path in given.items() if path is not None}
+    if folders and not {"trainA", "trainB"} <= folders.keys():
+        raise UserError("--a and --b go together, and --test-a and --test-b with them; give both --a DIR and --b DIR")
+    return folders
 
 
 def array_policy(domain: str, options: Options) -> ArrayPolicy | None:

@@ -5,7 +5,6 @@ lie; PLAN are the first digits of plan_sha256. OUT/plan.json, written last, says
 writer reads its own lines and no others.
 """
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TypedDict
 
 from zorse.errors import UserError
 from zorse.files import fsync, write_json
+from zorse.invocation import command_line
 from zorse.typed_json import Count, Mismatch, convert, parse, read
 from zorse_prep.format import FORMAT, MANIFEST, OURS, PLAN, PLAN_DIGITS, SPLITS, VERSION, PixelMode
 from zorse_prep.images import ImagePolicy
@@ -111,7 +111,7 @@ def load_plan(out: Path) -> Plan:
     """The plan in `out`. Raises UserError where there is none."""
     path = out / PLAN
     if not path.exists():
-        make = f"python data_prep/shard.py plan --source DIR --out {shlex.quote(str(out))}"
+        make = command_line("shard", "plan", "--source", "DIR", "--out", out)
         raise UserError(f"{out} holds no plan; make it with: {make}")
     fix = "remove it and plan again, or give another --out"
     record = read(path, dict, fix)

@@ -1,11 +1,11 @@
 """What a person reads about a data set: tables of its plan and of its manifest."""
 
-import shlex
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from zorse.invocation import command_line
 from zorse.terminal import one_line, plain_console
 from zorse_prep.format import Arrays, in_range
 from zorse_prep.items import in_words
@@ -51,15 +51,18 @@ def show_result(out: Path, manifest: dict, kept: int, seconds: float) -> None:
         console.print(f"warning: left out {one_line(entry['file'])}: {one_line(entry['reason'])}")
     if count > 5:
         console.print(f"warning: {count - 5} more, listed in {out / 'quarantine.jsonl'}")
+    if untested := [domain for domain in "AB" if not manifest["splits"].get(f"test{domain}", {}).get("samples")]:
+        console.print(
+            f"warning: no test images of {' and '.join(untested)}, so nothing will be evaluated; hold some out with "
+            "--test-share 0.05 and --restart"
+        )
     shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
     console.print(f"done in {seconds:.1f} s" + (f"; {kept} of {shards} shards existed already" if kept else ""))
-    show_next(out)
 
 
-def show_next(out: Path) -> None:
+def show_training(out: Path) -> None:
     """The command that trains on the shards."""
-    data = "" if out == DEFAULT_DATA else f" --data {shlex.quote(str(out))}"
-    _console().print(f"next: accelerate launch pipeline/train.py{data}")
+    _console().print(f"next: {command_line('train', *([] if out == DEFAULT_DATA else ['--data', out]))}")
 
 
 def show_statistics(out: Path, manifest: dict) -> None:

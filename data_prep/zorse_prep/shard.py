@@ -1,7 +1,8 @@
 """Turn two unpaired image domains into WebDataset shards.
 
+  python data_prep/shard.py --a DIR --b DIR       your images, a folder for each domain
   python data_prep/shard.py horse2zebra           a known data set, from the Hugging Face hub; or OWNER/NAME@REVISION
-  python data_prep/shard.py --source DIR          your images: DIR/trainA, DIR/trainB, optional DIR/testA, DIR/testB
+  python data_prep/shard.py --source DIR          images in DIR/trainA, DIR/trainB, and optionally DIR/testA, DIR/testB
   python data_prep/shard.py --source FILE         the same folders in a .zip or .tar, read in place
 
 Run again after an interruption, it writes only what is missing. Its stages, for several machines:
@@ -21,7 +22,6 @@ unusable images; 130 stopped by Ctrl-C.
 """
 
 import os
-import shlex
 import sys
 import time
 from collections import Counter
@@ -32,9 +32,11 @@ from pathlib import Path
 import tyro
 
 from zorse.errors import UserError
+from zorse.invocation import command_line, usage
 from zorse.terminal import colours_of_help, one_line, run_command, with_new_names
 from zorse_prep.foreign import index_tars
-from zorse_prep.format import PLAN
+from zorse_prep.format import MANIFEST, PLAN
+from zorse_prep.items import Source
 from zorse_prep.manifest import finalize
 from zorse_prep.options import (
     FinalizeOptions,
@@ -44,34 +46,44 @@ from zorse_prep.options import (
     VerifyOptions,
     WriteOptions,
     array_policy,
+    folders_of,
 )
 from zorse_prep.plan import Plan, Policy, Shard, load_plan
 from zorse_prep.planning import Choices, make_plan
-from zorse_prep.report import show_plan, show_result, show_statistics
+from zorse_prep.report import show_plan, show_result, show_statistics, show_training
 from zorse_prep.shards import missing_shards, write_shard
 from zorse_prep.sources import open_source
 from zorse_prep.verify import load_manifest, verify
 from zorse_prep.workers import Task, run_all
 
 
-def shard(options: Options) -> None:
-    """All stages, one after the other. Raises UserError, OSError, KeyboardInterrupt."""
+def shard(options: Options, to_train: bool = False) -> None:
+    """All stages, one after the other. Raises UserError, OSError, KeyboardInterrupt.
+
+    to_train: whether a training run wants the shards, and so needs neither what it has seen before nor a next step.
+    """
     started = time.monotonic()
-    out, made = _plan(options)
+    out, made, source = _plan(options)
+    missing = [] if options.dry_run else missing_shards(out, made)
+    if to_train and not missing and (out / MANIFEST).exists():
+        return
+    _show_held_out(source, made)
     if options.dry_run:
         show_plan(out, made)
         print("dry run: nothing was written")
         return
-    missing = missing_shards(out, made)
     _write(out, made, missing, made.shards, options.workers)
     show_result(out, finalize(out, made), len(made.shards) - len(missing), time.monotonic() - started)
+    if not to_train:
+        show_training(out)
 
 
 def plan(options: Options) -> None:
     """Decide which image goes into which shard."""
-    out, made = _plan(options)
+    out, made, source = _plan(options)
+    _show_held_out(source, made)
     show_plan(out, made)
-    print("dry run: nothing was written" if options.dry_run else f"next: python data_prep/shard.py write {quote(out)}")
+    print("dry run: nothing was written" if options.dry_run else f"next: {command_line('shard', 'write', out)}")
 
 
 def write(options: WriteOptions) -> None:
@@ -83,7 +95,7 @@ def write(options: WriteOptions) -> None:
     _write(options.out, made, missing, mine, options.workers)
     kept = f"; {len(mine) - len(missing)} of {len(mine)} shards existed already" if len(mine) > len(missing) else ""
     print(f"task {task} of {tasks}: {len(missing)} shards written{kept}")
-    print(f"next, when all tasks are done: python data_prep/shard.py finalize {quote(options.out)}")
+    print(f"next, when all tasks are done: {command_line('shard', 'finalize', options.out)}")
 
 
 def finish(options: FinalizeOptions) -> None:
@@ -91,10 +103,11 @@ def finish(options: FinalizeOptions) -> None:
     started = time.monotonic()
     made = load_plan(options.out)
     if options.max_corrupt is not None:
-        _check_share(options.max_corrupt)
+        _check_share("--max-corrupt", options.max_corrupt)
         made = replace(made, max_corrupt=options.max_corrupt)
     made = replace(made, paired_tests=made.paired_tests or options.paired_tests)
     show_result(options.out, finalize(options.out, made), 0, time.monotonic() - started)
+    show_training(options.out)
 
 
 def check(options: VerifyOptions) -> int:
@@ -109,7 +122,8 @@ def check(options: VerifyOptions) -> int:
     depth = "read to the last byte" if options.deep else "without reading the images; --deep reads them"
     print(f"{len(faults)} faults in {shards} shards of {samples} images, {depth}")
     if faults and (options.out / PLAN).exists():
-        print(f"fix: remove the .json of each faulty tar, then shard.py write {quote(options.out)} and finalize")
+        again = command_line("shard", "write", options.out)
+        print(f"fix: remove the .json of each faulty tar, then {again}, and finalize in place of write")
     return 1 if faults else 0
 
 
@@ -121,30 +135,28 @@ def statistics(options: StatsOptions) -> None:
 def index(options: IndexOptions) -> None:
     """Index foreign tars."""
     _at_least(("--workers", options.workers, 1), ("--min-side", options.min_side, 1))
-    _check_share(options.max_corrupt)
+    _check_share("--max-corrupt", options.max_corrupt)
     started = time.monotonic()
     globs = {
         "trainA": options.train_a, "trainB": options.train_b, "testA": options.test_a, "testB": options.test_b
     }  # fmt: skip
     manifest = index_tars(options.out, globs, options.min_side, options.max_corrupt, options.workers)
     show_result(options.out, manifest, 0, time.monotonic() - started)
+    show_training(options.out)
 
 
-def quote(path: Path) -> str:
-    return shlex.quote(str(path))
-
-
-def _plan(options: Options) -> tuple[Path, Plan]:
+def _plan(options: Options) -> tuple[Path, Plan, Source]:
     _at_least(
         ("--workers", options.workers, 1),
         ("--shard-size", options.shard_size, 0),
         ("--min-side", options.min_side, 1),
         ("--max-side", options.max_side, options.min_side),
     )
-    _check_share(options.max_corrupt)
-    source = open_source(
-        options.name, options.source, options.columns, options.configs, (options.label_a, options.label_b)
-    )
+    _check_share("--max-corrupt", options.max_corrupt)
+    _check_share("--test-share", options.test_share or 0)
+    labels = options.label_a, options.label_b
+    named = options.name, options.source, options.columns, options.configs, labels
+    source = open_source(*named, folders_of(options), options.test_share)
     names = ("max_side", "min_side", "shard_size", "lossless", "mode_a", "mode_b")
     policy = Policy(
         **{name: getattr(options, name) for name in names},
@@ -163,7 +175,16 @@ def _plan(options: Options) -> tuple[Path, Plan]:
         restart=options.restart,
         dry_run=options.dry_run,
     )
-    return out, make_plan(source, policy, out, choices)
+    return out, make_plan(source, policy, out, choices), source
+
+
+def _show_held_out(source: Source, made: Plan) -> None:
+    if source.held_out:
+        held_out = " and ".join(
+            f"{count} of {count + made.splits[f'train{split[-1]}']['found']} images of {split[-1]}"
+            for split, count in sorted(source.held_out.items())
+        )
+        print(f"held out for testing: {held_out}; for others, give --test-share, or --test-a DIR --test-b DIR")
 
 
 def _write(out: Path, made: Plan, missing: list[Shard], mine: list[Shard], workers: int) -> None:
@@ -196,9 +217,9 @@ def _at_least(*limits: tuple[str, int, int]) -> None:
             raise UserError(f"{flag} {value} is too small; give {least} or more")
 
 
-def _check_share(max_corrupt: float) -> None:
-    if not 0 <= max_corrupt <= 1:
-        raise UserError(f"--max-corrupt {max_corrupt} is not a share; give a number from 0 to 1")
+def _check_share(flag: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise UserError(f"{flag} {share} is not a share; give a number from 0 to 1")
 
 
 STAGES: dict[str, tuple[Callable, type]] = {
@@ -213,11 +234,11 @@ STAGES: dict[str, tuple[Callable, type]] = {
 
 def run() -> int | None:
     """The stage that the command line names, or all of them; returns the exit code."""
-    arguments, prog, description = sys.argv[1:], "shard.py", __doc__
+    arguments, prog, description = sys.argv[1:], usage("shard"), __doc__
     function, options = shard, Options
     if arguments and arguments[0] in STAGES:
         function, options = STAGES[arguments[0]]
-        prog, description, arguments = f"shard.py {arguments[0]}", options.__doc__, arguments[1:]
+        prog, description, arguments = f"{prog} {arguments[0]}", options.__doc__, arguments[1:]
     arguments = with_new_names(arguments, {"--keep-repeats": "--keep-duplicates"})  # as version 0.1 called it
     with colours_of_help(arguments):
         parsed = tyro.cli(options, prog=prog, description=description, args=arguments)

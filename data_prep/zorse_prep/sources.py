@@ -7,7 +7,8 @@ from pathlib import Path
 from zorse.errors import UserError
 from zorse_prep.archives import archive_source, read_tar, read_zip
 from zorse_prep.arrow_tables import is_table, read_cell, table_source
-from zorse_prep.folders import folder_source, read_file
+from zorse_prep.folders import domain_source, folder_source, read_file
+from zorse_prep.hold_out import TEST_SHARE, hold_out
 from zorse_prep.items import LARGEST, LAYOUT, Item, Source, Unreadable
 
 KNOWN = (
@@ -23,13 +24,35 @@ def open_source(
     columns: tuple[str, ...] = (),
     configs: tuple[str, ...] = (),
     labels: tuple[str | None, str | None] = (None, None),
+    folders: dict[str, Path] | None = None,
+    test_share: float | None = None,
 ) -> Source:
-    """The source that the user named: a data set by `name`, or else `path`. Raises UserError.
+    """The source that the user named: a data set by `name`, or `path`, or folders by split. Raises UserError.
 
     columns, configs: of a table, as ("A=photo", "B=painting"). labels: of A and B, where a table's rows have labels.
+    test_share: of the training images, to become test images; None holds out TEST_SHARE of a domain's folder that was
+    given without one of test images, and nothing of other sources, which say themselves what is for testing.
     """
+    if folders:
+        if name is not None or path is not None:
+            raise UserError("--a and --b are a source themselves; leave out the name and --source")
+        source = domain_source(folders)
+        without = "".join(domain for domain in "ab" if f"test{domain.upper()}" not in folders)
+        share = TEST_SHARE if test_share is None else test_share
+        return hold_out(source, share, "ab" if test_share else without) if share else source
+    source = _named_source(name, path, columns, configs, labels)
+    return hold_out(source, test_share) if test_share else source
+
+
+def _named_source(
+    name: str | None,
+    path: Path | None,
+    columns: tuple[str, ...],
+    configs: tuple[str, ...],
+    labels: tuple[str | None, str | None],
+) -> Source:
     if (name is None) == (path is None):
-        raise UserError(f"give a data set's name ({', '.join(KNOWN[:3])}, ...) or {LAYOUT}, one of the two")
+        raise UserError(f"give a data set's name ({', '.join(KNOWN[:3])}, ...) or {LAYOUT}")
     names = _by_domain("--columns", columns), _by_domain("--configs", configs), _labels(labels)
     if sum(map(bool, names)) > 1:
         raise UserError("--columns, --configs and --label-a with --label-b cannot be combined; give one of the three")

@@ -1,7 +1,6 @@
 """Is a data set what its manifest says? Quickly, from sizes and counts, or deeply, from every byte and every image."""
 
 import os
-import shlex
 import tarfile
 import warnings
 import zlib
@@ -12,6 +11,7 @@ import numpy as np
 
 from zorse.errors import UserError
 from zorse.files import sha256_of
+from zorse.invocation import command_line
 from zorse.typed_json import Mismatch, convert, read
 from zorse_prep.format import (
     CHECKSUM_TYPE,
@@ -50,7 +50,7 @@ PIXELS: dict[PixelMode, tuple[str, ...]] = {
 def load_manifest(out: Path) -> Manifest:
     """manifest.json. Raises UserError where there is none, or one of another version or with fields missing."""
     path = out / MANIFEST
-    fix = f"write it again with: python data_prep/shard.py finalize {shlex.quote(str(out))}"
+    fix = f"write it again with: {command_line('shard', 'finalize', out)}"
     if not (out / PLAN).exists():
         fix = "copy it again, or make the shards again"
     try:

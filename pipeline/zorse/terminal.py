@@ -6,13 +6,15 @@ A bar on a terminal, plain lines elsewhere, as in a batch job's log. Training sh
 
 import errno
 import io
+import json
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from rich.console import Console
@@ -135,9 +137,20 @@ def _report(error: UserError | OSError) -> int:
     else:
         fix = "free disk space or fix permissions" if error.errno in OF_THE_DISK else "fix this"
         line, code = f"{of_system(error)}; {fix}, and run the same command again", 2
+    line = f"error: {' '.join(line.split())}"
     if _is_first_rank() or isinstance(error, OneRankError):
-        print(f"error: {' '.join(line.split())}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
+    tell_launcher(line)
     return code
+
+
+def tell_launcher(line: str) -> None:
+    """Have torchrun, which speaks last where it launched this rank, name `line` as the cause in its report."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        message = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with suppress(OSError):  # the line itself has been printed
+            Path(path).write_text(json.dumps({"message": message}))
 
 
 def _is_first_rank() -> bool:

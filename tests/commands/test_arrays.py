@@ -233,7 +233,9 @@ def test_weights_that_know_another_range_are_told(folder, alone, tmp_path):
     done(shard("--source", folder, "--out", tmp_path / "other", "--range-a", "-1000", "1000", "--range-b", "type"))
     options = [*TINY, *UNLIKE, "--init-from", alone, "--dry-run", "--out", tmp_path / "new"]
     told = done(script("pipeline/train.py", "--data", tmp_path / "other", *options))
-    assert "trained on 5 channels of float32, -25 to 25 in domain a, and the data has 5 channels" in " ".join(told.split())
+    assert "trained on 5 channels of float32, -25 to 25 in domain a, and the data has 5 channels" in " ".join(
+        told.split()
+    )
 
 
 def test_values_outside_the_range_are_told(folder, alone, tmp_path):

@@ -13,6 +13,7 @@ from zorse.checkpoints.load import Weights
 from zorse.config.command_line import options_of
 from zorse.errors import UserError
 from zorse.inference.web_page import load, page, private_folder, serve
+from zorse.invocation import usage
 from zorse.terminal import run_command
 
 
@@ -42,7 +43,7 @@ class Options:
 
 def run() -> None:
     """Serve the page; Ctrl-C is its usual end."""
-    options = options_of(Options, "python pipeline/app.py")
+    options = options_of(Options, usage("app"))
     if importlib.util.find_spec("gradio") is None:
         raise UserError("gradio is not installed; run: pip install 'zorse[app]'")
     with suppress(KeyboardInterrupt):

@@ -6,6 +6,7 @@ import os
 from zorse.config.command_line import options_of
 from zorse.files import write_durably
 from zorse.inference.evaluate_checkpoint import Options, evaluate
+from zorse.invocation import usage
 from zorse.runs.summary import distance_table
 from zorse.terminal import plain_console, run_command
 from zorse.training.launch import start_accelerator
@@ -13,7 +14,7 @@ from zorse.training.launch import start_accelerator
 
 def run() -> None:
     """Evaluate, write the record and show it."""
-    options = options_of(Options, "python pipeline/evaluate.py", console_outputs=os.environ.get("RANK", "0") == "0")
+    options = options_of(Options, usage("evaluate"), console_outputs=os.environ.get("RANK", "0") == "0")
     accelerator = start_accelerator()
     record, out = evaluate(options, accelerator)
     if record:

@@ -2,12 +2,13 @@
 
 from zorse.config.command_line import options_of
 from zorse.inference.export import Options, export
+from zorse.invocation import usage
 from zorse.terminal import run_command
 
 
 def run() -> None:
     """Export, and say how exact each file is."""
-    options = options_of(Options, "python pipeline/export.py")
+    options = options_of(Options, usage("export"))
     for file, measured in export(options).items():
         print(f"{options.out / file}: differs from PyTorch in float32 by at most {measured['value']:.2g} on [-1, 1]")
 

@@ -10,6 +10,7 @@ import tyro
 from zorse.config.command_line import options_of
 from zorse.config.schema import optional
 from zorse.files import check_file
+from zorse.invocation import usage
 from zorse.runs.report_page import is_report, write_report
 from zorse.terminal import run_command
 
@@ -36,4 +37,4 @@ def report(options: Options) -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 2 no run or nowhere to write, 130 Ctrl-C."""
-    run_command(lambda: report(options_of(Options, "python pipeline/report.py")))
+    run_command(lambda: report(options_of(Options, usage("report"))))

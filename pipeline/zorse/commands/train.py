@@ -5,13 +5,15 @@ import sys
 
 from safetensors import SafetensorError
 
+from zorse.commands.local_launch import launch, ranks_to_launch
 from zorse.config.command_line import parse
 from zorse.config.resolve import run_directory
 from zorse.errors import OneRankError, TransientError, UserError, of_system
 from zorse.runs import failure
 from zorse.runs.directory import journal
 from zorse.runs.watchdog import Watchdog
-from zorse.terminal import protect_terminal
+from zorse.terminal import protect_terminal, tell_launcher
+from zorse.training.own_shards import with_own_shards
 
 
 def main() -> None:
@@ -19,7 +21,12 @@ def main() -> None:
     rank, out = int(os.environ.get("RANK", "0")), None
     protect_terminal()
     try:
+        # Where several ranks are asked for, this process launches them, and trains nothing itself.
         config = parse(sys.argv[1:])
+        count = ranks_to_launch(config)
+        config = with_own_shards(config, rank)
+        if count > 1:
+            sys.exit(launch("train", sys.argv[1:], count))
         out = run_directory(config)
         if rank == 0:
             failure.start(out)
@@ -37,6 +44,7 @@ def main() -> None:
         line = f"error: {error}\n"
         if failure.claim_failure_report(out, line) if isinstance(error, OneRankError) else rank == 0:
             print(line, end="", file=sys.stderr)
+        tell_launcher(line)
         if isinstance(error, TransientError):
             sys.exit(1)
         journal("mistake")
@@ -46,6 +54,7 @@ def main() -> None:
         line = f"error: {what}; fix this and rerun the same command to resume from the latest checkpoint\n"
         if failure.claim_failure_report(out, line):
             print(line, end="", file=sys.stderr)
+        tell_launcher(line)
         sys.exit(2)
     # Ctrl-C, and failures of ours or of another rank, after which the launcher starts again.
     except KeyboardInterrupt:
@@ -54,4 +63,5 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         print(failure.report(error, out, rank), end="", file=sys.stderr, flush=True)
+        tell_launcher(f"{type(error).__name__}: {error}")
         os._exit(1)  # at once: leaving in an orderly way may wait for ranks that are gone

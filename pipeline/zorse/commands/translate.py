@@ -6,6 +6,7 @@ from zorse.config.command_line import options_of
 from zorse.inference.image_files import NUMBERS, ending, find
 from zorse.inference.options import Options, check, of_shards
 from zorse.inference.places import check_writable, claim_all
+from zorse.invocation import usage
 from zorse.terminal import run_command
 
 
@@ -31,4 +32,4 @@ def run(options: Options) -> None:
 def main() -> None:
     """Exit codes: 0 done; 1 shards that could not be reached for a while; 2 a mistake, a full disk, or images that
     failed; 130 Ctrl-C."""
-    run_command(lambda: run(options_of(Options, "python pipeline/translate.py")))
+    run_command(lambda: run(options_of(Options, usage("translate"))))

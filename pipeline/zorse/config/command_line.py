@@ -11,6 +11,7 @@ from zorse.config.presets import PRESETS
 from zorse.config.resolve import OLD_NAMES
 from zorse.config.schema import Config, flag
 from zorse.config.validation import check
+from zorse.invocation import usage
 from zorse.terminal import colours_of_help, with_new_names
 
 TRAIN = "Train a CycleGAN on two unpaired domains of images. Run the same command again to resume."
@@ -34,7 +35,7 @@ def options_of(kind: type[T], program: str, **how) -> T:
         sys.exit(0 if {"-h", "--help"} & set(how.get("args", sys.argv)) else 2)
 
 
-def parse(arguments: list[str], program: str = "train.py", what: str = TRAIN) -> Config:
+def parse(arguments: list[str], command: str = "train", what: str = TRAIN) -> Config:
     """Options of the command line over those of the preset that it names; exits with help or with the nearest name."""
     arguments = with_new_names(arguments, RENAMED)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -42,7 +43,7 @@ def parse(arguments: list[str], program: str = "train.py", what: str = TRAIN) ->
     preset = first.parse_known_args(arguments)[0].preset if _valid_preset(arguments) else "paper"
     config = options_of(
         Annotated[Config, tyro.conf.OmitArgPrefixes],
-        f"accelerate launch pipeline/{program}",
+        usage(command),
         default=PRESETS[preset],
         args=arguments,
         console_outputs=os.environ.get("RANK", "0") == "0",

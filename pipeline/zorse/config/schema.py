@@ -27,8 +27,13 @@ class Data:
     """Where the training images lie, and how they are read."""
 
     path: Annotated[str, tyro.conf.arg(name="data")] = "shards/horse2zebra"
-    """directory of shards made by data_prep/shard.py, or its URL: s3://, gs://, hf://, http:// and whatever else fsspec
+    """directory of shards made by `zorse shard`, or its URL: s3://, gs://, hf://, http:// and whatever else fsspec
     reads, with the credentials that its driver finds"""
+    a: Annotated[Path | None, optional("DIR")] = None
+    """in place of --data: folder with the images of domain a, of which shards are made in the run directory at the
+    first start, as by `zorse shard --a DIR --b DIR`"""
+    b: Annotated[Path | None, optional("DIR")] = None
+    """folder with the images of domain b"""
     workers: int = 2
     """processes per rank that read and decode images; 0 reads in the training process"""
     verify_samples: bool = False
@@ -246,6 +251,9 @@ class Checkpointing:
 class Compute:
     """How to compute. The mathematics stays the same; rounding may differ, and training amplifies it."""
 
+    processes: Annotated[int | None, optional("INT")] = None
+    """ranks to start on this machine: one on each GPU, or that many on its CPUs. By default `zorse train` starts one on
+    each GPU, and the scripts one in all; not for use under accelerate launch or torchrun"""
     grad_accum_steps: int = 1
     """gradient accumulation: micro-batches per step that each rank splits its part of the batch into, to save memory"""
     compile: bool = False
@@ -263,8 +271,10 @@ class Compute:
     """on: matmul inputs are rounded to 10-bit mantissas (TF32) on NVIDIA GPUs. off: full float32, several times
     slower"""
     dtype: Literal["float32", "float64"] = "float32"
-    """precision of weights and arithmetic; float64 is for verification. For bf16 and fp16 see accelerate launch
-    --mixed_precision"""
+    """precision of weights and arithmetic; float64 is for verification"""
+    mixed_precision: Annotated[Literal["no", "bf16", "fp16"] | None, optional("{no,bf16,fp16}")] = None
+    """precision of the networks' forward and backward pass, over weights in --dtype. bf16: on GPUs that have it, about
+    twice as fast. fp16: for GPUs without bf16, with a loss scale. By default what accelerate launch was given, or no"""
     grad_comm_dtype: Literal["float32", "bfloat16"] = "float32"
     """precision in which ranks all-reduce their gradients; bfloat16 halves the traffic"""
     step_timeout: float = 600.0

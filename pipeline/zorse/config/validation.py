@@ -5,7 +5,7 @@ import importlib.util
 import re
 from collections.abc import Iterable
 
-from zorse.config.schema import FIXED, LEARNED, Config, flag
+from zorse.config.schema import FIXED, LEARNED, Config, Data, flag
 from zorse.errors import UserError
 
 POSITIVE = {
@@ -16,7 +16,7 @@ POSITIVE = {
     "optimization": ("batch", "lr", "lr_g", "lr_d"),
     "evaluation": ("evaluate_every",),
     "checkpointing": ("checkpoint_every", "keep", "keep_every"),
-    "compute": ("grad_accum_steps", "step_timeout"),
+    "compute": ("processes", "grad_accum_steps", "step_timeout"),
 }
 AT_LEAST_ZERO = {
     "data": ("workers",),
@@ -53,6 +53,10 @@ def check(config: Config) -> None:
     for name in config.checkpointing.allow_change:
         if name not in changeable:
             raise UserError(f"--allow-change {name}: must be one of {', '.join(changeable)}")
+    if (config.data.a is None) != (config.data.b is None):
+        raise UserError("--a and --b go together; give both --a DIR and --b DIR")
+    if config.data.a and data != Data.path:
+        raise UserError("--data cannot be combined with --a and --b; give shards, or the folders of their images")
     if re.match(r"[a-z][a-z0-9+]+:/(?!/)", data):
         raise UserError(f"--data {data}: a URL has two slashes there, and a folder is given without file:")
 

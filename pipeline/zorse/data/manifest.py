@@ -6,7 +6,9 @@ from pathlib import Path
 from zorse.data.local import FIX, File, Folder, Missing
 from zorse.data.remote import Remote
 from zorse.errors import UserError
+from zorse.invocation import command_line
 from zorse.typed_json import Count, Mismatch, convert, parse, shown
+from zorse_prep.folders import options_for
 from zorse_prep.format import (
     CHECKSUMS,
     FORMAT,
@@ -76,11 +78,15 @@ def read_manifest(store: Folder | Remote) -> Manifest:
 
 def _absent(store: Folder | Remote) -> str:
     if isinstance(store, Remote):
-        return "not found; give the URL of a folder of shards that data_prep/shard.py made"
-    state = "not finished" if (store.root / PLAN).exists() else "not found"
-    if store.root == Path("shards/horse2zebra"):
-        return f"{state}; make it with: python data_prep/shard.py horse2zebra"
-    return f"{state}; make it with: python data_prep/shard.py --source DIR --out {store.root}"
+        return "not found; give the URL of a folder of shards that zorse shard made"
+    root = store.root
+    if (root / PLAN).exists():
+        return f"not finished; finish it with: {command_line('shard', 'write', root)}"
+    if root == Path("shards/horse2zebra"):
+        return f"not found; make it with: {command_line('shard', 'horse2zebra')}, or give --data, or --a and --b"
+    if root.is_dir() and (options := options_for(root)):
+        return f"not found; if {root} holds images, make shards of them with: {command_line('shard', *options)}"
+    return f"not found; make it with: {command_line('shard', '--a', 'DIR', '--b', 'DIR', '--out', root)}"
 
 
 def _split(where: str, name: str, split: dict) -> list[tuple[File, int]]:
@@ -140,6 +146,6 @@ def check_files(store: Folder | Remote, files: list[File]) -> None:
     for file in files:
         found = sizes.get(file.name)
         if found is None:
-            raise UserError(f"{store.where(file.name)}: is missing; copy it again, or run data_prep/shard.py again")
+            raise UserError(f"{store.where(file.name)}: is missing; copy it again, or run zorse shard again")
         if found != file.size:
             raise UserError(f"{store.where(file.name)}: has {found} bytes, the manifest says {file.size}; {FIX}")

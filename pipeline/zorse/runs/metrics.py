@@ -113,7 +113,7 @@ def loss_scale(scaler: torch.amp.GradScaler | None) -> dict[str, float]:
     if scale < LOWEST_SCALE:
         raise UserError(
             f"gradients overflow float16 however little they are scaled (now by {scale:g}), so nothing is learned; "
-            "lower the learning rate, or use accelerate launch --mixed_precision bf16, or no"
+            "lower the learning rate, or use --mixed-precision bf16, or no"
         )
     return {"loss_scale": scale}
 

@@ -1,12 +1,12 @@
 """The closing words of a run, and tables of distances."""
 
-import shlex
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from zorse.directions import Direction
+from zorse.invocation import command_line
 from zorse.runs.reading import read_evaluation
 
 
@@ -20,8 +20,8 @@ def print_summary(console: Console, out: Path, pairs_seen: int) -> None:
         columns |= {f"{each['pairs']} pairs": each for each in (first, last)}
         images = " and ".join(str(last["protocol"]["images"][direction]) for direction in Direction)
         console.print(distance_table(f"{images} test images, compared with real ones", columns))
-    console.print(f"{out} is finished at {pairs_seen} pairs; look at {out}/samples/{pairs_seen:09d}.png")
-    console.print(f"translate with: python pipeline/translate.py {shlex.quote(str(out))} IN OUT --direction a2b")
+    console.print(f"{out} is finished at {pairs_seen} pairs; look at {out}/report.html")
+    console.print(f"next: {command_line('translate', out, 'IN', 'OUT', '--direction', 'a2b')}")
 
 
 def distance_table(title: str, columns: dict[str, dict]) -> Table:

@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import warnings
 
 import torch
 from accelerate import Accelerator
@@ -27,6 +28,8 @@ def check_cuda_graph(accelerator: Accelerator) -> None:
 def ddp_kwargs(compute: Compute) -> DistributedDataParallelKwargs:
     """How DDP all-reduces gradients: once a step, overlapping the backward pass; buffers are the same on all ranks."""
     hook = DDPCommunicationHookType.BF16 if compute.grad_comm_dtype == "bfloat16" else DDPCommunicationHookType.NO
+    # torch 2.15 and later call the option by another name, which 2.11 does not know.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     # Not static_graph: it gains nothing here and breaks no_sync (https://github.com/pytorch/pytorch/pull/187732).
     return DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True, comm_hook=hook)
 

@@ -73,7 +73,7 @@ def check_settings() -> None:
             f"dynamo_backend {backend}", "give accelerate launch --dynamo_backend no, and pipeline/train.py --compile"
         )
     if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()) not in ("no", "bf16", "fp16"):
-        raise UserError(f"mixed precision {precision} is not supported; use accelerate launch --mixed_precision bf16")
+        raise UserError(f"mixed precision {precision} is not supported; use bf16, fp16 or no")
 
 
 def check_devices() -> None:
@@ -134,10 +134,10 @@ def check_precision(accelerator: Accelerator) -> None:
     """Raise UserError for a mixed precision that cannot be had here; accelerate would compute in float32 instead."""
     precision, device = accelerator.mixed_precision, accelerator.device
     if precision == "fp16" and accelerator.scaler is None:
-        raise UserError("mixed precision fp16 needs a GPU, and there is none here; use --mixed_precision bf16, or no")
+        raise UserError("mixed precision fp16 needs a GPU, and there is none here; use bf16, or no")
     if precision == "bf16" and emulates_bf16(device):
         name = torch.cuda.get_device_name(device)
-        raise UserError(f"{name} only emulates bf16, slower than float32; use --mixed_precision fp16, or no")
+        raise UserError(f"{name} only emulates bf16, slower than float32; use --mixed-precision fp16, or no")
 
 
 def emulates_bf16(device: torch.device) -> bool:

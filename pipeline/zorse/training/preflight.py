@@ -47,7 +47,9 @@ def examine(config: Config, watchdog: Watchdog) -> list[Finding]:
     Nothing is left in the run directory.
     """
     # Set up as a run would, which refuses most mistakes by itself.
-    accelerator = start_accelerator(kwargs_handlers=[ddp_kwargs(config.compute)])
+    accelerator = start_accelerator(
+        mixed_precision=config.compute.mixed_precision, kwargs_handlers=[ddp_kwargs(config.compute)]
+    )
     if config.compute.cuda_graph:
         check_cuda_graph(accelerator)
     shards = open_dataset(config, accelerator)

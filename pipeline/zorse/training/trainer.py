@@ -40,6 +40,7 @@ def train(config: Config, watchdog: Watchdog) -> int:
     """
     directory = run_directory(config)
     accelerator = start_accelerator(
+        mixed_precision=config.compute.mixed_precision,
         log_with=[name for name in config.output.tracker if name != "none"] or None,
         project_config=ProjectConfiguration(directory, logging_dir=directory / "tensorboard"),
         kwargs_handlers=[ddp_kwargs(config.compute)],

@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from running import HORSE2ZEBRA, ROOT, TINY, draw, script, shard, train
-from runs import EXACT, SEVENTEEN, SIX_STEPS, assert_close, cut_back, final, losses, refused, run
+from runs import EXACT, LONG, SEVENTEEN, SIX_STEPS, assert_close, cut_back, final, losses, refused, run
 from safetensors.torch import load_file
 
 from zorse.checkpoints import format as checkpoint
+from zorse.invocation import command_line
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,19 @@ def test_resume_equals_never_having_stopped(shards, tmp_path):
     assert "resuming" in done.stdout and "at 9 of 17 pairs" in done.stdout
     assert "affects rounding at most, which training amplifies: --keep 9 -> 2\n" in done.stdout
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")  # to the last bit
+    assert_close(final(tmp_path / "stopped"), final(tmp_path / "whole"), 0)
+
+
+@pytest.mark.slow
+def test_resume_on_three_ranks_equals_never_having_stopped(shards, tmp_path):
+    """The order in which three gradients are added up is that of the run that went on, from the first step."""
+    short = ["--batch", "3", "--epochs", "2", "--decay-epochs", "2", "--checkpoint-every", "12", "--keep", "9"]
+    options = [*LONG, *short, "--norm", "batch"]
+    run(shards, tmp_path / "whole", *options, ranks=3)
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped", symlinks=True)
+    cut_back(tmp_path / "stopped", 24)
+    done = run(shards, tmp_path / "stopped", *options, ranks=3)
+    assert "resuming" in done.stdout and losses(tmp_path / "stopped") == losses(tmp_path / "whole")
     assert_close(final(tmp_path / "stopped"), final(tmp_path / "whole"), 0)
 
 
@@ -290,7 +304,7 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(shards, tmp_path):
         (["--warmup-pairs", "99999"], ["--warmup-pairs 99999", "give fewer"]),
         (["--epochs", "0.001", "--decay-epochs", "0"], ["less than one pair"]),
         (["--epochs", "1e308"], ["--epochs", "below"]),
-        (["--data", "nowhere"], ["nowhere/manifest.json", "data_prep/shard.py"]),
+        (["--data", "nowhere"], ["nowhere/manifest.json", "shard --a DIR --b DIR --out nowhere"]),
         (["--out", ROOT / "README.md"], ["README.md", "--out"]),
         (["--out", ROOT / "README.md" / "run"], ["README.md/run", "--out"]),
         (["--out", "/proc/run"], ["/proc/run", "--out"]),
@@ -302,10 +316,10 @@ def test_bad_options_in_one_line(shards, options, words):
 
 
 def test_defaults_without_shards_name_the_command(tmp_path):
-    refused(train(cwd=tmp_path), "python data_prep/shard.py horse2zebra")
+    refused(train(cwd=tmp_path), command_line("shard", "horse2zebra"))
     launched = train(cwd=tmp_path, launcher=[])  # as a user starts it; the launcher makes the exit code 1
     assert launched.returncode == 1
-    assert "python data_prep/shard.py horse2zebra" in launched.stderr and "Traceback" not in launched.stderr
+    assert command_line("shard", "horse2zebra") in launched.stderr and "Traceback" not in launched.stderr
 
 
 @pytest.mark.fault(20)

@@ -296,7 +296,7 @@ def test_index_that_lies_is_refused_on_reading(shards, tmp_path):
 
 
 def test_no_manifest_says_how_to_make_it(tmp_path):
-    assert "data_prep/shard.py" in refusal(tmp_path / "nothing")
+    assert "make it with: " in refusal(tmp_path / "nothing")
     (tmp_path / "plan.json").write_text("{}")
     assert "not finished" in refusal(tmp_path)
 

@@ -26,6 +26,7 @@ from prep_tools import (
 )
 from running import script
 
+from zorse.invocation import command_line
 from zorse_prep.folders import folder_source
 from zorse_prep.format import SPLITS
 
@@ -48,7 +49,7 @@ def small(tmp_path_factory) -> tuple[Path, Path]:
     (source / "trainA" / "broken.jpg").write_bytes(noisy_jpeg(5)[:-500])
     output = done(shard("--source", source, "--out", root / "out", "--max-corrupt", "0.02"))
     assert "warning: left out trainA/broken.jpg: cannot be decoded" in output
-    assert f"next: accelerate launch pipeline/train.py --data {root / 'out'}" in output
+    assert f"next: {command_line('train', '--data', root / 'out')}" in output
     return source, root / "out"
 
 

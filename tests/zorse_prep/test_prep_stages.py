@@ -29,6 +29,7 @@ from prep_tools import (
 )
 
 from zorse.errors import UserError
+from zorse.invocation import command_line
 from zorse.terminal import STOPPED
 from zorse_prep import listing
 from zorse_prep.folders import folder_source
@@ -133,7 +134,7 @@ def test_stages_make_what_one_command_makes(images, whole, tmp_path):
     out = tmp_path / "out"
     assert_refused(prep("write", out), "holds no plan", "plan --source")
     output = done(prep("plan", "--source", images, "--out", out, "--shard-size", "16"))
-    assert f"next: python data_prep/shard.py write {out}" in output
+    assert f"next: {command_line('shard', 'write', out)}" in output
     assert_refused(prep("finalize", out), "8 of 8 shards are missing", f"shard.py write {out}")
     assert_refused(prep("write", out, "--task", "3", "--tasks", "3"), "give 0 to 2")
     assert_refused(prep("write", out, "--task", "3"), "--task and --tasks go together")

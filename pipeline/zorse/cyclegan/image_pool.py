@@ -61,6 +61,10 @@ class ImagePool:
             plan = plan.pin_memory()
         return plan.to(self.images.device, non_blocking=True)
 
+    def no_plan(self, slots: list[int]) -> Tensor:
+        """A plan that keeps none of the next fakes and advances nothing."""
+        return torch.tensor([(self.rows[slot], self.size, 0) for slot in slots], device=self.images.device).T
+
     @torch.no_grad()
     def exchange(self, fakes: Tensor, plan: Tensor) -> Tensor:
         """Store what the plan keeps of `fakes` [n, C, H, W] and return what the discriminator is to judge as fake."""

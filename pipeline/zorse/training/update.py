@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from contextlib import nullcontext
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class Update:
         self.dtype = next(self.model.parameters()).dtype
         captured = state.config.compute.cuda_graph
         self.graph = CapturedGraph(self._all, accelerator.device) if captured else None
+        if accelerator.num_processes > 2:  # the sum of two is the same in either order
+            self._settle_buckets()
 
     def __call__(self, batches: Iterable[dict], rates: tuple[float, float]) -> list[dict[str, Tensor]]:
         """The named losses of each micro-batch, on the device; a captured update overwrites them in the next call.
@@ -41,6 +44,27 @@ class Update:
             batch = self.rank_slice.batch
             self.state.ema.update(self.model.generators, self.state.pairs_seen + batch, batch)
         return losses
+
+    def _settle_buckets(self) -> None:
+        """Have DDP lay out its buckets as they stay, by a backward pass whose gradients are thrown away.
+
+        DDP orders parameters anew after its first backward pass, and where a gradient lies decides in which order the
+        ranks' parts are added up. So the first step of each start would round otherwise than the same step of a run
+        that was not stopped. Nothing that a checkpoint holds is changed.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        count, device = self.rank_slice.micro_batch_size, self.accelerator.device
+        plans = {domain: pool.no_plan(self.rank_slice.slots[:count]) for domain, pool in self.pools.items()}
+        images = {
+            domain: torch.zeros(count, *pool.images.shape[2:], device=device, dtype=self.dtype)
+            for domain, pool in self.pools.items()
+        }
+        draws = self.model.draws(list(range(count)), device)
+        loss, _ = self.parallel(images["a"], images["b"], self.pools, plans, *([] if draws is None else [draws]))
+        self.accelerator.backward(loss)
+        self.optimizer.zero_grad()
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
     def _inputs(self, micro_step: int, pairs: dict) -> list[Tensor]:
         """Pixels of a and b, plans of the image pools of a and b, draws of dropout if there is any."""

@@ -8,7 +8,7 @@ DEMO   ?= runs/demo
 LAUNCH := $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow faults gpu-pack gpu-check gpu-rehearse lint format lock clean
+.PHONY: help install demo test test-slow faults gpu-pack gpu-check gpu-rehearse lint format docs lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,9 +61,12 @@ format: $(READY)  ## let ruff rewrite the files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(READY)  ## the pages of docs/ as a site in build/docs
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --quiet
+
 lock:  ## pin the newest versions in requirements.lock (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-annotate --no-header --no-emit-index-url -o requirements.lock
 
 clean:  ## remove what the demo and the tests made; .venv stays
-	rm -rf $(DEMO) .pytest_cache .ruff_cache
+	rm -rf $(DEMO) build .pytest_cache .ruff_cache

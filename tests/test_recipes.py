@@ -44,12 +44,11 @@ def test_the_commands_of_a_recipe_run(recipe, tmp_path):
             b.rename(a)
             (tmp_path / "moved").rename(b)
     sharding, training = commands(recipe)
-    assert sharding[:2] == ["python", "data_prep/shard.py"]
-    assert training[:3] == ["accelerate", "launch", "pipeline/train.py"]
+    assert sharding[:2] == ["zorse", "shard"] and training[:2] == ["zorse", "train"]
     told = done(script("data_prep/shard.py", *sharding[2:], "--workers", "1", cwd=tmp_path))
     assert "warning" not in told
     given = [] if IMAGES & set(training) else TINY[:4]
-    done(script("pipeline/train.py", *TINY[4:], *SHORT, *given, *training[3:], cwd=tmp_path))
+    done(script("pipeline/train.py", *TINY[4:], *SHORT, *given, *training[2:], cwd=tmp_path))
     # What comes back is in the units and the kind of its source.
     source = next((tmp_path / folder / "testA").iterdir())
     out = tmp_path / f"out{''.join(source.suffixes)}"

@@ -5,6 +5,7 @@ one name are held out together.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,14 +14,18 @@ from zorse_prep.format import SPLITS
 from zorse_prep.items import OF_NUMBERS, Item, Source, none_dropped
 
 TEST_SHARE = 0.05
+FEWEST = 8  # test images of a domain
 SPACE = 2**64  # of the hashes
 SALT = b"held out for testing\0"  # a user's images may themselves be chosen by a hash of their names
 
 
 def hold_out(source: Source, share: float, domains: str = "ab") -> Source:
-    """The source with a share of the training images of `domains` as test images, at least one each where there are
-    two. What was held out is counted in held_out while the items are listed, which raises UserError where a domain has
-    test images already."""
+    """The source with a share of the training images of `domains` as test images.
+
+    Of few images more are held out: FEWEST, or a quarter where that is less, and none where a quarter is less than the
+    two that an evaluation needs. What was held out is counted in held_out while the items are listed, which raises
+    UserError where a domain has test images already.
+    """
     trains = {f"train{domain.upper()}" for domain in domains}
     dropped = {
         split: source.dropped.get(split) or none_dropped()
@@ -31,32 +36,30 @@ def hold_out(source: Source, share: float, domains: str = "ab") -> Source:
 
 
 def _items(source: Source, share: float, trains: set[str]) -> Iterator[Item]:
-    lowest: dict[str, tuple[int, list[Item]]] = {}  # by split: what is held out if nothing else is
-    training = set()  # splits of which some images are training images for certain
+    # By split: how many images there are, and those of the lowest hashes, which wait for what the others come to.
+    seen, waiting = Counter(), {split: {} for split in trains}
     for item in source.items:
         if item.split not in trains:
             if item.split.replace("test", "train") in trains:
                 raise UserError(f"{item.split} holds images, so that none need be held out; leave out --test-share")
             yield item
             continue
-        number = _number(item)
-        kept, waiting = lowest.get(item.split, (SPACE, []))
+        seen[item.split] += 1
+        number, lowest = _number(item), waiting[item.split]
         if number < share * SPACE:
             yield _held_out(source, item)
-        elif number == kept:
-            waiting.append(item)
-        elif number > kept:
-            training.add(item.split)
-            yield item
-        else:
-            lowest[item.split] = number, [item]
-            if waiting:
-                training.add(item.split)
-                yield from waiting
-    for split, (_, waiting) in lowest.items():
-        if split in training and not source.held_out[split.replace("train", "test")]:
-            waiting = [_held_out(source, item) for item in waiting]
-        yield from waiting
+            continue
+        lowest.setdefault(number, []).append(item)
+        if len(lowest) > FEWEST:
+            yield from lowest.pop(max(lowest))
+    for split, lowest in waiting.items():
+        wanted = min(FEWEST, seen[split] // 4)
+        for number in sorted(lowest):
+            held_out = source.held_out[split.replace("train", "test")]
+            if wanted > 1 and held_out < wanted and held_out + len(lowest[number]) < seen[split]:
+                yield from (_held_out(source, item) for item in lowest[number])
+            else:
+                yield from lowest[number]
 
 
 def _held_out(source: Source, item: Item) -> Item:

@@ -1,6 +1,6 @@
 """Draw the demo data set: plain horses (A) and striped zebras (B), unpaired, in a few seconds and without a download.
 
-  python data_prep/demo.py OUT
+  zorse demo OUT
 
 Every picture is a function of (seed, split, number) alone. Both kinds share poses, sizes and surroundings: only the
 coat tells them apart, which is what a CycleGAN is to learn.
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from PIL import Image, ImageDraw
 
+from zorse.command_help import parse_options
 from zorse.errors import UserError
 from zorse.files import load_json, write_json, write_quickly
 from zorse.invocation import command_line, usage
-from zorse.terminal import colours_of_help, run_command
+from zorse.terminal import run_command
 from zorse_prep.images import JPEG_OPTIONS
 
 COUNTS = {"trainA": 300, "trainB": 360, "testA": 64, "testB": 64}
@@ -238,8 +238,7 @@ def draw_all(out: Path, /, seed: int = 0, size: int = 64) -> None:
 
 def run() -> None:
     """Draw what the command line says."""
-    with colours_of_help(sys.argv):
-        tyro.cli(draw_all, prog=usage("demo"), description=__doc__)
+    parse_options(draw_all, sys.argv[1:], prog=usage("demo"), description=__doc__)
 
 
 def main() -> None:

@@ -1,24 +1,28 @@
 """Turn two unpaired image domains into WebDataset shards.
 
-  python data_prep/shard.py --a DIR --b DIR       your images, a folder for each domain
-  python data_prep/shard.py horse2zebra           a known data set, from the Hugging Face hub; or OWNER/NAME@REVISION
-  python data_prep/shard.py --source DIR          images in DIR/trainA, DIR/trainB, and optionally DIR/testA, DIR/testB
-  python data_prep/shard.py --source FILE         the same folders in a .zip or .tar, read in place
+  zorse shard --a DIR --b DIR    your images, a folder for each domain
+  zorse shard horse2zebra        a known data set, from the Hugging Face hub,
+                                 or OWNER/NAME@REVISION there
+  zorse shard --source DIR       images in DIR/trainA, DIR/trainB, and, if there
+                                 are any, DIR/testA, DIR/testB
+  zorse shard --source FILE      the same folders in a .zip or .tar, in place
 
 Run again after an interruption, it writes only what is missing. Its stages, for several machines:
 
-  plan [NAME | --source ...] --out OUT            which image goes into which shard
-  write OUT [--task I --tasks T]                  the shards that are missing; any number of tasks, on any machine
-  finalize OUT                                    the manifest
+  plan [NAME | ...] --out OUT    which image goes into which shard
+  write OUT [--task I --tasks T] the shards that are missing; any number of
+                                 tasks, on any machine
+  finalize OUT                   the manifest
 
 and on finished shards:
 
-  verify OUT [--deep]                             is all there; with --deep, is every byte and every image right
-  stats OUT                                       what is in it
-  index DIR --train-a GLOB --train-b GLOB         make another program's WebDataset tars usable where they lie
+  verify OUT [--deep]            is all there; with --deep, every byte is read
+  stats OUT                      what is in it
+  index DIR --train-a GLOB ...   make another program's WebDataset tars usable
+                                 where they lie
 
-Each has its own --help. Exit codes: 0 done; 1 verify found faults; 2 a mistake in the input or the options; 3 too many
-unusable images; 130 stopped by Ctrl-C.
+Each has its own --help. The script data_prep/shard.py is the same command. Exit codes: 0 done; 1 verify found faults;
+2 a mistake in the input or the options; 3 too many unusable images; 130 stopped by Ctrl-C.
 """
 
 import os
@@ -29,11 +33,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import tyro
-
+from zorse.command_help import parse_options, with_new_names
 from zorse.errors import UserError
 from zorse.invocation import command_line, usage
-from zorse.terminal import colours_of_help, one_line, run_command, with_new_names
+from zorse.terminal import one_line, run_command
 from zorse_prep.foreign import index_tars
 from zorse_prep.format import MANIFEST, PLAN
 from zorse_prep.items import Source
@@ -240,9 +243,7 @@ def run() -> int | None:
         function, options = STAGES[arguments[0]]
         prog, description, arguments = f"{prog} {arguments[0]}", options.__doc__, arguments[1:]
     arguments = with_new_names(arguments, {"--keep-repeats": "--keep-duplicates"})  # as version 0.1 called it
-    with colours_of_help(arguments):
-        parsed = tyro.cli(options, prog=prog, description=description, args=arguments)
-    return function(parsed)
+    return function(parse_options(options, arguments, prog=prog, description=description))
 
 
 def main() -> None:

@@ -9,10 +9,12 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -31,6 +33,7 @@ CTRL_C, READER_GONE = 130, 141  # exit codes, 128 + the signal, as shells have t
 
 # Control characters but for tab and newline, and those that turn the direction of writing.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+COMMANDS = re.compile(r"\bzorse [a-z]|\.py |\bmake |pip install|launch ")  # what a message may hold to be pasted
 # What progress bars of libraries write between their texts, to move from line to line.
 MOVES = re.compile(r"(\n|\x1b\[A)*")
 
@@ -113,16 +116,6 @@ def plain_console(**options) -> Console:
     return _PlainConsole(**{"file": itself(sys.stdout), **options})
 
 
-@contextmanager
-def colours_of_help(arguments: list[str]) -> Iterator[None]:
-    """Let the colours of help and errors through, unless an argument that they may repeat holds control characters."""
-    if any(printable(argument) != argument for argument in arguments):
-        yield
-        return
-    with redirect_stdout(itself(sys.stdout)), redirect_stderr(itself(sys.stderr)):
-        yield
-
-
 def itself(stream: TextIO) -> TextIO:
     """A stream below what keeps control characters from it, for those who need them: rich, and what shows help."""
     while hasattr(stream, "rich_proxied_file"):
@@ -139,9 +132,18 @@ def _report(error: UserError | OSError) -> int:
         line, code = f"{of_system(error)}; {fix}, and run the same command again", 2
     line = f"error: {' '.join(line.split())}"
     if _is_first_rank() or isinstance(error, OneRankError):
-        print(line, file=sys.stderr, flush=True)
+        print_error(line)
     tell_launcher(line)
     return code
+
+
+def print_error(line: str) -> None:
+    """Print an error on stderr, in one line; on a terminal broken between words, unless it holds a command to paste."""
+    line = line.rstrip("\n")
+    if itself(sys.stderr).isatty() and not COMMANDS.search(line):
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr, flush=True)
 
 
 def tell_launcher(line: str) -> None:
@@ -155,15 +157,6 @@ def tell_launcher(line: str) -> None:
 
 def _is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
-
-
-def with_new_names(arguments: list[str], renamed: dict[str, str]) -> list[str]:
-    """Arguments with the options that were renamed under their new names; renamed: {"--old": "--new"}.
-
-    Aliases of the parser would do, but --help would then show the old names first.
-    """
-    parts = (argument.partition("=") for argument in arguments)
-    return [renamed.get(name, name) + equals + value for name, equals, value in parts]
 
 
 def report_console() -> Console:

@@ -12,7 +12,7 @@ from zorse.errors import OneRankError, TransientError, UserError, of_system
 from zorse.runs import failure
 from zorse.runs.directory import journal
 from zorse.runs.watchdog import Watchdog
-from zorse.terminal import protect_terminal, tell_launcher
+from zorse.terminal import print_error, protect_terminal, tell_launcher
 from zorse.training.own_shards import with_own_shards
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     except UserError as error:
         line = f"error: {error}\n"
         if failure.claim_failure_report(out, line) if isinstance(error, OneRankError) else rank == 0:
-            print(line, end="", file=sys.stderr)
+            print_error(line)
         tell_launcher(line)
         if isinstance(error, TransientError):
             sys.exit(1)
@@ -53,7 +53,7 @@ def main() -> None:
         what = of_system(error) if isinstance(error, OSError) else error
         line = f"error: {what}; fix this and rerun the same command to resume from the latest checkpoint\n"
         if failure.claim_failure_report(out, line):
-            print(line, end="", file=sys.stderr)
+            print_error(line)
         tell_launcher(line)
         sys.exit(2)
     # Ctrl-C, and failures of ours or of another rank, after which the launcher starts again.

@@ -7,12 +7,12 @@ from typing import Annotated, TypeVar
 
 import tyro
 
+from zorse.command_help import parse_options, with_new_names
 from zorse.config.presets import PRESETS
 from zorse.config.resolve import OLD_NAMES
 from zorse.config.schema import Config, flag
 from zorse.config.validation import check
 from zorse.invocation import usage
-from zorse.terminal import colours_of_help, with_new_names
 
 TRAIN = "Train a CycleGAN on two unpaired domains of images. Run the same command again to resume."
 T = TypeVar("T")
@@ -24,15 +24,15 @@ RENAMED = {
 
 def options_of(kind: type[T], program: str, **how) -> T:
     """The options on the command line of `program`; exits with help or with what is wrong. how: for tyro.cli."""
+    arguments = how.pop("args", sys.argv[1:])
     try:
         try:
-            with colours_of_help(how.get("args", sys.argv)):
-                return tyro.cli(kind, prog=program, **how)
+            return parse_options(kind, arguments, prog=program, **how)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # of `--help | head`, whose reader has seen enough, or of who reads what is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0 if {"-h", "--help"} & set(how.get("args", sys.argv)) else 2)
+        sys.exit(0 if {"-h", "--help"} & set(arguments) else 2)
 
 
 def parse(arguments: list[str], command: str = "train", what: str = TRAIN) -> Config:

@@ -4,7 +4,9 @@ import sys
 from contextlib import suppress
 from datetime import timedelta
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
+from rich.text import Text
 
 from zorse.terminal import itself, plain_console
 
@@ -35,6 +37,20 @@ class BestEffortStdout:
         return self.file.fileno()
 
 
+class _Bar(Progress):
+    """A bar as wide as the terminal allows, with counts and times that are always there, and below it the losses."""
+
+    def __init__(self, console):
+        counts = "{task.completed:,.0f}/{task.total:,.0f} pairs", "{task.percentage:.0f} %", "{task.fields[speed]}"
+        columns = [TextColumn(text, markup=False) for text in counts]
+        super().__init__(BarColumn(None, table_column=Column(ratio=1)), *columns, console=console, expand=True)
+
+    def get_renderables(self):
+        yield from super().get_renderables()
+        for task in self.tasks:
+            yield Text(task.fields["losses"], no_wrap=True, overflow="ellipsis")
+
+
 class Display:
     """Progress for a person: a live bar on a terminal, one plain line per status elsewhere. Silent but on rank 0."""
 
@@ -43,9 +59,8 @@ class Display:
         self.total = total_pairs
         self.bar = None
         if enabled and self.console.is_terminal:
-            status = TextColumn("pairs  {task.fields[status]}", markup=False)
-            self.bar = Progress(BarColumn(24), MofNCompleteColumn(), status, console=self.console)
-            self.task = self.bar.add_task("", total=total_pairs, status="starting")
+            self.bar = _Bar(self.console)
+            self.task = self.bar.add_task("", total=total_pairs, speed="starting", losses="")
 
     def __enter__(self) -> "Display":
         if self.bar:
@@ -64,7 +79,7 @@ class Display:
             self.bar.update(self.task, completed=min(pairs_seen, self.total))
 
     def status(self, record: dict) -> None:
-        """A record of stats.jsonl in one line."""
+        """Show a record of stats.jsonl: beside and below the bar, or in one line."""
         speed = record["pairs_per_second"]
         left = timedelta(seconds=round((self.total - record["pairs"]) / speed))
 
@@ -74,15 +89,11 @@ class Display:
 
         losses = [("G", "adversarial"), ("D", "discriminator"), ("cycle", "cycle"), ("identity", "identity")]
         present = [(title, kind) for title, kind in losses if any(name.startswith(kind) for name in record)]
-        line = "  ".join(
-            [
-                f"{speed:.1f} pairs/s",
-                f"{left} left",
-                *[f"{title} {mean(kind):.3f}" for title, kind in present],
-                f"data wait {record['data_wait']:.0%}",
-            ]
-        )
+        pace = f"{speed:.1f} pairs/s  {left} left"
+        means = "  ".join(f"{title} {mean(kind):.3f}" for title, kind in present)
+        means += f"  data wait {record['data_wait']:.0%}"
         if self.bar:
-            self.bar.update(self.task, completed=min(record["pairs"], self.total), status=line)
+            done = min(record["pairs"], self.total)
+            self.bar.update(self.task, completed=done, speed=pace, losses=f"epoch {record['epoch']:.2f}  {means}")
         else:
-            self.note(f"{record['pairs']:>9}/{self.total} pairs  epoch {record['epoch']:.2f}  {line}")
+            self.note(f"{record['pairs']:>9}/{self.total} pairs  epoch {record['epoch']:.2f}  {pace}  {means}")

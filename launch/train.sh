@@ -67,14 +67,13 @@ launch() { # to be run in the background
   if ((processes == 1)); then # no launcher
     ACCELERATE_MIXED_PRECISION=$precision exec "$BIN/python" "$project/pipeline/train.py" "$@"
   fi
+  if ((NODES == 1)); then
+    exec "$BIN/python" "$project/pipeline/train.py" --processes "$processes" --mixed-precision "$precision" "$@"
+  fi
   local how=(--multi_gpu --num_processes "$processes" --num_machines "$NODES")
   how+=(--mixed_precision "$precision" --dynamo_backend no)
-  if ((NODES > 1)); then
-    how+=(--machine_rank "$NODE_RANK" --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT")
-    how+=(--rdzv_backend static --rdzv_conf timeout=1800) # so long a machine waits for the others
-  else
-    how+=(--main_process_port 0) # any free one
-  fi
+  how+=(--machine_rank "$NODE_RANK" --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT")
+  how+=(--rdzv_backend static --rdzv_conf timeout=1800) # so long a machine waits for the others
   exec "$BIN/accelerate" launch "${how[@]}" "$project/pipeline/train.py" "$@"
 }
 

@@ -11,6 +11,7 @@ from zorse.config.schema import Config
 from zorse.errors import UserError
 from zorse.invocation import by_zorse
 from zorse.processes import LAUNCHED
+from zorse_prep.workers import cpu_count
 
 SECONDS_TO_SAVE = 100  # that ranks have to save and end before they are killed
 RESUME = "rerun the same command to resume from the latest checkpoint"
@@ -52,11 +53,12 @@ def launch(command: str, arguments: list[str], count: int) -> int:
     import psutil
     import torch
 
-    gpus = torch.accelerator.device_count()
+    on_cpus = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    gpus = 0 if on_cpus else torch.accelerator.device_count()
     if gpus and count > gpus:
         raise UserError(f"--processes {count}: this machine has {gpus} GPUs; give --processes {gpus}, or fewer")
     settings = {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGUSR1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "100"}
-    settings["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    settings["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cpu_count() // count)))
     if not gpus:
         settings["ACCELERATE_USE_CPU"] = "true"
     os.environ |= settings
@@ -66,11 +68,13 @@ def launch(command: str, arguments: list[str], count: int) -> int:
 
     logging.disable(logging.CRITICAL)  # of the launcher, in this process alone
     how = ["--multi_gpu", "--num_processes", count, "--num_machines", 1, "--mixed_precision", "no"]
-    how += ["--dynamo_backend", "no", "--main_process_port", 0, "--module", "zorse", command, *arguments]
+    how += ["--dynamo_backend", "no", "--main_process_port", 0]
+    how += ["--module", "zorse", command] if by_zorse() else [sys.argv[0]]
     with tempfile.NamedTemporaryFile(prefix="zorse-journal-") as journal:
         path = Path(os.environ.setdefault("ZORSE_JOURNAL", journal.name))
+        before = len(path.read_text().splitlines())
         try:
-            launch_command(launch_command_parser().parse_args([str(word) for word in how]))
+            launch_command(launch_command_parser().parse_args([*map(str, how), *arguments]))
             return 0
         except ChildFailedError as error:
             return _of_failure(error)
@@ -80,7 +84,7 @@ def launch(command: str, arguments: list[str], count: int) -> int:
             with suppress(psutil.Error):  # a second signal, before they have ended
                 for rank in psutil.Process().children(recursive=True):
                     rank.kill()
-        event = path.read_text().splitlines()[-1:]
+        event = path.read_text().splitlines()[before:][-1:]
     if event and event[0].startswith(("stopped", "finished")):
         return 0 if event[0].startswith("finished") else 128 + number
     print(f"aborted; {RESUME}", file=sys.stderr)

@@ -29,6 +29,7 @@ demo: $(READY)  ## draw a data set, train on it, translate: about 3 minutes on 2
 	$(BIN)/python data_prep/shard.py --source $(DEMO)/images --out $(DEMO)/shards
 	$(LAUNCH) pipeline/train.py --preset demo --data $(DEMO)/shards --out $(DEMO)
 	$(BIN)/python pipeline/translate.py $(DEMO) $(DEMO)/images/testA $(DEMO)/translated --direction a2b
+	@echo "open $(DEMO)/report.html in a browser"
 
 test: $(READY)  ## the tests, in about 8 minutes on 2 CPU cores
 	$(BIN)/python -m pytest -m "not slow and not exhaustive" -n 2 --dist loadfile

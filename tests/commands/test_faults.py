@@ -16,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 from running import ROOT, TINY, command
-from runs import LONG, LONG_PAIRS, SLOWLY, assert_close, cut, final, losses, nobody_left, run, start, wait_for
+from runs import LONG, LONG_PAIRS, SLOWLY, assert_close, cut, final, losses, nobody_left, run, said, start, wait_for
 
 
 class Recovery:
@@ -173,7 +173,7 @@ def test_nothing_that_is_not_finite_is_saved(shards, tmp_path, kind):
     process = start(shards, out, *LONG, "--keep", "99", ranks=2, fault=f"{kind} 1 59")
     output = process.communicate(timeout=90)[0]
     assert process.returncode == 1 and nobody_left(out)
-    assert output.count("error: ") == 1, output
+    assert said(output, "error: ") == 1, output
     assert ("in the step that began at pair 118" if kind == "nan" else "not finite after pair 120") in output
     saved = sorted(path.name for path in (out / "checkpoints").glob("pairs-*"))
     assert saved == ["pairs-000000000000", "pairs-000000000040", "pairs-000000000080"]
@@ -286,7 +286,7 @@ def test_on_two_ranks_a_mistake_is_told_once_and_a_damaged_checkpoint_costs_one(
     def refused(*options, out=tmp_path / "run"):
         process = start(shards, out, *LONG, *options, ranks=2)
         told = process.communicate(timeout=60)[0]
-        assert process.returncode and told.count("error: ") == 1, told
+        assert process.returncode and said(told, "error: ") == 1, told
         return told
 
     assert "--lr -1.0" in refused("--lr", "-1")
@@ -346,7 +346,7 @@ def test_on_two_ranks_nothing_hostile_in_shards_is_run_expanded_or_followed(shar
     (data / "manifest.json").write_text(json.dumps(manifest))
     process = start(data, tmp_path / "other", *LONG, ranks=2)
     told = process.communicate(timeout=60)[0]
-    assert process.returncode and told.count("error: ") == 1 and "../outside.tar" in told, told
+    assert process.returncode and said(told, "error: ") == 1 and "../outside.tar" in told, told
 
 
 @pytest.mark.fault(10, 28)
@@ -383,7 +383,7 @@ def test_no_room_from_the_start_ends_before_the_first_step(shards, small_disk, r
     (small_disk / "filler").write_bytes(bytes(12 * 2**20 - 60_000))
     process = start(shards, small_disk / "run", *LONG, ranks=ranks)
     output = process.communicate(timeout=60)[0]
-    assert process.returncode and output.count("error: ") == 1, output
+    assert process.returncode and said(output, "error: ") == 1, output
     assert ranks == 2 or (process.returncode == 2 and "Traceback" not in output)  # torchrun's own, of a failed rank
     assert f"/{LONG_PAIRS} pairs  epoch" not in output
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from running import HORSE2ZEBRA, ROOT, TINY, draw, script, shard, train
-from runs import EXACT, LONG, SEVENTEEN, SIX_STEPS, assert_close, cut_back, final, losses, refused, run
+from runs import EXACT, LONG, SEVENTEEN, SIX_STEPS, assert_close, cut_back, final, losses, refused, run, said
 from safetensors.torch import load_file
 
 from zorse.checkpoints import format as checkpoint
@@ -69,6 +69,12 @@ def test_resume_equals_never_having_stopped(shards, tmp_path):
     assert "affects rounding at most, which training amplifies: --keep 9 -> 2\n" in done.stdout
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")  # to the last bit
     assert_close(final(tmp_path / "stopped"), final(tmp_path / "whole"), 0)
+
+
+def test_a_run_of_days_on_a_cpu_is_told_once(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr("zorse.training.trainer.LONG_ON_CPU", 0)
+    told = run(shards, tmp_path / "run", *SEVENTEEN).stdout
+    assert told.count("warning: there is no GPU, and at this rate the run takes 0 days; --preset quick is made") == 1
 
 
 @pytest.mark.slow
@@ -332,14 +338,14 @@ def test_unknown_options_get_the_nearest_name():
 def test_gpu_processes_without_gpus_do_not_train_side_by_side(shards, tmp_path):
     done = train(*TINY, "--data", shards, "--out", tmp_path / "run", ranks=2, ACCELERATE_USE_CPU="false")
     assert done.returncode != 0
-    assert done.stderr.count("error: 2 processes were launched, but this machine has 0 GPUs") == 1
+    assert said(done.stderr, "error: 2 processes were launched, but this machine has 0 GPUs") == 1
     assert not (tmp_path / "run").exists()
 
 
 def test_batch_that_the_ranks_cannot_divide(shards, tmp_path):
     done = train(*TINY, "--data", shards, "--out", tmp_path / "run", "--batch", "3", ranks=2)
     assert done.returncode != 0
-    assert done.stderr.count("error: --batch 3: cannot be divided over 2 processes") == 1
+    assert said(done.stderr, "error: --batch 3: cannot be divided over 2 processes") == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -10,7 +10,7 @@ SCALE = float(sys.argv.pop(1))  # of losses, at the beginning
 
 class HalfOnCpu(accelerate.Accelerator):
     def __init__(self, **options):
-        super().__init__(mixed_precision="fp16", **options)
+        super().__init__(**options | {"mixed_precision": "fp16"})
         self.native_amp = True
         self.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=3)
 

@@ -114,6 +114,11 @@ def start(data, out, *options, ranks=1, fault=None, before=(), **environment):
     )
 
 
+def said(output, line):
+    """How often a line of ours begins so; a launcher's report of the cause repeats it further to the right."""
+    return len(re.findall(f"^{re.escape(line)}", output, re.MULTILINE))
+
+
 def wait_for(process, pattern):
     """Read the output up to a line that matches; fails when it never comes."""
     seen = ""

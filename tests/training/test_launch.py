@@ -29,8 +29,8 @@ ONE_PAIR = ["--epochs", "0.05", "--decay-epochs", "0"]
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, ["parallelism"]),
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, ["--grad-accum-steps 4"]),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, ["--dynamo_backend no", "--compile"]),
-        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, ["fp8", "--mixed_precision bf16"]),
-        ({"ACCELERATE_MIXED_PRECISION": "bfloat16"}, ["bfloat16", "--mixed_precision bf16"]),
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, ["fp8", "use bf16, fp16 or no"]),
+        ({"ACCELERATE_MIXED_PRECISION": "bfloat16"}, ["bfloat16", "use bf16, fp16 or no"]),
         ({"ACCELERATE_USE_CPU": "perhaps"}, ["accelerate", "perhaps"]),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, dict) else "",
@@ -104,7 +104,7 @@ def test_a_gpu_that_emulates_bf16_is_refused(monkeypatch):
     accelerator = SimpleNamespace(mixed_precision="bf16", device=torch.device("cuda"), scaler=None)
     for capability in ((7, 0), (7, 5)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
-        with pytest.raises(UserError, match=r"Tesla V100 only emulates bf16, .* --mixed_precision fp16"):
+        with pytest.raises(UserError, match=r"Tesla V100 only emulates bf16, .* --mixed-precision fp16"):
             check_precision(accelerator)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     check_precision(accelerator)

@@ -470,6 +470,6 @@ def test_data_that_uses_little_of_its_range_is_told(tmp_path):
     for mode in ("rgb", "grey16"):
         modes = ("--mode-a", mode, "--mode-b", mode)
         done = prep("--source", tmp_path / "in", "--out", tmp_path / mode, *modes, "--workers", "1")
-        told = [line for line in done.stdout.splitlines() if line.startswith("warning")]
+        told = [line for line in done.stdout.splitlines() if line.startswith("warning: train")]
         what = "trainA: 3 of 3 images hold more than 8 bits" if mode == "rgb" else "trainA is dark"
         assert len(told) == 1 and what in told[0] and "--range-a percentiles" in told[0], done

@@ -261,11 +261,11 @@ def test_unknown_option_names_the_nearest():
 def test_help_shows_every_stage():
     for arguments, words in (
         ([], ["plan", "write OUT", "finalize OUT", "verify OUT", "stats OUT", "index DIR", "Exit codes"]),
-        (["write"], ["--task ", "--tasks"]),
+        (["write"], ["--task I", "--tasks"]),
         (["verify"], ["--deep"]),
         (["index"], ["--train-a GLOB"]),
     ):
-        output = done(shard(*arguments, "--help"))
+        output = " ".join(done(shard(*arguments, "--help")).split())
         assert all(word in output for word in words), output
 
 

@@ -132,10 +132,10 @@ def whole(images, tmp_path_factory) -> dict[str, bytes]:
 
 def test_stages_make_what_one_command_makes(images, whole, tmp_path):
     out = tmp_path / "out"
-    assert_refused(prep("write", out), "holds no plan", "plan --source")
+    assert_refused(prep("write", out), "holds no plan", "shard plan --source")
     output = done(prep("plan", "--source", images, "--out", out, "--shard-size", "16"))
     assert f"next: {command_line('shard', 'write', out)}" in output
-    assert_refused(prep("finalize", out), "8 of 8 shards are missing", f"shard.py write {out}")
+    assert_refused(prep("finalize", out), "8 of 8 shards are missing", command_line("shard", "write", out))
     assert_refused(prep("write", out, "--task", "3", "--tasks", "3"), "give 0 to 2")
     assert_refused(prep("write", out, "--task", "3"), "--task and --tasks go together")
     array = {"SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_COUNT": "3"}

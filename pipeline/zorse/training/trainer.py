@@ -30,6 +30,7 @@ from zorse.training.state import TrainState, open_dataset
 from zorse.training.update import Update
 
 POLL_EVERY = 16  # steps between looks at a checkpoint that is being written
+DAY, LONG_ON_CPU = 86400, 2  # seconds; days that a run on a CPU may take without a word
 EARLY = (5, 20, 50)  # steps after which there are first numbers, and signs of a start that fails, before any status
 
 
@@ -104,7 +105,7 @@ class Trainer:
         self.translate = translation(state.generators, accelerator, self.dataset.modes)
         self.evaluator = self._evaluator()
         self.batches = self._batches()
-        self.real_samples = None
+        self.real_samples, self.told_duration = None, False
         if run.main:
             count = max(self.config.output.sample_images, MIN_SAMPLE_IMAGES)
             self.real_samples = sample_grid.test_pictures(self.dataset, count, self.config.eval_size)
@@ -156,6 +157,7 @@ class Trainer:
         run.recorder.status(status)
         alerts = run.health.update(status)
         run.screen.status(status)
+        self._tell_if_long(status)
         return alerts
 
     def first_numbers(self) -> list[Alert]:
@@ -164,7 +166,16 @@ class Trainer:
             return []
         status = self._status()
         self.run.screen.status(status)
+        self._tell_if_long(status)
         return self.run.health.update_early(status)
+
+    def _tell_if_long(self, status: dict) -> None:
+        """Say once how long a run takes that would rather be on a GPU."""
+        days = (self.state.total_pairs - self.state.pairs_seen) / status["pairs_per_second"] / DAY
+        if self.accelerator.device.type == "cpu" and days > LONG_ON_CPU and not self.told_duration:
+            fix = "" if self.config.preset == "quick" else "; --preset quick is made for CPUs"
+            self.run.note(f"warning: there is no GPU, and at this rate the run takes {days:.0f} days{fix}")
+            self.told_duration = True
 
     def _status(self) -> dict:
         rates = learning_rates(self.previous, self.config.optimization, self.dataset.epoch)

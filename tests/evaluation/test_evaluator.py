@@ -322,7 +322,7 @@ def test_patches_alone_are_compared_without_a_network(evaluated, tmp_path):
         (["--size", "30"], "--size 30: must be a multiple of 4, from 16 to 8192"),
         (["--out", "."], "--out .: is a folder; give a file to write"),
         (["--out", "README.md"], "--out README.md: already exists and holds something else; give another --out"),
-        (["--features", "inception_v3", "--class-b", "340"], "need --features efficientnet_lite0"),
+        (["--features", "inception_v3", "--imagenet-class-b", "340"], "need --features efficientnet_lite0"),
         (["--features", "inception_v3", "--feature-weights", "absent.pth"], "--feature-weights"),
         (["--features", "none", "--class-a", "340"], "need --features efficientnet_lite0"),
         (["--features", "none", "--feature-weights", "absent.pth"], "--feature-weights is for --features inception_v3"),
@@ -347,7 +347,7 @@ def test_without_a_network(evaluated, tmp_path):
 def test_options_that_cannot_work(tmp_path):
     for options, words in (
         ({"images": 1}, "--images 1: must"),
-        ({"class_b": 1000}, "--class-b 1000: ImageNet's classes are 0 to 999"),
+        ({"imagenet_class_b": 1000}, "--imagenet-class-b 1000: ImageNet's classes are 0 to 999"),
     ):
         with pytest.raises(UserError, match=words):
             evaluate_model(Options(tmp_path, **options), None)

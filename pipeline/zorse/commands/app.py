@@ -25,9 +25,9 @@ class Options:
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """run directory (its latest checkpoint is used), a checkpoint, an exported model, or a .pth file or folder of
     junyanz's PyTorch code"""
-    class_a: str = "a"
+    name_a: str = "a"
     """what domain a is called on the page, such as horse"""
-    class_b: str = "b"
+    name_b: str = "b"
     """what domain b is called"""
     host: str = "127.0.0.1"
     """address to listen on; 0.0.0.0 accepts other machines"""
@@ -43,11 +43,11 @@ class Options:
 
 def run() -> None:
     """Serve the page; Ctrl-C is its usual end."""
-    options = options_of(Options, usage("app"))
+    options = options_of(Options, usage("app"), {"--class-a": "--name-a", "--class-b": "--name-b"})
     if importlib.util.find_spec("gradio") is None:
         raise UserError("gradio is not installed; run: pip install 'zorse[app]'")
     with suppress(KeyboardInterrupt):
-        names = {"a": options.class_a, "b": options.class_b}
+        names = {"a": options.name_a, "b": options.name_b}
         if not options.max_megapixels > 0:
             raise UserError(f"--max-megapixels {options.max_megapixels:g}: must be greater than 0")
         translators = load(options.model, names, options.device, options.weights)

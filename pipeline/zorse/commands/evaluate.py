@@ -14,7 +14,9 @@ from zorse.training.launch import start_accelerator
 
 def run() -> None:
     """Evaluate, write the record and show it."""
-    options = options_of(Options, usage("evaluate"), console_outputs=os.environ.get("RANK", "0") == "0")
+    renamed = {"--class-a": "--imagenet-class-a", "--class-b": "--imagenet-class-b"}  # as version 0.1 called them
+    is_first = os.environ.get("RANK", "0") == "0"
+    options = options_of(Options, usage("evaluate"), renamed, console_outputs=is_first)
     accelerator = start_accelerator()
     record, out = evaluate(options, accelerator)
     if record:

@@ -59,7 +59,9 @@ def main() -> None:
     # Ctrl-C, and failures of ours or of another rank, after which the launcher starts again.
     except KeyboardInterrupt:
         if rank == 0:
-            print("aborted; rerun the same command to resume from the latest checkpoint", file=sys.stderr)
+            saved = out is not None and any((out / "checkpoints").glob("pairs-*"))
+            told = "resume from the latest checkpoint" if saved else "start again, since nothing was saved yet"
+            print(f"aborted; rerun the same command to {told}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         print(failure.report(error, out, rank), end="", file=sys.stderr, flush=True)

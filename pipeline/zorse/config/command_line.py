@@ -12,19 +12,50 @@ from zorse.config.presets import PRESETS
 from zorse.config.resolve import OLD_NAMES
 from zorse.config.schema import Config, flag
 from zorse.config.validation import check
+from zorse.errors import UserError
 from zorse.invocation import usage
 
 TRAIN = "Train a CycleGAN on two unpaired domains of images. Run the same command again to resume."
 T = TypeVar("T")
+OTHER_SPELLINGS = {"AtoB": "a2b", "BtoA": "b2a"}  # of directions, in junyanz's code
+# Options of junyanz's code that mean something here, by what means it; docs/from-junyanz.md has them all.
+OF_JUNYANZ = {
+    "--dataroot": "--a DIR/trainA --b DIR/trainB",
+    "--name": "--out runs/NAME",
+    "--model": "left out, since every run is a CycleGAN",
+    "--checkpoints_dir": "--out runs/NAME",
+    "--continue_train": "left out, since the same command resumes",
+    "--n_epochs": "--epochs",
+    "--n_epochs_decay": "--decay-epochs",
+    "--gpu_ids": "--processes",
+    "--num_threads": "--workers",
+    "--netG": "--generator, with --generator-blocks",
+    "--netD": "--discriminator, with --discriminator-layers",
+    "--ngf": "--generator-channels",
+    "--ndf": "--discriminator-channels",
+    "--gan_mode": "--adversarial",
+    "--lambda_A": "--cycle-weight",
+    "--lambda_B": "--cycle-weight",
+    "--lambda_identity": "--identity-weight",
+    "--pool_size": "--image-pool-size",
+    "--print_freq": "--log-every",
+    "--display_freq": "--sample-every",
+    "--save_latest_freq": "--checkpoint-every",
+    "--save_epoch_freq": "--keep-every",
+}
 # The names that options had in version 0.1.
 RENAMED = {
     flag(no + old): flag(no + new) for new, old in OLD_NAMES.items() if new != "path" for no in ("", "no_")
 }  # fmt: skip
 
 
-def options_of(kind: type[T], program: str, **how) -> T:
-    """The options on the command line of `program`; exits with help or with what is wrong. how: for tyro.cli."""
-    arguments = how.pop("args", sys.argv[1:])
+def options_of(kind: type[T], program: str, renamed: dict[str, str] | None = None, **how) -> T:
+    """The options on the command line of `program`; exits with help or with what is wrong.
+
+    renamed: {"--old": "--new"}. how: for tyro.cli.
+    """
+    arguments = with_new_names(how.pop("args", sys.argv[1:]), renamed or {})
+    arguments = [OTHER_SPELLINGS.get(argument, argument) for argument in arguments]
     try:
         try:
             return parse_options(kind, arguments, prog=program, **how)
@@ -38,6 +69,9 @@ def options_of(kind: type[T], program: str, **how) -> T:
 def parse(arguments: list[str], command: str = "train", what: str = TRAIN) -> Config:
     """Options of the command line over those of the preset that it names; exits with help or with the nearest name."""
     arguments = with_new_names(arguments, RENAMED)
+    for name in (argument.partition("=")[0] for argument in arguments):
+        if name in OF_JUNYANZ:
+            raise UserError(f"{name} is an option of junyanz's code; here it is {OF_JUNYANZ[name]}")
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=PRESETS, default="paper")
     preset = first.parse_known_args(arguments)[0].preset if _valid_preset(arguments) else "paper"

@@ -48,10 +48,10 @@ class Options:
     """ema: the average that --ema-pairs made in training. raw: the weights themselves. auto: the average, if any"""
     size: Annotated[int | None, optional("INT")] = None
     """size in pixels at which images are translated and compared; by default as in training, see its --test-size"""
-    class_a: Annotated[int | None, optional("INT")] = None
+    imagenet_class_a: Annotated[int | None, optional("INT")] = None
     """ImageNet class of domain a, 0 to 999: report how many of the translations to a, and of its real images,
     efficientnet_lite0 assigns to it"""
-    class_b: Annotated[int | None, optional("INT")] = None
+    imagenet_class_b: Annotated[int | None, optional("INT")] = None
     """the same for domain b, such as 340 for zebras"""
     out: Annotated[Path | None, optional("PATH")] = None
     """JSON file to write; of existing files, only an evaluation is replaced; by default in RUN/eval, named after the
@@ -66,9 +66,9 @@ def where(options: Options, trained: Trained, fingerprint: str) -> Path:
         if not (run / "config.json").exists():
             raise UserError(f"{options.model}: is not in a run directory; give --out")
         chosen = [options.features, options.real, trained.weights]
-        for name in ("size", "images", "class_a", "class_b"):
+        for name in ("size", "images", "imagenet_class_a", "imagenet_class_b"):
             if (value := getattr(options, name)) is not None:
-                chosen.append(f"{name}{value}")
+                chosen.append(f"{name.removeprefix('imagenet_')}{value}")
         out = run / "eval" / ".".join([checkpoint.name, *chosen, *([fingerprint[:8]] if options.data else []), "json"])
     return check_file(out, lambda path: read_evaluation(path) is not None)
 
@@ -78,12 +78,15 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     # Options against each other and against the model.
     if options.images is not None and options.images < 2:
         raise UserError(f"--images {options.images}: must be at least 2")
-    classes = {Direction.A_TO_B: options.class_b, Direction.B_TO_A: options.class_a}
-    if options.features != "efficientnet_lite0" and (options.class_a, options.class_b) != (None, None):
-        raise UserError("--class-a and --class-b need --features efficientnet_lite0")
+    classes = {Direction.A_TO_B: options.imagenet_class_b, Direction.B_TO_A: options.imagenet_class_a}
+    if options.features != "efficientnet_lite0" and (options.imagenet_class_a, options.imagenet_class_b) != (
+        None,
+        None,
+    ):
+        raise UserError("--imagenet-class-a and --imagenet-class-b need --features efficientnet_lite0")
     if options.features == "none" and options.feature_weights:
         raise UserError("--feature-weights is for --features inception_v3; drop one of the two")
-    for name in ("class_a", "class_b"):
+    for name in ("imagenet_class_a", "imagenet_class_b"):
         if (number := getattr(options, name)) is not None and not 0 <= number < 1000:
             raise UserError(f"{flag(name)} {number}: ImageNet's classes are 0 to 999")
     trained = load_trained(options.model, options.weights)

@@ -62,7 +62,7 @@ def check(options: Options) -> None:
     """Raise UserError for what is wrong whatever the images are."""
     # Options by themselves.
     if len(options.paths) < 2:
-        raise UserError("give a model, images to translate, and where to write")
+        raise UserError("OUT is missing; give MODEL IN OUT: a model, images to translate, and where to write")
     if options.tile not in ("auto", "off") and not (options.tile.isdecimal() and int(options.tile) > 0):
         raise UserError(f"--tile {options.tile}: must be auto, off, or a number of rows")
     if "cycle" in options.also and (options.model.is_file() or (options.model / "model.safetensors").exists()):

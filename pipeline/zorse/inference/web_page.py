@@ -44,7 +44,7 @@ def load(model: Path, names: dict[str, str], device: str, weights: Weights) -> d
     names: what the domains "a" and "b" are called on the page.
     """
     if names["a"] == names["b"]:
-        raise UserError(f"--class-a and --class-b are both {names['a']}; give two names")
+        raise UserError(f"--name-a and --name-b are both {names['a']}; give two names")
 
     def load_both(path: Path) -> tuple[dict[str, Translator], UserError | None]:
         found, problem = {}, None

@@ -9,6 +9,8 @@ from zorse.directions import Direction
 from zorse.invocation import command_line
 from zorse.runs.reading import read_evaluation
 
+HIGHER = ("cycle_psnr", "psnr", "ssim", "share_of_class")  # is better; of all other metrics lower is
+
 
 def print_summary(console: Console, out: Path, pairs_seen: int) -> None:
     """The closing words: what the distance was and is, and where to look."""
@@ -26,7 +28,8 @@ def print_summary(console: Console, out: Path, pairs_seen: int) -> None:
 
 def distance_table(title: str, columns: dict[str, dict]) -> Table:
     """Metrics by direction. columns: {title: {"a_to_b": {metric: value}, "b_to_a": ...}}, the metrics of the last."""
-    table = Table(title=title)
+    shown = [metric for metric in next(reversed(columns.values()))[Direction.A_TO_B] if metric.startswith(HIGHER)]
+    table = Table(title=title, caption=f"lower is better, but for {', '.join(shown)}" if shown else "lower is better")
     table.add_column("")
     for name in columns:
         table.add_column(name, justify="right")

@@ -107,6 +107,7 @@ class Run:
         if self.main:
             journal(f"finished {state.pairs_seen}")
             print_summary(self.screen.console, self.out, state.pairs_seen)
+            self.screen.note("to train further, add more epochs: --epochs N --allow-change epochs")
         return 0
 
     def close(self, finished: bool, stop_signal: int) -> int:

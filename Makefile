@@ -63,7 +63,7 @@ format: $(READY)  ## let ruff rewrite the files
 	$(BIN)/ruff format .
 
 docs: $(READY)  ## the pages of docs/ as a site in build/docs
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 lock:  ## pin the newest versions in requirements.lock (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \

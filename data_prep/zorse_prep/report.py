@@ -53,8 +53,8 @@ def show_result(out: Path, manifest: dict, kept: int, seconds: float) -> None:
         console.print(f"warning: {count - 5} more, listed in {out / 'quarantine.jsonl'}")
     if untested := [domain for domain in "AB" if not manifest["splits"].get(f"test{domain}", {}).get("samples")]:
         console.print(
-            f"warning: no test images of {' and '.join(untested)}, so nothing will be evaluated; hold some out with "
-            "--test-share 0.05 and --restart"
+            f"warning: no test images of {' and '.join(untested)}, so nothing will be evaluated; of 8 images or more, "
+            "--test-share 0.05 with --restart holds some out"
         )
     shards = sum(len(entry["shards"]) for entry in manifest["splits"].values())
     console.print(f"done in {seconds:.1f} s" + (f"; {kept} of {shards} shards existed already" if kept else ""))

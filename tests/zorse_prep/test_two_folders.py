@@ -48,7 +48,7 @@ def test_none_are_held_out_where_none_are_wanted(folders, tmp_path):
         shard("--a", folders / "horse", "--b", folders / "zebra", "--out", tmp_path / "out", "--test-share", "0")
     )
     assert counts_of(tmp_path / "out") == {"trainA": 60, "trainB": 30}
-    assert "no test images of A and B, so nothing will be evaluated; hold some out with --test-share" in told
+    assert "no test images of A and B, so nothing will be evaluated; of 8 images or more, --test-share" in told
 
 
 def test_a_source_of_training_images_alone_can_have_some_held_out(tmp_path):

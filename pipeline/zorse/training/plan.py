@@ -63,9 +63,14 @@ def _data_rows(config: Config, shards: Shards, rank_slice: RankSlice) -> dict[st
         f"of {epoch} pairs",
         "learning rate": f"{rates}{warmup} for {optimization.epochs:g} epochs, "
         f"then {decay[optimization.lr_policy]} over {optimization.decay_epochs:g}",
-        "batch": f"{optimization.batch} = {rank_slice.world_size} processes x {rank_slice.accum_steps} accumulation "
-        f"steps x {rank_slice.micro_batch_size} pairs",
+        "batch": f"{optimization.batch} = {number(rank_slice.world_size, 'process', 'es')} x "
+        f"{number(rank_slice.accum_steps, 'accumulation step')} x {number(rank_slice.micro_batch_size, 'pair')}",
     }
+
+
+def number(count: int, what: str, plural: str = "s") -> str:
+    """A count with its noun."""
+    return f"{count} {what}{plural if count != 1 else ''}"
 
 
 def _augmentation(images: Images) -> str:
@@ -86,7 +91,7 @@ def _network_rows(config: Config, shards: Shards, rank_slice: RankSlice, model: 
     """Sizes of the networks and of the image pools."""
     networks, losses = config.networks, config.losses
     generator, discriminator = model.generators["a_to_b"], model.discriminators["of_a"]
-    blocks = f", {networks.generator_blocks} residual blocks" if hasattr(generator, "blocks") else ""
+    blocks = f", {number(networks.generator_blocks, 'residual block')}" if hasattr(generator, "blocks") else ""
     dropout = ", dropout" if networks.dropout else ""
     spectral = ", spectral norm" if networks.spectral_norm else ""
     # Of the pools: a place more than images in each slot, see ImagePool.
@@ -98,9 +103,9 @@ def _network_rows(config: Config, shards: Shards, rank_slice: RankSlice, model: 
     mib = slots * places * channels * config.images.crop[0] * config.images.crop[1] * item / 2**20
     return {
         "generators": f"2 x {parameter_count(generator):,} parameters: {networks.generator}{blocks}, "
-        f"{networks.norm} norm{dropout}",
+        f"{networks.norm.replace('none', 'no')} norm{dropout}",
         "discriminators": f"2 x {parameter_count(discriminator):,} parameters: {networks.discriminator}{spectral}",
-        "image pools": f"{losses.image_pool_size} images a slot, {slots} slots a process: {mib:.0f} MiB a process",
+        "image pools": f"{losses.image_pool_size} images a slot, {number(slots, 'slot')} a process: {mib:.0f} MiB there",
     }
 
 

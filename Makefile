@@ -37,8 +37,8 @@ test: $(READY)  ## the tests, in about 8 minutes on 2 CPU cores
 ALONE := tests/launch tests/commands/test_faults.py
 
 test-slow: $(READY)  ## the longer tests; those that need the machine to themselves one by one
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(ALONE:%=--ignore=%)
-	$(BIN)/python -m pytest -m slow $(ALONE)
+	$(BIN)/python -m pytest -m "slow and not exhaustive" -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest -m "slow and not exhaustive" $(ALONE)
 
 faults: $(READY)  ## kill, starve and damage runs, all with data workers, and print what they survived
 	ZORSE_TEST_WORKERS=2 $(BIN)/python -m pytest -m fault --fault-table

@@ -216,7 +216,7 @@ def test_ctrl_c_twice_ends_at_once(shards, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.fault(1)
-@pytest.mark.parametrize(("seed", "kills"), [(0, 3), (1, 8), (2, 8)])
+@pytest.mark.parametrize(("seed", "kills"), [(0, 3), (1, 8), pytest.param(2, 8, marks=pytest.mark.exhaustive)])
 def test_kill_9_at_random_moments(shards, whole, tmp_path, recovery, record_property, seed, kills):
     """Whatever the moment, checkpoints being written included, the run that goes on is the same run."""
     out, rng = tmp_path / "run", random.Random(seed)

@@ -45,7 +45,7 @@ def test_a_killed_node_is_replaced(slurm, shards, whole, tmp_path, record_proper
     assert "restart 1" in job.text() and job.journal()[-3:] == ["launched", "started 20", "finished 198"]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_a_node_without_network_is_replaced_and_writes_no_more(slurm, shards, whole, tmp_path, record_property, rank):
     """Its network is that of Slurm and of gloo; the file system it keeps."""
     job = Job(slurm, tmp_path, data=shards)

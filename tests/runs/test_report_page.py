@@ -16,6 +16,7 @@ from zorse.errors import UserError
 from zorse.runs import sample_grid
 from zorse.runs.charts import POINTS, charts
 from zorse.runs.report_page import write_report
+from zorse.runs.summary import in_words
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 
@@ -154,7 +155,7 @@ def test_the_page_in_a_browser(browser, run, width, scheme):
     assert len(find("#numbers b")) == 4
     fetched = "return performance.getEntriesByType('resource').map(one => one.name)"
     assert all(name.startswith("data:") for name in browser.execute_script(fetched))
-    assert "sliced_wasserstein" in find("table")[0].text and "12 pairs" in find("table")[0].text
+    assert "sliced Wasserstein distance" in find("table")[0].text and "12 pairs" in find("table")[0].text
     assert "warning: </script> <i>" in find("tr.warning")[0].text  # as text
     assert "1 training images could not be read" in find("main")[0].text
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
@@ -326,3 +327,22 @@ def refused(monkeypatch, capsys, *arguments):
     told = capsys.readouterr().err
     assert end.value.code == 2 and told.startswith("error: ") and told.count("\n") == 1
     return told
+
+
+def test_warnings_of_the_last_start_stand_on_top_and_how_the_run_was_made_is_told(run, page, tmp_path):
+    text = page.read_text()
+    assert text.index('class="alarm"') < text.index("<h2>") and "&lt;/script&gt; &lt;i&gt;</p>" in text
+    assert re.search(r"made by train.py --data .*zorse 0\.1\.0, Python 3\.\d+\.\d+, torch [\d.]+", text)
+    assert "sliced Wasserstein distance ↓" in text and "round trip, PSNR in dB ↑" in text
+    copied = shutil.copytree(run, tmp_path / "copy")
+    with (copied / "events.jsonl").open("a") as file:
+        file.write(f"\n{json.dumps({'time': '2026-01-02T03:04:06+00:00', 'pairs': 20, 'text': 'resuming x'})}\n")
+        file.write(f"{json.dumps({'time': '2026-01-02T03:04:07+00:00', 'pairs': 24, 'text': 'stopped'})}\n")
+    report(copied)
+    found = re.findall('class="alarm">(.*?)</p>', (copied / "report.html").read_text())
+    assert found == ["stopped by its warnings"]
+
+
+def test_metrics_in_words():
+    assert in_words("kid_efficientnet_lite0") == "KID efficientnet_lite0 ↓" and in_words("cycle_psnr")[-1] == "↑"
+    assert in_words("share_of_class_340") == "share taken for class 340 ↑" and in_words("kid_x_std") == "deviation"

@@ -30,6 +30,9 @@ def _pairs(line: str) -> float | None:
         return None
 
 
+MADE = "made by "  # what an event begins with that says which command, versions and machine trained
+
+
 class Recorder:
     """stats.jsonl, sample_stats.jsonl, events.jsonl, eval/*.json and the trackers. Writes on rank 0 alone.
 

@@ -13,7 +13,9 @@ from zorse.errors import UserError
 from zorse.files import write_durably
 from zorse.runs.charts import charts
 from zorse.runs.reading import EVENTS, STATS, count_unreadable, read_evaluation, read_lines, read_samples
+from zorse.runs.records import MADE
 from zorse.runs.sample_grid import GAP, HEADER, TITLES, opened, through_time
+from zorse.runs.summary import in_words
 
 GENERATOR = b'<meta name="generator" content="Zorse">'  # of report.html
 FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last are always there
@@ -43,6 +45,7 @@ def write_report(run: Path, out: Path | None = None, warn: Callable[[str], None]
     if stats:
         epoch = stats[-1]["pairs"] / stats[-1]["epoch"]
         total = round((config.optimization.epochs + config.optimization.decay_epochs) * epoch)
+    events = read_lines(run / EVENTS, warn)
     # The page.
     height, width = config.eval_size
     environment = Environment(loader=PackageLoader("zorse.runs", "."), autoescape=select_autoescape())
@@ -54,7 +57,10 @@ def write_report(run: Path, out: Path | None = None, warn: Callable[[str], None]
         total=total,
         evaluations=evaluations,
         others=others,
-        events=read_lines(run / EVENTS, warn),
+        events=events,
+        active=active(events),
+        made=next((event["text"] for event in reversed(events) if event["text"].startswith(MADE)), None),
+        in_words=in_words,
         quarantined=count_unreadable(run),
         config=asdict(config),
         data={
@@ -65,6 +71,17 @@ def write_report(run: Path, out: Path | None = None, warn: Callable[[str], None]
     )
     write_durably(out, text.encode(errors="backslashreplace"))  # names of files may hold bytes that are no UTF-8
     return out
+
+
+def active(events: list[dict]) -> list[str]:
+    """The warnings since the run was last started, each once, and whether they ended it."""
+    found: dict[str, None] = {}
+    for event in events:
+        if event["text"].startswith(("starting ", "resuming ")):
+            found.clear()
+        elif event["text"].startswith("warning: ") or event["text"] == "stopped":
+            found[event["text"]] = None
+    return ["stopped by its warnings" if text == "stopped" else text.removeprefix("warning: ") for text in found]
 
 
 def is_report(path: Path) -> bool:

@@ -12,6 +12,24 @@ from zorse.runs.reading import read_evaluation
 HIGHER = ("cycle_psnr", "psnr", "ssim", "share_of_class")  # is better; of all other metrics lower is
 
 
+NAMES = {  # of metrics, in words; what follows in a metric's name is the network or the class
+    "kid": "KID", "fid": "FID", "sliced_wasserstein": "sliced Wasserstein distance", "cycle_l1": "round trip, L1",
+    "cycle_psnr": "round trip, PSNR in dB", "structure_distance": "structure distance", "mae": "MAE",
+    "psnr": "PSNR in dB", "ssim": "SSIM", "share_of_class": "share taken for class",
+}  # fmt: skip
+
+
+def in_words(metric: str) -> str:
+    """What a metric is called on a page, with an arrow in the direction that is better."""
+    if metric.endswith("_std"):
+        return "deviation"
+    kind = next((kind for kind in NAMES if metric == kind or metric.startswith(f"{kind}_")), None)
+    if kind is None:
+        return metric
+    rest = metric.removeprefix(kind).strip("_")
+    return " ".join([NAMES[kind], *([rest] if rest else []), "↑" if metric.startswith(HIGHER) else "↓"])
+
+
 def print_summary(console: Console, out: Path, pairs_seen: int) -> None:
     """The closing words: what the distance was and is, and where to look."""
     found = (read_evaluation(path) for path in sorted((out / "eval").glob("*.json")) if path.stem.isdecimal())

@@ -7,9 +7,13 @@ it cannot start what it was asked for, it starts less. Each of these is used and
 import argparse
 import io
 import os
+import platform
+import shlex
+import sys
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
+import accelerate
 import psutil
 import torch
 from accelerate import Accelerator
@@ -18,6 +22,7 @@ from accelerate.commands.launch import launch_command_parser
 
 from zorse.config.schema import Config
 from zorse.errors import OneRankError, UserError, first_sentence
+from zorse.version import __version__
 
 # What accelerate would train with in a way that is not ours, by the variables in which its launcher passes it on.
 PLUGINS = {
@@ -160,6 +165,13 @@ def summary(config: Config, accelerator: Accelerator) -> str:
     elif device.type == "cuda" and precision == "float32" and config.compute.tf32 == "on":
         precision = "float32 with TF32"
     return f"{count} process{'es' * (count > 1)} on {name}, batch {config.optimization.batch}, {precision}"
+
+
+def made_with() -> str:
+    """The command that runs, with its versions and its machine, for whoever asks later how a run was made."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    versions = f"zorse {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{command} ({versions}, accelerate {accelerate.__version__}, on {platform.node()})"
 
 
 def alone_in_a_step() -> str | None:

@@ -21,7 +21,7 @@ from zorse.runs.report_page import write_report
 from zorse.runs.signals import StopRequest
 from zorse.runs.summary import print_summary
 from zorse.runs.watchdog import Watchdog
-from zorse.training.launch import alone_in_a_step, summary
+from zorse.training.launch import alone_in_a_step, made_with, summary
 from zorse.training.state import TrainState
 
 
@@ -61,6 +61,7 @@ class Run:
         self.state = state
         for line in self._early:
             self.recorder.event(pairs_seen, line)
+        self.recorder.event(pairs_seen, records.MADE + made_with())
         event = f"resuming {resumed}" if resumed else f"starting {self.out}"
         self.note(f"{event}, at {pairs_seen} of {state.total_pairs} pairs")
 

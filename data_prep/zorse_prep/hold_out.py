@@ -1,7 +1,7 @@
 """Holding out a share of the training images for testing, where a data set has no test images of its own.
 
-Which ones is a function of their names: it stays as it is when images are added, and images of both domains that have
-one name are held out together.
+Which ones is a function of their names. Where the share is more than FEWEST images, the choice stays as it is when
+images are added, and images of both domains that have one name are held out together.
 """
 
 import hashlib

@@ -70,7 +70,7 @@ def shard(options: Options, to_train: bool = False) -> None:
     missing = [] if options.dry_run else missing_shards(out, made)
     if to_train and not missing and (out / MANIFEST).exists():
         return
-    _show_held_out(source, made)
+    _show_held_out(source, made, "" if to_train else OTHERS)
     if options.dry_run:
         show_plan(out, made)
         print("dry run: nothing was written")
@@ -84,7 +84,7 @@ def shard(options: Options, to_train: bool = False) -> None:
 def plan(options: Options) -> None:
     """Decide which image goes into which shard."""
     out, made, source = _plan(options)
-    _show_held_out(source, made)
+    _show_held_out(source, made, OTHERS)
     show_plan(out, made)
     print("dry run: nothing was written" if options.dry_run else f"next: {command_line('shard', 'write', out)}")
 
@@ -157,6 +157,8 @@ def _plan(options: Options) -> tuple[Path, Plan, Source]:
     )
     _check_share("--max-corrupt", options.max_corrupt)
     _check_share("--test-share", options.test_share or 0)
+    if options.test_share == 1:
+        raise UserError("--test-share 1 leaves nothing to train on; give a share below 1, such as 0.05")
     labels = options.label_a, options.label_b
     named = options.name, options.source, options.columns, options.configs, labels
     source = open_source(*named, folders_of(options), options.test_share)
@@ -181,13 +183,16 @@ def _plan(options: Options) -> tuple[Path, Plan, Source]:
     return out, make_plan(source, policy, out, choices), source
 
 
-def _show_held_out(source: Source, made: Plan) -> None:
+OTHERS = "; for others, give --test-share, or --test-a DIR --test-b DIR"
+
+
+def _show_held_out(source: Source, made: Plan, advice: str) -> None:
     if source.held_out:
         held_out = " and ".join(
             f"{count} of {count + made.splits[f'train{split[-1]}']['found']} images of {split[-1]}"
             for split, count in sorted(source.held_out.items())
         )
-        print(f"held out for testing: {held_out}; for others, give --test-share, or --test-a DIR --test-b DIR")
+        print(f"held out for testing: {held_out}{advice}")
 
 
 def _write(out: Path, made: Plan, missing: list[Shard], mine: list[Shard], workers: int) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from zorse.invocation import start_by_zorse
 from zorse.version import __version__
 
 COMMANDS = {
@@ -32,6 +33,7 @@ def main() -> None:
         print(f"error: zorse {name}: no such command; give one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
+    start_by_zorse(name)
     try:
         module = importlib.import_module(COMMANDS[name][0])
     except ModuleNotFoundError as missing:

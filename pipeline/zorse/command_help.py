@@ -51,7 +51,13 @@ def _line_breaks_of_ours(filled: str) -> Iterator[None]:
     """
     from tyro import _docstrings, _strings
 
-    joined, read = _strings.remove_single_line_breaks, _docstrings.get_field_docstring
+    joined, read = (
+        getattr(_strings, "remove_single_line_breaks", None),
+        getattr(_docstrings, "get_field_docstring", None),
+    )
+    if joined is None or read is None:  # in another version; help is then less well set
+        yield
+        return
 
     def unless_filled(text: str) -> str:
         return text if text == filled else joined(text)

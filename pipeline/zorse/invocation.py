@@ -8,9 +8,17 @@ from pathlib import Path
 DATA_PREP = ("shard", "demo")  # the commands whose scripts lie in data_prep/
 
 
+_started: list[str] = []  # by zorse.__main__, with the command's name
+
+
+def start_by_zorse(name: str) -> None:
+    """Note that this process is `zorse NAME` or `python -m zorse NAME`, and no script or other program."""
+    _started.append(name)
+
+
 def by_zorse() -> bool:
-    """Whether this process is `zorse NAME` or `python -m zorse NAME`, and no script."""
-    return Path(sys.argv[0]).stem in ("zorse", "__main__")
+    """Whether `zorse NAME` or `python -m zorse NAME` started this process."""
+    return bool(_started)
 
 
 def usage(name: str) -> str:
@@ -22,16 +30,18 @@ def usage(name: str) -> str:
 def command_line(name: str, *arguments: object) -> str:
     """A command of ours with its arguments, quoted, that works when it is pasted into this shell.
 
-    That is `zorse NAME ...`, with the path of the program where the shell would not find this one, and the script
-    with its Python where Zorse is not installed.
+    That is `zorse NAME ...`, with the path of the program where the shell would not find this one, or the script with
+    its Python where Zorse is not installed.
     """
-    program = Path(sys.executable).with_name("zorse")
+    program, here = Path(sys.executable).with_name("zorse"), Path(__file__).resolve().parents[2]
+    script = here / ("data_prep" if name in DATA_PREP else "pipeline") / f"{name}.py"
+    python = _as_typed("python", Path(sys.executable))
     if program.is_file():
         words = [_as_typed("zorse", program), name]
+    elif script.is_file():
+        words = [python, _short(script)]
     else:
-        here = Path(__file__).resolve().parents[2]
-        script = here / ("data_prep" if name in DATA_PREP else "pipeline") / f"{name}.py"
-        words = [_as_typed("python", Path(sys.executable)), _short(script)]
+        words = [python, "-m", "zorse", name]
     return shlex.join([*words, *map(str, arguments)])
 
 

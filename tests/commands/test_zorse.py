@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from running import ALIKE, ROOT, TINY, command
@@ -67,7 +68,7 @@ def test_one_command_from_two_folders_to_a_run(images, tmp_path):
     again = command([*program, *folders], cwd=tmp_path)
     assert again.returncode == 0 and "is finished" in again.stdout and "held out" not in again.stdout
     other = command([*program, "--a", images / "testA", "--b", images / "testB", "--out", out], cwd=tmp_path)
-    assert other.returncode == 2 and "holds shards of other images" in other.stderr, other.stderr
+    assert other.returncode == 2 and "holds other images than --a and --b now" in other.stderr, other.stderr
     for options, words in (
         (["--a", images / "trainA"], "give both --a DIR and --b DIR"),
         ([*folders, "--data", "x"], "--data cannot be combined with --a and --b"),
@@ -77,8 +78,8 @@ def test_one_command_from_two_folders_to_a_run(images, tmp_path):
         assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
 
 
-def launched(shards, out, *options, ranks=2):
-    program = [*ZORSE, "train", *TINY, "--sample-images", "1", "--log-every", "2", "--data", shards]
+def launched(shards, out, *options, ranks=2, before=()):
+    program = [*before, *ZORSE, "train", *TINY, "--sample-images", "1", "--log-every", "2", "--data", shards]
     words = [str(word) for word in (*program, "--out", out, "--processes", ranks, *options)]
     how = {"env": {**os.environ, **ALIKE}, "text": True, "start_new_session": True}
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how)
@@ -121,17 +122,60 @@ def test_a_killed_rank_and_a_second_ctrl_c_end_all(shards, tmp_path):
     process = launched(shards, out, *LONG)
     wait_for(process, r"^ +\d\d/")
     process.send_signal(signal.SIGINT)
+    time.sleep(0.05)  # or the two become one
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)[0]
     assert process.returncode == 130 and nobody_left(out) and "Traceback" not in told, told
 
 
+@pytest.mark.slow
+def test_signals_that_come_several_times_or_under_nohup_cost_nothing(shards, tmp_path):
+    """A closed terminal sends its hangup twice; under nohup there is none."""
+    out = tmp_path / "run"
+    process = launched(shards, out, *LONG, "--epochs", "500")
+    wait_for(process, r"^ +\d\d/")
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1):
+        process.send_signal(number)
+        time.sleep(0.05)
+    told = process.communicate(timeout=60)[0]
+    assert process.returncode == 129 and "stopped by SIGHUP" in told.splitlines()[-1] and nobody_left(out), told
+    process = launched(shards, out, *LONG, "--epochs", "500", before=["nohup"])
+    wait_for(process, r"^ +\d\d/")
+    process.send_signal(signal.SIGHUP)
+    wait_for(process, r"^ +\d\d\d/")
+    process.send_signal(signal.SIGTERM)
+    assert "stopped by SIGTERM" in process.communicate(timeout=60)[0].splitlines()[-1]
+
+
 def test_processes_that_do_not_fit_are_told(shards, tmp_path):
     environment = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
     refused = command([*ZORSE, "train", "--processes", "3", "--data", shards], cwd=tmp_path, **environment)
-    assert refused.returncode == 2 and "--processes 3: the launcher started 1" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and "--processes 3: RANK and WORLD_SIZE are set, so a launcher started 1" in refused.stderr
+    )
     refused = command([*ZORSE, "train", "--processes", "0", "--data", shards], cwd=tmp_path)
     assert refused.returncode == 2 and "--processes 0: must be greater than 0" in refused.stderr
+
+
+def test_an_environment_that_is_none_and_a_configuration_that_was_left_behind(shards, tmp_path):
+    told = command([*ZORSE, "train", "--data", "nowhere"], cwd=tmp_path, WORLD_SIZE="", RANK="x")
+    assert (
+        told.returncode == 2 and told.stderr.startswith("error: nowhere/manifest.json") and told.stderr.count("\n") == 1
+    )
+    left = tmp_path / "accelerate" / "default_config.yaml"
+    left.parent.mkdir()
+    left.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\ngpu_ids: '0'\nnum_processes: 1\n")
+    options = [*TINY, *ONE_PAIR, "--data", shards, "--out", tmp_path / "run", "--processes", "2"]
+    told = command([*ZORSE, "train", *options], HF_HOME=tmp_path)
+    assert told.returncode == 0 and told.stdout.startswith("2 processes on CPU"), told.stderr
+
+
+def test_a_run_inside_the_images_is_refused(images, tmp_path):
+    copied = shutil.copytree(images, tmp_path / "images")
+    out = copied / "trainA" / "run"
+    told = command([*ZORSE, "train", "--a", copied / "trainA", "--b", copied / "trainB", "--out", out])
+    assert told.returncode == 2 and "whose images it would join; give another --out" in told.stderr and not out.exists()
 
 
 @pytest.mark.slow

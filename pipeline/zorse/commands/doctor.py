@@ -25,7 +25,7 @@ STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 def doctor(config: Config) -> int:
     """Show what was found; returns the exit code."""
     if (count := ranks_to_launch(config)) > 1:
-        return launch("doctor", sys.argv[1:], count)
+        return launch("doctor", config, sys.argv[1:], count)
     if config.data.a:
         make = command_line("shard", "--a", config.data.a, "--b", config.data.b)
         raise UserError(f"--a and --b: make the shards first, with: {make}, and give --data")

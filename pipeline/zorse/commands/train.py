@@ -18,16 +18,15 @@ from zorse.training.own_shards import with_own_shards
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 a mistake in the options or the data, 128 + N stopped by signal N and saved."""
-    rank, out = int(os.environ.get("RANK", "0")), None
+    rank, out = int(os.environ["RANK"]) if os.environ.get("RANK", "").isdecimal() else 0, None
     protect_terminal()
     try:
         # Where several ranks are asked for, this process launches them, and trains nothing itself.
         config = parse(sys.argv[1:])
-        count = ranks_to_launch(config)
+        out, count = run_directory(config), ranks_to_launch(config)
         config = with_own_shards(config, rank)
         if count > 1:
-            sys.exit(launch("train", sys.argv[1:], count))
-        out = run_directory(config)
+            sys.exit(launch("train", config, sys.argv[1:], count))
         if rank == 0:
             failure.start(out)
         watchdog = Watchdog(rank, config.compute.step_timeout)

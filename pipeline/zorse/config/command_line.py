@@ -55,7 +55,12 @@ def options_of(kind: type[T], program: str, renamed: dict[str, str] | None = Non
     renamed: {"--old": "--new"}. how: for tyro.cli.
     """
     arguments = with_new_names(how.pop("args", sys.argv[1:]), renamed or {})
-    arguments = [OTHER_SPELLINGS.get(argument, argument) for argument in arguments]
+    for number, argument in enumerate(arguments):
+        if number and arguments[number - 1] == "--direction":
+            arguments[number] = OTHER_SPELLINGS.get(argument, argument)
+        elif argument.startswith("--direction="):
+            name, _, value = argument.partition("=")
+            arguments[number] = f"{name}={OTHER_SPELLINGS.get(value, value)}"
     try:
         try:
             return parse_options(kind, arguments, prog=program, **how)

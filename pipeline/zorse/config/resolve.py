@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 from zorse.config.schema import (
@@ -43,7 +44,7 @@ def run_directory(config: Config) -> Path:
     """--out, or runs/ and the last name in --data, which may be a URL, or the names of --a and --b."""
     data = config.data.path
     if config.data.a:
-        data = "2".join(path.absolute().name for path in (config.data.a, config.data.b))
+        data = "2".join(Path(os.path.abspath(path)).name for path in (config.data.a, config.data.b))  # noqa: PTH100
     name = data.partition("?")[0].rstrip("/").rpartition("/")[2] if "://" in data else Path(data).resolve().name
     return config.output.out or Path("runs") / name
 

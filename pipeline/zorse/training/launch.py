@@ -86,7 +86,7 @@ def check_devices() -> None:
 
     accelerate would let several of them train, each as if alone, into the same run directory.
     """
-    launched, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    launched, local = (int(os.environ.get(name) or value) for name, value in (("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in TRUE
     gpus = torch.accelerator.device_count()
     if launched > 1 and not use_cpu and local >= gpus:

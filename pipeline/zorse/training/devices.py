@@ -19,8 +19,8 @@ def check_cuda_graph(accelerator: Accelerator) -> None:
         raise UserError("--cuda-graph needs an NVIDIA GPU, and there is none here; leave it out")
     if accelerator.num_processes > 1:
         raise UserError(
-            f"--cuda-graph works with one process alone, and here are {accelerator.num_processes}; leave it out, or give "
-            "--processes 1"
+            f"--cuda-graph works with one process alone, and here are {accelerator.num_processes}; leave it out, "
+            "or give --processes 1"
         )
     if accelerator.scaler is not None:
         raise UserError("--cuda-graph and mixed precision fp16 cannot be combined; leave it out, or use bf16")

@@ -160,9 +160,8 @@ def test_processes_that_do_not_fit_are_told(shards, tmp_path):
 
 def test_an_environment_that_is_none_and_a_configuration_that_was_left_behind(shards, tmp_path):
     told = command([*ZORSE, "train", "--data", "nowhere"], cwd=tmp_path, WORLD_SIZE="", RANK="x")
-    assert (
-        told.returncode == 2 and told.stderr.startswith("error: nowhere/manifest.json") and told.stderr.count("\n") == 1
-    )
+    assert told.returncode == 2 and told.stderr.count("\n") == 1
+    assert told.stderr.startswith("error: accelerate refuses its settings: ")
     left = tmp_path / "accelerate" / "default_config.yaml"
     left.parent.mkdir()
     left.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\ngpu_ids: '0'\nnum_processes: 1\n")

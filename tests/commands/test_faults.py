@@ -317,7 +317,7 @@ class Evil:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.fault(16, 17, 18)
+@pytest.mark.fault(14, 16, 17, 18)
 def test_on_two_ranks_nothing_hostile_in_shards_is_run_expanded_or_followed(shards, tmp_path):
     canary = tmp_path / "canary"
 
@@ -340,6 +340,7 @@ def test_on_two_ranks_nothing_hostile_in_shards_is_run_expanded_or_followed(shar
     assert any("3600000000 pixels" in line["reason"] for line in lines)
 
     # A shard's name that leads elsewhere is not followed.
+    whole_manifest = json.loads((data / "manifest.json").read_text())
     manifest = json.loads((data / "manifest.json").read_text())
     manifest["splits"]["trainA"]["shards"][0]["name"] = "../outside.tar"
     shutil.copy(tars[0], tmp_path / "outside.tar")
@@ -347,6 +348,13 @@ def test_on_two_ranks_nothing_hostile_in_shards_is_run_expanded_or_followed(shar
     process = start(data, tmp_path / "other", *LONG, ranks=2)
     told = process.communicate(timeout=60)[0]
     assert process.returncode and said(told, "error: ") == 1 and "../outside.tar" in told, told
+
+    # Nor is a shard that is not there passed over.
+    (data / "manifest.json").write_text(json.dumps(whole_manifest))
+    tars[0].unlink()
+    process = start(data, tmp_path / "third", *LONG, ranks=2)
+    told = process.communicate(timeout=60)[0]
+    assert process.returncode and said(told, "error: ") == 1 and tars[0].name in told, told
 
 
 @pytest.mark.fault(10, 28)

@@ -63,6 +63,7 @@ def main() -> None:
             print(f"aborted; rerun the same command to {told}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        print(failure.report(error, out, rank), end="", file=sys.stderr, flush=True)
-        tell_launcher(f"{type(error).__name__}: {error}")
+        if text := failure.report(error, out, rank):  # nothing of what only follows from another rank's failure
+            print(text, end="", file=sys.stderr, flush=True)
+            tell_launcher(f"{type(error).__name__}: {error}")
         os._exit(1)  # at once: leaving in an orderly way may wait for ranks that are gone

@@ -17,6 +17,7 @@ from zorse.data.samples import CorruptSample
 from zorse.evaluation.content import HIGHEST_PSNR, mean_partner_errors, partner_errors, structure_distance
 from zorse.evaluation.evaluator import Evaluation
 from zorse.evaluation.features import feature_network
+from zorse.runs.summary import in_words
 from zorse_prep import demo
 
 WAYS = ("a_to_b", "b_to_a")
@@ -192,7 +193,7 @@ def test_records_and_pages_have_them(paired, trained, tmp_path):
     assert names < record["a_to_b"].keys() and not names & without["a_to_b"].keys()
     assert record["protocol"]["partners"]["a_to_b"] == PARTNERS and "partners" not in without["protocol"]
     page, plain = ((out / "report.html").read_text() for out in (run, trained))
-    assert all(f"{name}, b to a" in page and f"{name}, b to a" not in plain for name in names)
+    assert all(f"{in_words(name)}, b to a" in page and f"{in_words(name)}, b to a" not in plain for name in names)
     assert '"title":"ssim"' in page  # a chart
     told = script("pipeline/evaluate.py", run, "--out", tmp_path / "record.json")
     assert told.returncode == 0 and all(f" {name} " in told.stdout for name in ("structure_distance", *names))

@@ -26,8 +26,8 @@ class Options:
     """What to shard, and how."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")] = None
-    """a known data set (horse2zebra, monet2photo, ...) or OWNER/NAME@REVISION on the hub; leave out for
-    your own images"""
+    """a known data set (horse2zebra, monet2photo, ...) or OWNER/NAME@REVISION on the hub; leave out for your own
+    images"""
     a: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """folder with the images of domain A, in any subfolders"""
     b: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None

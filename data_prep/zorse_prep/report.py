@@ -8,7 +8,7 @@ from rich.table import Table
 from zorse.invocation import command_line
 from zorse.terminal import one_line, plain_console
 from zorse_prep.format import Arrays, in_range
-from zorse_prep.items import in_words
+from zorse_prep.items import Source, in_words
 from zorse_prep.plan import Plan
 from zorse_prep.planning import shared_images
 
@@ -29,6 +29,17 @@ def show_plan(out: Path, plan: Plan) -> None:
     console = _console()
     console.print(table)
     _warn_of_overlaps(console, plan.overlaps)
+
+
+def show_held_out(source: Source, plan: Plan, with_advice: bool = True) -> None:
+    """How many of each domain's images became test images."""
+    if source.held_out:
+        held_out = " and ".join(
+            f"{count} of {count + plan.splits[f'train{split[-1]}']['found']} images of {split[-1]}"
+            for split, count in sorted(source.held_out.items())
+        )
+        advice = "; for others, give --test-share, or --test-a DIR --test-b DIR" if with_advice else ""
+        _console().print(f"held out for testing: {held_out}{advice}")
 
 
 def show_result(out: Path, manifest: dict, kept: int, seconds: float) -> None:

@@ -53,7 +53,7 @@ from zorse_prep.options import (
 )
 from zorse_prep.plan import Plan, Policy, Shard, load_plan
 from zorse_prep.planning import Choices, make_plan
-from zorse_prep.report import show_plan, show_result, show_statistics, show_training
+from zorse_prep.report import show_held_out, show_plan, show_result, show_statistics, show_training
 from zorse_prep.shards import missing_shards, write_shard
 from zorse_prep.sources import open_source
 from zorse_prep.verify import load_manifest, verify
@@ -70,7 +70,7 @@ def shard(options: Options, to_train: bool = False) -> None:
     missing = [] if options.dry_run else missing_shards(out, made)
     if to_train and not missing and (out / MANIFEST).exists():
         return
-    _show_held_out(source, made, "" if to_train else OTHERS)
+    show_held_out(source, made, with_advice=not to_train)
     if options.dry_run:
         show_plan(out, made)
         print("dry run: nothing was written")
@@ -84,7 +84,7 @@ def shard(options: Options, to_train: bool = False) -> None:
 def plan(options: Options) -> None:
     """Decide which image goes into which shard."""
     out, made, source = _plan(options)
-    _show_held_out(source, made, OTHERS)
+    show_held_out(source, made)
     show_plan(out, made)
     print("dry run: nothing was written" if options.dry_run else f"next: {command_line('shard', 'write', out)}")
 
@@ -125,8 +125,8 @@ def check(options: VerifyOptions) -> int:
     depth = "read to the last byte" if options.deep else "without reading the images; --deep reads them"
     print(f"{len(faults)} faults in {shards} shards of {samples} images, {depth}")
     if faults and (options.out / PLAN).exists():
-        again = command_line("shard", "write", options.out)
-        print(f"fix: remove the .json of each faulty tar, then {again}, and finalize in place of write")
+        again = " && ".join(command_line("shard", stage, options.out) for stage in ("write", "finalize"))
+        print(f"fix: remove the .json of each faulty tar, then run: {again}")
     return 1 if faults else 0
 
 
@@ -181,18 +181,6 @@ def _plan(options: Options) -> tuple[Path, Plan, Source]:
         dry_run=options.dry_run,
     )
     return out, make_plan(source, policy, out, choices), source
-
-
-OTHERS = "; for others, give --test-share, or --test-a DIR --test-b DIR"
-
-
-def _show_held_out(source: Source, made: Plan, advice: str) -> None:
-    if source.held_out:
-        held_out = " and ".join(
-            f"{count} of {count + made.splits[f'train{split[-1]}']['found']} images of {split[-1]}"
-            for split, count in sorted(source.held_out.items())
-        )
-        print(f"held out for testing: {held_out}{advice}")
 
 
 def _write(out: Path, made: Plan, missing: list[Shard], mine: list[Shard], workers: int) -> None:

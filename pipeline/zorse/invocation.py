@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 DATA_PREP = ("shard", "demo")  # the commands whose scripts lie in data_prep/
-
-
 _started: list[str] = []  # by zorse.__main__, with the command's name
 
 

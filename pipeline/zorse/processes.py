@@ -17,6 +17,7 @@ T = TypeVar("T")
 # Slurm's warning before a time limit, its preemption and Kubernetes' eviction, a person's Ctrl-C, a closed terminal.
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")  # set by accelerate launch and torchrun
+TRUE = ("1", "true", "yes", "on", "y", "t")  # as accelerate reads its variables
 SET_PARENT_DEATH_SIGNAL = 1  # as linux/prctl.h numbers it
 # Who started this process. Noted when it is imported, before the seconds that torch takes, in which it may be killed.
 _parents = {os.getpid(): os.getppid()}

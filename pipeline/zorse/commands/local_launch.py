@@ -10,7 +10,7 @@ from pathlib import Path
 from zorse.config.schema import Config
 from zorse.errors import UserError, first_sentence
 from zorse.invocation import by_zorse
-from zorse.processes import SIGNALS
+from zorse.processes import SIGNALS, TRUE
 from zorse_prep.workers import cpu_count
 
 SECONDS_TO_SAVE = 100  # that ranks have to save and end before they are killed
@@ -55,7 +55,7 @@ def ranks_to_launch(config: Config) -> int:
 
 
 def _on_cpus() -> bool:
-    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t")
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
 
 
 def launch(command: str, config: Config, arguments: list[str], count: int) -> int:
@@ -68,6 +68,7 @@ def launch(command: str, config: Config, arguments: list[str], count: int) -> in
 
     import torch
 
+    # Where the ranks compute.
     gpus = 0 if _on_cpus() else torch.accelerator.device_count()
     if gpus and count > gpus:
         raise UserError(f"--processes {count}: more than the GPUs of this machine; give at most {gpus}")
@@ -83,6 +84,7 @@ def launch(command: str, config: Config, arguments: list[str], count: int) -> in
     program = ["--module", "zorse", command] if by_zorse() else [sys.argv[0]]
     logging.disable(logging.CRITICAL)  # of the launcher, in this process alone
 
+    # Launch them, and read from the journal of this launch what a signal came to.
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 

@@ -273,8 +273,8 @@ class Compute:
     dtype: Literal["float32", "float64"] = "float32"
     """precision of weights and arithmetic; float64 is for verification"""
     mixed_precision: Annotated[Literal["no", "bf16", "fp16"] | None, optional("{no,bf16,fp16}")] = None
-    """precision of the networks' forward and backward pass, over weights in --dtype. bf16: on GPUs that have it, about
-    twice as fast. fp16: for GPUs without bf16, with a loss scale. By default what accelerate launch was given, or no"""
+    """precision of the networks' forward and backward pass, over weights in --dtype. bf16: for GPUs that have it.
+    fp16: for GPUs without bf16, with a loss scale. By default what accelerate launch was given, or no"""
     grad_comm_dtype: Literal["float32", "bfloat16"] = "float32"
     """precision in which ranks all-reduce their gradients; bfloat16 halves the traffic"""
     step_timeout: float = 600.0

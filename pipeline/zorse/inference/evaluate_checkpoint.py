@@ -79,10 +79,7 @@ def evaluate(options: Options, accelerator: Accelerator) -> tuple[dict | None, P
     if options.images is not None and options.images < 2:
         raise UserError(f"--images {options.images}: must be at least 2")
     classes = {Direction.A_TO_B: options.imagenet_class_b, Direction.B_TO_A: options.imagenet_class_a}
-    if options.features != "efficientnet_lite0" and (options.imagenet_class_a, options.imagenet_class_b) != (
-        None,
-        None,
-    ):
+    if options.features != "efficientnet_lite0" and set(classes.values()) != {None}:
         raise UserError("--imagenet-class-a and --imagenet-class-b need --features efficientnet_lite0")
     if options.features == "none" and options.feature_weights:
         raise UserError("--feature-weights is for --features inception_v3; drop one of the two")

@@ -10,8 +10,6 @@ from zorse.invocation import command_line
 from zorse.runs.reading import read_evaluation
 
 HIGHER = ("cycle_psnr", "psnr", "ssim", "share_of_class")  # is better; of all other metrics lower is
-
-
 NAMES = {  # of metrics, in words; what follows in a metric's name is the network or the class
     "kid": "KID", "fid": "FID", "sliced_wasserstein": "sliced Wasserstein distance", "cycle_l1": "round trip, L1",
     "cycle_psnr": "round trip, PSNR in dB", "structure_distance": "structure distance", "mae": "MAE",

@@ -22,6 +22,7 @@ from accelerate.commands.launch import launch_command_parser
 
 from zorse.config.schema import Config
 from zorse.errors import OneRankError, UserError, first_sentence
+from zorse.processes import TRUE
 from zorse.version import __version__
 
 # What accelerate would train with in a way that is not ours, by the variables in which its launcher passes it on.
@@ -36,7 +37,6 @@ WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI
 LAUNCHERS = {
     "accelerate": 2, "accelerate-launch": 1, "accelerate.commands.launch": 1, "accelerate.commands.accelerate_cli": 2,
 }  # fmt: skip
-TRUE = ("1", "true", "yes", "on", "y", "t")  # as accelerate reads it
 
 
 def start_accelerator(**options) -> Accelerator:

@@ -24,7 +24,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(READY)  ## draw a data set, train on it, translate: about 4 minutes on 2 CPU cores
+demo: $(READY)  ## draw a data set, train on it, translate: 4 to 6 minutes on 2 CPU cores
 	$(BIN)/python data_prep/demo.py $(DEMO)/images
 	$(BIN)/python data_prep/shard.py --source $(DEMO)/images --out $(DEMO)/shards
 	$(LAUNCH) pipeline/train.py --preset demo --data $(DEMO)/shards --out $(DEMO)

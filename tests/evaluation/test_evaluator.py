@@ -246,7 +246,7 @@ def evaluated(shards, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluated") / "run"
     done = train("--data", shards, "--out", out, *EVALUATED, "--dtype", "float64")
     assert done.returncode == 0, done.stderr
-    assert "kid_efficientnet_lite0" in done.stdout
+    assert "KID efficientnet_lite0 ↓" in done.stdout
     assert Image.open(out / "samples" / "000000012.png").width == 4 + 6 * (4 + 88)  # each pixel twice
     return out
 
@@ -279,7 +279,7 @@ def test_a_checkpoint_is_evaluated_as_the_run_did(shards, evaluated, tmp_path):
     """Also by two processes, and the weights themselves on request."""
     done = evaluate(evaluated, "--class-b", "340")
     assert done.returncode == 0, done.stderr
-    assert "kid_efficientnet_lite0" in done.stdout and "share_of_class_340" in done.stdout
+    assert "KID efficientnet_lite0 ↓" in done.stdout and "share taken for class 340 ↑" in done.stdout
     names = {path.name for path in (evaluated / "eval").iterdir()}
     mine = json.loads(
         (evaluated / "eval" / "pairs-000000000012.efficientnet_lite0.test.ema.class_b340.json").read_text()

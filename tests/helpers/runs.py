@@ -26,8 +26,8 @@ def run(data, out, *options, **how):
 
 
 def losses(out):
-    """The loss columns of stats.jsonl, a list per line."""
-    kinds = ("adversarial", "cycle", "identity", "discriminator")
+    """The losses and gradient norms in stats.jsonl, a list per line."""
+    kinds = ("adversarial", "cycle", "identity", "discriminator", "gradient_norm")
     records = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
     return [(r["pairs"], [r[name] for name in r if name.startswith(kinds)]) for r in records]
 

@@ -83,7 +83,7 @@ def note_operators(update):
 
 
 def losses_and_weights(device, captured, accumulate=1, dropout=False, **compute):
-    """Of a few updates with changing learning rates and images, from the same weights; and these."""
+    """Losses of a few updates with changing learning rates and images, weights after and before, gradient norms."""
     config = Config(
         images=Images(load_size=32, crop_size=32),
         networks=Networks(generator_channels=4, generator_blocks=1, discriminator_channels=4, discriminator_layers=2,
@@ -99,7 +99,15 @@ def losses_and_weights(device, captured, accumulate=1, dropout=False, **compute)
     model, update = state.model, Update(accelerator, state)
     if captured and device == "cpu":
         update.graph.capture = note_operators(update)
-    first = weights(model)
+    first, norms = weights(model), {}
+    networks = {"a_to_b": model.generators["a_to_b"], "discriminator_b": model.discriminators["of_b"]}
+
+    def note_norms(*_):
+        for name, network in networks.items():
+            norms[name] = sum(each.grad.square().sum() for each in network.parameters()).sqrt().item()
+
+    if not captured:
+        update.optimizer.optimizer.register_step_pre_hook(note_norms)
     images = torch.Generator().manual_seed(0)
     found = []
     for step in range(STEPS):
@@ -114,9 +122,11 @@ def losses_and_weights(device, captured, accumulate=1, dropout=False, **compute)
             for first in range(step * BATCH, step * BATCH + BATCH, each)
         ]
         rates = (1e-4 * 2**step, 2e-4 * 2**step)  # the last ones make most of the way
-        found += [loss.item() for named in update(pairs, rates) for loss in named.values()]
+        found += [loss.item() for named in update(pairs, rates, True) for loss in named.values()]
     assert not captured or update.graph.calls == STEPS > WARM_UP
-    return torch.tensor(found), weights(model), first
+    measured = {name: norm.item() for name, norm in update.gradient_norms.items()}
+    assert len(measured) == 4 and measured == pytest.approx(measured | norms, rel=1e-12)
+    return torch.tensor(found), weights(model), first, measured
 
 
 def weights(model):
@@ -130,13 +140,14 @@ def weights(model):
     ids=str,
 )
 def test_a_captured_update_is_the_update(device, how):
-    (losses, last, first), (others, other, same) = (
+    (losses, last, first, norms), (others, other, same, norms_there) = (
         losses_and_weights(device, captured, **how) for captured in (False, True)
     )
     assert torch.equal(same, first)
     # Learning rates on the device are float32.
     torch.testing.assert_close(others, losses, rtol=1e-5, atol=0)
     assert (other - last).norm() < 1e-5 * (last - first).norm()
+    assert norms_there == pytest.approx(norms, rel=1e-3)
 
 
 def test_what_a_recording_would_miss_is_seen_here():

@@ -152,10 +152,10 @@ def test_the_page_in_a_browser(browser, run, width, scheme):
     find = lambda selector: browser.find_elements("css selector", selector)  # noqa: E731
     assert browser.title == run.name and find("h1")[0].text == run.name
     assert len(find("#charts .plot")) >= 7
-    assert len(find("#numbers b")) == 4
+    assert len(find("#numbers b")) == 5
     fetched = "return performance.getEntriesByType('resource').map(one => one.name)"
     assert all(name.startswith("data:") for name in browser.execute_script(fetched))
-    assert "sliced Wasserstein distance" in find("table")[0].text and "12 pairs" in find("table")[0].text
+    assert "sliced Wasserstein" in find("table")[0].text and "12 pairs" in find("table")[0].text
     assert "warning: </script> <i>" in find("tr.warning")[0].text  # as text
     assert "1 training images could not be read" in find("main")[0].text
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
@@ -333,7 +333,7 @@ def test_warnings_of_the_last_start_stand_on_top_and_how_the_run_was_made_is_tol
     text = page.read_text()
     assert text.index('class="alarm"') < text.index("<h2>") and "&lt;/script&gt; &lt;i&gt;</p>" in text
     assert re.search(r"made by train.py --data .*zorse 0\.1\.0, Python 3\.\d+\.\d+, torch [\d.]+", text)
-    assert "sliced Wasserstein distance ↓" in text and "round trip, PSNR in dB ↑" in text
+    assert "sliced Wasserstein ↓" in text and "round trip, PSNR in dB ↑" in text
     copied = shutil.copytree(run, tmp_path / "copy")
     with (copied / "events.jsonl").open("a") as file:
         file.write(f"\n{json.dumps({'time': '2026-01-02T03:04:06+00:00', 'pairs': 20, 'text': 'resuming x'})}\n")

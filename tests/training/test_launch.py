@@ -7,9 +7,11 @@ import torch
 from running import TINY, train
 from runs import refused
 
+from zorse.config.schema import Compute, Config
 from zorse.errors import UserError
 from zorse.training.launch import (
     WORLD_SIZES,
+    about_bf16,
     alone_in_a_step,
     asked_of_accelerate,
     check_precision,
@@ -108,3 +110,21 @@ def test_a_gpu_that_emulates_bf16_is_refused(monkeypatch):
             check_precision(accelerator)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     check_precision(accelerator)
+
+
+@pytest.mark.parametrize(
+    ("capability", "asked", "launched", "said"),
+    [
+        ((9, 0), None, "no", True),
+        ((7, 5), None, "no", False),
+        ((9, 0), "no", "no", False),
+        ((9, 0), None, "bf16", False),
+    ],
+)
+def test_on_a_gpu_with_bf16_the_default_is_told(monkeypatch, capability, asked, launched, said):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    accelerator = SimpleNamespace(device=torch.device("cuda"), mixed_precision=launched)
+    line = about_bf16(Config(compute=Compute(mixed_precision=asked)), accelerator)
+    assert (line is not None and "--mixed-precision bf16" in line) == said
+    on_cpu = SimpleNamespace(device=torch.device("cpu"), mixed_precision=launched)
+    assert about_bf16(Config(), on_cpu) is None

@@ -64,6 +64,9 @@ class Output:
     on_collapse: Literal["dead", "stop", "warn"] = "dead"
     """what to do when training shows signs of failing, such as mode collapse. warn: say so. stop: stop without saving.
     dead: stop where a generator cannot learn any more, and warn of everything else"""
+    profile: int = 0
+    """steps of this start to trace with torch's profiler, on rank 0 and after the first five, into
+    OUT/trace-PAIRS.json.gz, for ui.perfetto.dev or chrome://tracing"""
     dry_run: bool = False
     """print the resolved plan and exit"""
 

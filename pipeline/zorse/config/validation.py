@@ -20,11 +20,13 @@ POSITIVE = {
 }
 AT_LEAST_ZERO = {
     "data": ("workers",),
+    "output": ("profile",),
     "networks": ("generator_blocks",),
     "losses": ("cycle_weight", "identity_weight", "r1_weight", "image_pool_size"),
     "optimization": ("epochs", "decay_epochs", "warmup_pairs", "ema_pairs", "seed"),
 }
 AT_MOST = {
+    "output": {"profile": 1000},
     "images": {"load_size": 2**14, "load_width": 2**14, "crop_size": 2**14, "crop_width": 2**14},
     "networks": {
         "generator_channels": 4096, "generator_blocks": 1000, "discriminator_channels": 4096, "discriminator_layers": 12

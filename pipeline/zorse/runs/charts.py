@@ -17,7 +17,7 @@ def charts(stats: list[dict], samples: list[dict], evaluations: list[dict]) -> l
     """
     stats = thinned(stats)
     samples = thinned([{"pairs": line["pairs"], **_flat(line["samples"])} for line in samples])
-    found = [*_losses(stats), *_metrics(evaluations), _samples(samples), *_pace(stats)]
+    found = [*_losses(stats), *_metrics(evaluations), _samples(samples), _gradients(stats), *_pace(stats)]
     return [chart for chart in found if chart["curves"]]
 
 
@@ -34,12 +34,7 @@ def thinned(lines: list[dict]) -> list[dict]:
 
 
 def _losses(stats: list[dict]) -> list[dict]:
-    adversarial = [
-        _curve(stats, "adversarial_a_to_b", "generator a to b", 1),
-        _curve(stats, "adversarial_b_to_a", "generator b to a", 2),
-        _curve(stats, "discriminator_a", "discriminator of a", 3),
-        _curve(stats, "discriminator_b", "discriminator of b", 4),
-    ]
+    adversarial = _of_networks(stats, "adversarial_", "")
     cycle = [
         _curve(stats, "cycle_a", "cycle a", 1),
         _curve(stats, "cycle_b", "cycle b", 2),
@@ -75,6 +70,20 @@ def _samples(samples: list[dict]) -> dict:
         for direction, hue in HUES.items()
     ]
     return _chart("Translations beside real images", samples, curves)
+
+
+def _gradients(stats: list[dict]) -> dict:
+    return _chart("Gradient norms, in single steps", stats, _of_networks(stats, "gradient_norm_", "gradient_norm_"))
+
+
+def _of_networks(stats: list[dict], generator: str, discriminator: str) -> list[dict]:
+    """A curve of each network, by what its values' names begin with."""
+    return [
+        _curve(stats, f"{generator}a_to_b", "generator a to b", 1),
+        _curve(stats, f"{generator}b_to_a", "generator b to a", 2),
+        _curve(stats, f"{discriminator}discriminator_a", "discriminator of a", 3),
+        _curve(stats, f"{discriminator}discriminator_b", "discriminator of b", 4),
+    ]
 
 
 def _pace(stats: list[dict]) -> list[dict]:

@@ -118,6 +118,12 @@ def loss_scale(scaler: torch.amp.GradScaler | None) -> dict[str, float]:
     return {"loss_scale": scale}
 
 
+def gradients(norms: dict[str, Tensor], scaler: torch.amp.GradScaler | None) -> dict[str, float]:
+    """The norms of the networks' gradients in the last step, for the status line; fp16 scales its gradients."""
+    scale = scaler.get_scale() if scaler else 1.0
+    return {f"gradient_norm_{name}": norm.item() / scale for name, norm in norms.items()}
+
+
 def status(pairs_seen: int, epoch: int, rates: tuple[float, float], window: LossWindow, watch: Stopwatch) -> dict:
     """One line of stats.jsonl: means since the line before. rates: the generators' and the discriminators'."""
     return {

@@ -92,6 +92,8 @@ class Display:
         pace = f"{speed:.1f} pairs/s  {left} left"
         means = "  ".join(f"{title} {mean(kind):.3f}" for title, kind in present)
         means += f"  data wait {record['data_wait']:.0%}"
+        if "peak_memory_gb" in record:
+            means += f"  peak {record['peak_memory_gb']:.1f} GB"
         if self.bar:
             done = min(record["pairs"], self.total)
             self.bar.update(self.task, completed=done, speed=pace, losses=f"epoch {record['epoch']:.2f}  {means}")

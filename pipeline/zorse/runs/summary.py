@@ -11,14 +11,14 @@ from zorse.runs.reading import read_evaluation
 
 HIGHER = ("cycle_psnr", "psnr", "ssim", "share_of_class")  # is better; of all other metrics lower is
 NAMES = {  # of metrics, in words; what follows in a metric's name is the network or the class
-    "kid": "KID", "fid": "FID", "sliced_wasserstein": "sliced Wasserstein distance", "cycle_l1": "round trip, L1",
+    "kid": "KID", "fid": "FID", "sliced_wasserstein": "sliced Wasserstein", "cycle_l1": "round trip, L1",
     "cycle_psnr": "round trip, PSNR in dB", "structure_distance": "structure distance", "mae": "MAE",
     "psnr": "PSNR in dB", "ssim": "SSIM", "share_of_class": "share taken for class",
 }  # fmt: skip
 
 
 def in_words(metric: str) -> str:
-    """What a metric is called on a page, with an arrow in the direction that is better."""
+    """What a metric is called where people read it, with an arrow in the direction that is better."""
     if metric.endswith("_std"):
         return "deviation"
     kind = next((kind for kind in NAMES if metric == kind or metric.startswith(f"{kind}_")), None)
@@ -44,8 +44,7 @@ def print_summary(console: Console, out: Path, pairs_seen: int) -> None:
 
 def distance_table(title: str, columns: dict[str, dict]) -> Table:
     """Metrics by direction. columns: {title: {"a_to_b": {metric: value}, "b_to_a": ...}}, the metrics of the last."""
-    shown = [metric for metric in next(reversed(columns.values()))[Direction.A_TO_B] if metric.startswith(HIGHER)]
-    table = Table(title=title, caption=f"lower is better, but for {', '.join(shown)}" if shown else "lower is better")
+    table = Table(title=title, caption="↓ lower is better, ↑ higher is better")
     table.add_column("")
     for name in columns:
         table.add_column(name, justify="right")
@@ -55,5 +54,5 @@ def distance_table(title: str, columns: dict[str, dict]) -> Table:
         for metric in next(reversed(columns.values()))[direction]:
             if not metric.endswith("_std"):  # deviations are in the records
                 values = [each[direction].get(metric) for each in columns.values()]
-                table.add_row(metric, *["" if value is None else f"{value:.4g}" for value in values])
+                table.add_row(in_words(metric), *["" if value is None else f"{value:.4g}" for value in values])
     return table

@@ -2,6 +2,8 @@
 
 import ctypes
 import platform
+import resource
+import sys
 import warnings
 
 import torch
@@ -55,6 +57,13 @@ def configure_device(model: CycleGANStep, device: torch.device, compute: Compute
         model.compile_networks()
     if device.type == "cuda" and (compute.compile or compute.fused_norm):
         model.to(memory_format=torch.channels_last)  # which torch's own InstanceNorm would undo
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held: of a GPU's memory what torch reserved, on a CPU what was resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def tune_glibc_malloc() -> None:

@@ -21,7 +21,7 @@ from zorse.runs.report_page import write_report
 from zorse.runs.signals import StopRequest
 from zorse.runs.summary import print_summary
 from zorse.runs.watchdog import Watchdog
-from zorse.training.launch import alone_in_a_step, made_with, summary
+from zorse.training.launch import about_bf16, alone_in_a_step, made_with, summary
 from zorse.training.state import TrainState
 
 
@@ -42,8 +42,9 @@ class Run:
         self.state: TrainState | None = None
         self._early: list[str] = []  # notes from before there is a record of events
         self.note(summary(config, accelerator))
-        if warning := alone_in_a_step():
-            self.note(warning)
+        for line in (about_bf16(config, accelerator), alone_in_a_step()):
+            if line:
+                self.note(line)
 
     def latest_checkpoint(self) -> Path | None:
         """The newest intact checkpoint; damaged ones are set aside. None for a new run."""

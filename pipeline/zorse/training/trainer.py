@@ -21,12 +21,13 @@ from zorse.processes import rank0_first
 from zorse.runs import metrics, sample_grid
 from zorse.runs.health import MIN_SAMPLE_IMAGES, Alert, sample_statistics
 from zorse.runs.watchdog import Watchdog
-from zorse.training.devices import check_cuda_graph, ddp_kwargs
+from zorse.training.devices import check_cuda_graph, ddp_kwargs, peak_memory
 from zorse.training.launch import start_accelerator
 from zorse.training.plan import print_plan
 from zorse.training.run import Run
 from zorse.training.schedule import learning_rates
 from zorse.training.state import TrainState, open_dataset
+from zorse.training.trace import Trace
 from zorse.training.update import Update
 
 POLL_EVERY = 16  # steps between looks at a checkpoint that is being written
@@ -80,7 +81,7 @@ def _train(config: Config, accelerator: Accelerator, watchdog: Watchdog) -> int:
     run.start(state, latest)
     with run.screen, workers_explained():
         trainer = Trainer(state, run, accelerator)
-        with closing(trainer.batches):
+        with closing(trainer.batches), trainer.trace:
             finished, stop_signal = trainer.fit()
     return run.close(finished, stop_signal)
 
@@ -105,6 +106,7 @@ class Trainer:
         self.translate = translation(state.generators, accelerator, self.dataset.modes)
         self.evaluator = self._evaluator()
         self.batches = self._batches()
+        self.trace = Trace(self.config.output.profile, run, accelerator)
         self.real_samples, self.told_duration = None, False
         if run.main:
             count = max(self.config.output.sample_images, MIN_SAMPLE_IMAGES)
@@ -118,7 +120,7 @@ class Trainer:
         while True:
             # All ranks agree on this, and so do the same between the same two steps.
             done, stop_signal = state.finished, run.stop_request.agreed()
-            due = self._due(done)
+            due = self._due(self.previous, state.pairs_seen)
 
             # What is due at this pair. A stop saves, but logs nothing early, so that a resumed run's log is the same.
             if any(due) or stop_signal:
@@ -141,9 +143,11 @@ class Trainer:
             # One step of all four networks on the next batch of pairs (section 4).
             run.watchdog.progress("first step" if first else "step", state.pairs_seen)
             rates = learning_rates(state.pairs_seen, self.config.optimization, self.dataset.epoch)
-            for losses in self.update(self._micro_batches(), rates):
+            after = state.pairs_seen + self.config.optimization.batch
+            for losses in self.update(self._micro_batches(), rates, self._due(state.pairs_seen, after).log):
                 state.losses.add(losses)
-            self._advance(self.config.optimization.batch)
+            self._advance(after)
+            self.trace.step(after)
             first = False
 
     def log(self) -> list[Alert]:
@@ -151,7 +155,8 @@ class Trainer:
         state, run = self.state, self.run
         if not state.losses.rows:
             return []
-        status = self._status() | metrics.loss_scale(state.scaler)
+        status = self._status() | metrics.gradients(self.update.gradient_norms, state.scaler)
+        status |= metrics.loss_scale(state.scaler) | {"peak_memory_gb": peak_memory(self.accelerator.device) / 1e9}
         state.losses.restart()
         run.clock.reset()
         run.recorder.status(status)
@@ -238,19 +243,19 @@ class Trainer:
             else:
                 run.checkpoints.poll()
 
-    def _due(self, done: bool) -> Due:
-        """What the last step made due: at the end all, else that of which it reached or passed a multiple of pairs."""
+    def _due(self, before: int, now: int) -> Due:
+        """What a step from pair `before` to `now` makes due: at the end all, else what it reached a multiple of."""
         output, evaluation, checkpointing = self.config.output, self.config.evaluation, self.config.checkpointing
         intervals = (
             output.log_every, output.sample_every, evaluation.evaluate_every, checkpointing.checkpoint_every
         )  # fmt: skip
-        now, before, batch = self.state.pairs_seen, self.previous, self.config.optimization.batch
+        batch, done = self.config.optimization.batch, now >= self.state.total_pairs
         early = any(before < step * batch <= now for step in EARLY)
         return Due(*(done or now // every > before // every for every in intervals), early)
 
-    def _advance(self, batch: int) -> None:
-        self.previous, self.state.pairs_seen = self.state.pairs_seen, self.state.pairs_seen + batch
-        self.run.clock.pairs += batch
+    def _advance(self, after: int) -> None:
+        self.previous, self.state.pairs_seen = self.state.pairs_seen, after
+        self.run.clock.pairs += self.config.optimization.batch
         self.run.screen.advance(self.state.pairs_seen)
 
     def _micro_batches(self) -> Iterator[dict]:

@@ -1,7 +1,5 @@
 """A run's first steps, taken to measure them and thrown away."""
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +18,7 @@ from zorse.data.order import RankSlice
 from zorse.data.workers import workers_explained
 from zorse.errors import OneRankError
 from zorse.evaluation.evaluator import AT_ONCE, translation
+from zorse.training.devices import peak_memory
 from zorse.training.schedule import learning_rates
 from zorse.training.state import TrainState
 from zorse.training.update import Update
@@ -111,9 +110,8 @@ def steps(
     images = torch.zeros(AT_ONCE, channels_of(shards.modes["a"]), *config.eval_size, dtype=pairs[0]["a"].dtype)
     translate("b_to_a", translate("a_to_b", images))
     if device.type == "cuda":
-        used, available = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
+        available = torch.cuda.get_device_properties(device).total_memory
     else:
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         available = psutil.Process().memory_info().rss + psutil.virtual_memory().available
-    peak = max(gather_object([used / available]))
+    peak = max(gather_object([peak_memory(device) / available]))
     return count * optimization.batch / seconds, peak * available, available, all(gather_object([finite]))

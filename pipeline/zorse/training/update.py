@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from zorse.data.pixels import to_network
 from zorse.ops.cuda_graph import CapturedGraph
@@ -24,17 +25,22 @@ class Update:
         self.model, self.pools = state.model, state.pools
         self.parallel, self.optimizer = accelerator.prepare(state.model, state.optimizer)
         self.dtype = next(self.model.parameters()).dtype
+        self.measure_gradients, self.gradient_norms = False, {}
         captured = state.config.compute.cuda_graph
         self.graph = CapturedGraph(self._all, accelerator.device) if captured else None
         if accelerator.num_processes > 2:  # the sum of two is the same in either order
             self._settle_buckets()
 
-    def __call__(self, batches: Iterable[dict], rates: tuple[float, float]) -> list[dict[str, Tensor]]:
+    def __call__(
+        self, batches: Iterable[dict], rates: tuple[float, float], measure_gradients: bool = False
+    ) -> list[dict[str, Tensor]]:
         """The named losses of each micro-batch, on the device; a captured update overwrites them in the next call.
 
         batches: of uint8 or int32 pixels, with their positions (data/loader.py), one a micro-batch. rates: the learning
-        rates of the generators and of the discriminators.
+        rates of the generators and of the discriminators. measure_gradients: leave the norm of each network's gradient
+        in `gradient_norms`; a captured update always does.
         """
+        self.measure_gradients = measure_gradients or self.graph is not None
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             set_rate(group, lr)
         inputs = (self._inputs(micro_step, pairs) for micro_step, pairs in enumerate(batches))
@@ -87,9 +93,18 @@ class Update:
                 loss, named = self.parallel(a, b, self.pools, {"a": plan_a, "b": plan_b}, *draws)
                 accelerator.backward(loss / self.rank_slice.accum_steps)
             losses.append(named)
+        if self.measure_gradients:
+            self._measure_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return losses
+
+    def _measure_gradients(self) -> None:
+        """The norm of each network's gradient, all-reduced, and in fp16 still scaled, by the names of the losses."""
+        networks = {**self.model.generators, **self.model.discriminators}
+        for name, network in networks.items():
+            gradients = [each.grad for each in network.parameters() if each.grad is not None]
+            self.gradient_norms[name.replace("of_", "discriminator_")] = get_total_norm(gradients)
 
 
 def set_rate(group: dict, lr: float) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.table import Table
-from running import script
+from running import TINY, command, script
 
 from zorse.errors import OneRankError, TooManyCorrupt, TransientError, UserError
 from zorse.terminal import STOPPED, plain_console, printable, protect_terminal, report_console, run_command
@@ -119,3 +119,28 @@ def test_a_reader_that_went_away_is_no_mistake(tmp_path, capfd):
     source = Path(__file__).parents[1] / "pipeline"
     line = f"(PYTHONPATH={source} {sys.executable} {script}; echo $? > {tmp_path}/code) | head -c 1 > /dev/null"
     assert os.system(line) == 0 and (tmp_path / "code").read_text() == "141\n" and capfd.readouterr().err == ""
+
+
+def test_a_program_that_uses_zorse_has_its_lines_in_its_log_and_can_silence_them(shards, tmp_path):
+    """Python, as a program of somebody's would be: nothing on its terminal that it did not ask for."""
+    program = """
+import logging, sys
+from zorse.config.command_line import parse
+from zorse.runs.watchdog import Watchdog
+from zorse.training.trainer import train
+if sys.argv[1] == "log":
+    logging.basicConfig(level=logging.INFO, filename=sys.argv[2], format="%(name)s %(levelname)s %(message)s")
+else:
+    logging.getLogger("zorse").setLevel(logging.ERROR)
+config = parse(sys.argv[3:])
+watchdog = Watchdog(0, config.compute.step_timeout)
+assert train(config, watchdog) == 0
+"""
+    options = [*TINY, "--epochs", "0.2", "--decay-epochs", "0", "--log-every", "1", "--data", shards]
+    (tmp_path / "program.py").write_text(program)
+    for kind in ("log", "silent"):
+        words = [sys.executable, tmp_path / "program.py", kind, tmp_path / "lines", *options, "--out", tmp_path / kind]
+        done = command(words)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
+    told = (tmp_path / "lines").read_text()
+    assert f"zorse.run INFO starting {tmp_path}/log, at 0 of 2 pairs" in told and "2/2 pairs" in told

@@ -7,6 +7,7 @@ A bar on a terminal, plain lines elsewhere, as in a batch job's log. Training sh
 import errno
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -67,12 +68,31 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
 
 
 def protect_terminal() -> None:
-    """From now on, show what is printed to stdout and stderr as text alone."""
+    """From now on, show what is printed to stdout and stderr as text alone, and on stderr what our loggers are told.
+
+    For commands of ours. In a program that uses Zorse, logging.getLogger("zorse") is its to show or to silence.
+    """
+    if not is_command():
+        log = logging.getLogger("zorse")
+        log.addHandler(_ToStderr())
+        log.propagate = False
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no UTF-8
             setattr(sys, name, _TextOnly(stream))
+
+
+class _ToStderr(logging.Handler):
+    """Each record as a line of its message alone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)
+
+
+def is_command() -> bool:
+    """Whether this process is a command of ours, which has the terminal to itself, and no program that uses Zorse."""
+    return any(isinstance(handler, _ToStderr) for handler in logging.getLogger("zorse").handlers)
 
 
 def printable(text: str) -> str:

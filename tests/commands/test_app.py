@@ -1,6 +1,7 @@
 """The demo page, in a real headless Chromium where there is one."""
 
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -17,12 +18,16 @@ import pytest
 from PIL import Image
 from running import ROOT, script
 
+from zorse.inference import private_folder as private_folders
 from zorse.inference import web_page
+from zorse.inference.examples import example_images
+from zorse.inference.private_folder import private_folder
 from zorse.inference.translator import Translator
-from zorse.inference.web_page import Refused, private_folder
+from zorse.inference.web_page import Refused
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-gradio, httpx = pytest.importorskip("gradio"), pytest.importorskip("httpx")
+gradio, gradio_client = pytest.importorskip("gradio"), pytest.importorskip("gradio_client")
+httpx = pytest.importorskip("httpx")
 
 
 def start(*arguments, **environment):
@@ -104,6 +109,31 @@ def test_an_image_is_dropped_and_translated_both_ways(browser, trained, tmp_path
         browser.save_screenshot(f"{folder}/app.png")
 
 
+def test_a_visitor_without_an_image_takes_one_of_the_run(browser, trained):
+    offered = until(lambda: browser.find_elements("css selector", "#examples button"))
+    pictures = browser.find_elements("css selector", "#examples img")
+    until(lambda: all(int(picture.get_attribute("naturalWidth")) for picture in pictures))
+    offered[-1].click()
+    until(lambda: "zebra to horse" in browser.find_element("css selector", "#message").text)
+    _, after = until(lambda: shown(browser))
+    (_, content) = example_images(trained, 4)["b"][-1]
+    expected = np.asarray(Translator(trained, "b2a")(Image.open(io.BytesIO(content)).convert("RGB")))
+    assert np.abs(after.astype(int) - expected).max() <= 1
+    if folder := os.environ.get("ZORSE_SCREENSHOTS"):
+        browser.save_screenshot(f"{folder}/app-examples.png")
+
+
+def test_a_program_translates_by_the_endpoint(address, trained, tmp_path):
+    client = gradio_client.Client(address, verbose=False, download_files=tmp_path)
+    file = noise(tmp_path, 40, 56)
+    made = client.predict(gradio_client.handle_file(file), "zebra to horse", api_name="/translate")
+    expected = np.asarray(Translator(trained, "b2a")(Image.open(file)))
+    assert np.abs(np.asarray(Image.open(made)).astype(int) - expected).max() <= 1
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(Exception, match="this image cannot be read"):
+        client.predict(gradio_client.handle_file(tmp_path / "broken.png"), "zebra to horse", api_name="/translate")
+
+
 def test_what_is_no_image_is_told_on_the_page(browser, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     given = until(lambda: browser.find_element("css selector", "#given input[type=file]"))
@@ -156,16 +186,19 @@ def test_a_large_image_makes_nobody_wait(trained, tmp_path, monkeypatch):
 def test_what_visitors_send_is_private_and_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("GRADIO_TEMP_DIR", "elsewhere")
-    monkeypatch.setattr(web_page, "SWEEP_SECONDS", 0.05)
-    with private_folder() as folder:
+    monkeypatch.setattr(private_folders, "SWEEP_SECONDS", 0.05)
+    with private_folder() as (folder, own):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and os.environ["GRADIO_TEMP_DIR"] == str(folder)
         for age in (1000, 300, 200, 100):
             (folder / str(age)).mkdir()
             (folder / str(age) / "x.png").write_bytes(bytes(100))
             os.utime(folder / str(age) / "x.png", (time.time() - age,) * 2)
         until(lambda: not (folder / "1000" / "x.png").exists(), 5)
-        monkeypatch.setattr(web_page, "KEPT_BYTES", 250)
+        own.add(folder / "200" / "x.png")
+        os.utime(folder / "200" / "x.png", (0, 0))
+        monkeypatch.setattr(private_folders, "KEPT_BYTES", 150)
         until(lambda: not (folder / "300" / "x.png").exists(), 5)
+        time.sleep(0.2)
         assert sorted(path.parent.name for path in folder.rglob("x.png")) == ["100", "200"]
         (killed := subprocess.Popen(["true"])).wait()
         other = tmp_path / folder.name.replace(f".{os.getpid()}-", f".{killed.pid}-")
@@ -196,6 +229,7 @@ def test_the_server_keeps_nothing_and_takes_no_file_without_end(trained, tmp_pat
         (("nowhere",), "no checkpoint"),
         (("MODEL", "--host", "256.0.0.1"), "--host"),
         (("MODEL", "--max-megapixels", "0"), "--max-megapixels 0"),
+        (("MODEL", "--examples", "-1"), "--examples -1"),
     ],
 )
 def test_mistakes_in_one_line(trained, arguments, words):

@@ -17,7 +17,7 @@ OPTIONS = [
     "--status-every", "3", "--sample-every", "12", "--sample-images", "2", "--evaluate-every", "12",
     "--checkpoint-every", "12", "--keep", "1", "--lr-policy", "cosine", "--tracker", "none",
 ]  # fmt: skip
-CLOCKS = ("pairs_per_second", "data_wait", "save_seconds")
+CLOCKS = ("pairs_per_second", "data_wait", "save_seconds", "peak_memory_gb")
 
 
 @pytest.fixture

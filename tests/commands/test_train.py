@@ -51,7 +51,7 @@ def test_n_equals_one(shards, alone, tmp_path, how):
         run(shards, tmp_path / "single", *SIX_STEPS, *split, ranks=2)
         for (pairs, mine), (same, theirs) in zip(losses(tmp_path / "single"), losses(alone / "single"), strict=True):
             assert pairs == same
-            assert mine == pytest.approx(theirs, abs=1e-4)
+            assert mine == pytest.approx(theirs, abs=1e-4, rel=1e-4)
     for kind in kinds:
         mine, theirs = (json.loads((base / kind / "eval" / "000000024.json").read_text()) for base in (tmp_path, alone))
         for way in ("a_to_b", "b_to_a"):
@@ -243,7 +243,7 @@ def test_bf16_trains(shards, tmp_path):
 
 def test_no_identity_loss(shards, tmp_path):
     run(shards, tmp_path / "run", "--identity-weight", "0", "--epochs", "0.3", "--decay-epochs", "0")
-    assert len(losses(tmp_path / "run")[-1][1]) == 6
+    assert len(losses(tmp_path / "run")[-1][1]) == 6 + 4  # of each network's gradient, the norm
 
 
 def test_what_a_run_leaves_to_look_at(alone):
@@ -375,7 +375,7 @@ def test_allowed_changes_take_effect_and_are_stated(shards, tmp_path):
     for words in ("changed from pair 17 on", "--batch 1 -> 4", "--epochs 1.0 -> 3.0", "--identity-weight 0.5 -> 0.0"):
         assert words in done.stdout
     assert [pairs for pairs, _ in losses(out)][16:] == [17, 21, 25, 29, 33, 37, 41]
-    assert len(losses(out)[-1][1]) == 6
+    assert len(losses(out)[-1][1]) == 6 + 4
     assert "is finished" in run(shards, out, *SEVENTEEN, *changed).stdout
 
 
@@ -448,7 +448,7 @@ def test_compiled_and_recomputed_on_two_ranks_is_the_same_run(shards, alone, tmp
 def test_gradients_in_bfloat16_are_rounded_and_no_worse(shards, alone, tmp_path):
     run(shards, tmp_path / "run", *SIX_STEPS, "--grad-comm-dtype", "bfloat16", ranks=2)
     off = [
-        max(abs(x - y) for x, y in zip(mine, theirs, strict=True))
+        max(abs(x - y) for x, y in zip(mine[:8], theirs[:8], strict=True))  # of losses
         for (_, mine), (_, theirs) in zip(losses(tmp_path / "run"), losses(alone / "single"), strict=True)
     ]
     assert off[0] < 1e-5 and 1e-4 < max(off) < 5e-2, off

@@ -371,7 +371,7 @@ SHORT = [
 
 def losses(out):
     lines = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
-    timings = ("pairs_per_second", "data_wait", "save_seconds")
+    timings = ("pairs_per_second", "data_wait", "save_seconds", "peak_memory_gb")
     return [{name: value for name, value in line.items() if name not in timings} for line in lines]
 
 

@@ -8,6 +8,7 @@ training, which would end this process: only a process of its own shows what it 
 import atexit
 import contextlib
 import io
+import logging
 import os
 import runpy
 import signal
@@ -99,6 +100,7 @@ def _restored():
         torch.random.fork_rng(devices=[]),
         mock.patch.object(Watchdog, "_watch", lambda self: None),
         mock.patch.object(failure, "_started", time.time()),
+        mock.patch.multiple(logging.getLogger("zorse"), handlers=[], propagate=True),
     ):
         _show_warnings()
         _forget()

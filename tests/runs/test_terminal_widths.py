@@ -25,7 +25,8 @@ def test_counts_rate_and_time_left_are_whole_and_losses_stand_below(width, monke
     shown = io.StringIO()
     console = plain_console(file=shown, force_terminal=True, width=width, color_system=None)
     monkeypatch.setattr("zorse.runs.progress.plain_console", lambda **_: console)
-    display = Display(266_800, enabled=True)
+    monkeypatch.setattr("zorse.runs.progress.is_command", lambda: True)
+    display = Display(266_800)
     display.status(RECORD)
     for part in display.bar.get_renderables():
         console.print(part)

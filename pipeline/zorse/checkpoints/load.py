@@ -1,6 +1,6 @@
 """Trained generators from a run directory or a checkpoint, and what they were trained on."""
 
-import sys
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,8 @@ from zorse.cyclegan.build import build_discriminator, build_generator
 from zorse.directions import Direction
 from zorse.errors import UserError
 from zorse_prep.format import Mode, channels_of
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Weights = Literal["auto", "raw", "ema"]
@@ -79,12 +81,8 @@ def load_discriminators(trained: Trained) -> nn.ModuleDict:
     return discriminators.eval().requires_grad_(False)
 
 
-def to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 def with_checkpoint(
-    model: Path, load: Callable[[Path], T], taken: str = TAKEN, warn: Callable[[str], None] = to_stderr
+    model: Path, load: Callable[[Path], T], taken: str = TAKEN, warn: Callable[[str], None] = log.warning
 ) -> T:
     """load(path) of a checkpoint, or of the latest one of a run directory.
 
@@ -101,7 +99,7 @@ def with_checkpoint(
     raise UserError(f"{model}: {checkpoint.TOO_FAST}")
 
 
-def whole_checkpoint(model: Path, taken: str = TAKEN, warn: Callable[[str], None] = to_stderr) -> Path:
+def whole_checkpoint(model: Path, taken: str = TAKEN, warn: Callable[[str], None] = log.warning) -> Path:
     """Find a checkpoint, or the latest one of a run directory. Raises UserError if it is damaged or there is none.
 
     RUN/checkpoints/best, and any other link, is followed once, so that all files are those of one checkpoint.

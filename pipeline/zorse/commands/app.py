@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from zorse.checkpoints.load import Weights
 from zorse.config.command_line import options_of
+from zorse.config.schema import optional
 from zorse.errors import UserError
-from zorse.inference.web_page import load, page, private_folder, serve
+from zorse.inference.examples import example_images
+from zorse.inference.private_folder import private_folder
+from zorse.inference.web_page import examples_for, load, page, serve
 from zorse.invocation import usage
 from zorse.terminal import run_command
 
@@ -29,12 +31,15 @@ class Options:
     """what domain a is called on the page, such as horse"""
     name_b: str = "b"
     """what domain b is called"""
+    examples: int = 4
+    """test images of each domain that visitors without one may take, from the run's shards where they lie in a folder
+    here; 0 for none"""
     host: str = "127.0.0.1"
     """address to listen on; 0.0.0.0 accepts other machines"""
     port: int = 7860
     """port to listen on; 0 picks a free one"""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """where to compute"""
+    device: Annotated[str | None, optional("DEVICE")] = None
+    """where to compute; by default on a GPU where there is one"""
     max_megapixels: float = 16.0
     """largest image that is accepted, in million pixels; large ones take memory and minutes"""
     weights: Weights = "auto"
@@ -47,13 +52,16 @@ def run() -> None:
     if importlib.util.find_spec("gradio") is None:
         raise UserError("gradio is not installed; run: pip install 'zorse[app]'")
     with suppress(KeyboardInterrupt):
+        if options.examples < 0:
+            raise UserError(f"--examples {options.examples}: must be at least 0")
         names = {"a": options.name_a, "b": options.name_b}
         if not options.max_megapixels > 0:
             raise UserError(f"--max-megapixels {options.max_megapixels:g}: must be greater than 0")
         translators = load(options.model, names, options.device, options.weights)
         title, most_pixels = f"Zorse: {options.model.resolve().name}", round(options.max_megapixels * 1e6)
-        with private_folder():
-            serve(page(translators, title, most_pixels), options.host, options.port)
+        examples = examples_for(translators, example_images(options.model, options.examples))
+        with private_folder() as folder:
+            serve(page(translators, title, most_pixels, folder, examples), options.host, options.port)
 
 
 def main() -> None:

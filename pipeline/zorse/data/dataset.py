@@ -1,6 +1,6 @@
 """A data set of shards: opening it, and reading whole images of it."""
 
-import sys
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,6 +18,8 @@ from zorse.data.remote import Remote
 from zorse.data.samples import CorruptSample, Split
 from zorse.errors import OneRankError, UserError
 from zorse_prep.format import Mode
+
+log = logging.getLogger(__name__)
 
 SUBSTITUTES = 8  # samples that may stand in for one that cannot be read, tried in turn
 
@@ -141,4 +143,4 @@ def numbered_images(split: Split, samples: Iterable[int], size: tuple[int, int])
 
 @cache
 def _warn_once(what: str) -> None:
-    print(f"warning: {what}; replaced by the next one in evaluations and sample grids", file=sys.stderr)
+    log.warning(f"warning: {what}; replaced by the next one in evaluations and sample grids")

@@ -86,8 +86,7 @@ def items_of(options: Options, splits: dict[str, Split]) -> Iterator[Item]:
 
 def build(options: Options) -> dict[str, Translator]:
     """The translators that are needed, by direction, all of one checkpoint."""
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    usable(device)
+    device = usable(options.device)
     directions = DIRECTIONS if options.direction == "both" or "cycle" in options.also else (options.direction,)
     tile = int(options.tile) if options.tile.isdecimal() else options.tile
     common = {"weights": options.weights, "precision": options.precision, "tile": tile}

@@ -35,7 +35,8 @@ class Translator(ModelHubMixin):
 
     model: run directory, whose newest checkpoint is taken, one checkpoint, a directory of `save_pretrained`, or weights
     of junyanz's code (interop/junyanz.py).
-    direction: "a2b" or "b2a"; by default a2b, or the one that a saved model has. weights: see load_trained.
+    direction: "a2b" or "b2a"; by default a2b, or the one that a saved model has. device: by default a GPU where there
+    is one. weights: see load_trained.
     precision: the weights are float32 in each case. "bfloat16" and "float16" compute under autocast, as training with
     mixed precision does: convolutions are narrow, and what torch holds unsafe then stays wide. float16 is the finer of
     both, but ends at 65504; bfloat16 cannot overflow.
@@ -58,7 +59,7 @@ class Translator(ModelHubMixin):
         self,
         model: str | Path,
         direction: Literal["a2b", "b2a"] | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         weights: Weights = "auto",
         precision: Precision = "float32",
         tile: int | Literal["auto", "off"] = "auto",
@@ -186,8 +187,10 @@ class Translator(ModelHubMixin):
         return model_card(self.about, saved_model.SAMPLE if self.sample else None, license)
 
 
-def usable(device: torch.device | str) -> torch.device:
-    """Check that a device can be used. Raises UserError where it cannot."""
+def usable(device: torch.device | str | None) -> torch.device:
+    """A device, by default a GPU where there is one. Raises UserError where it cannot be used."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # what torch raises for an unknown and for an absent device

@@ -1,44 +1,43 @@
 """A page in the browser on which an image is dropped and its translation appears, and the server of that page.
 
-What visitors send lies in a folder of its own that no other user can read, for some minutes. One large image is
-translated at a time, beside small ones, so that none makes everybody wait.
+Programs send an image to its endpoint /translate, and get a file back. One large image is translated at a time, beside
+small ones, so that none makes everybody wait.
 """
 
 import html
 import io
-import os
-import shutil
+import logging
+import secrets
 import signal
 import socket
-import sys
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
 from zorse.checkpoints.load import Weights
 from zorse.directions import Direction
 from zorse.errors import UserError
-from zorse.files import remove_stale, temporary_for
+from zorse.inference.private_folder import KEPT_SECONDS, PrivateFolder
 from zorse.inference.translator import Translator, with_newest
 from zorse.interop.model_card import text_alone
 from zorse_prep.format import Arrays
 from zorse_prep.images import BadImage, read_as
 from zorse_prep.pictures import formats_for
 
-KEPT_SECONDS, KEPT_BYTES = 600, 10**9  # of the files of all visitors
-SWEEP_SECONDS = 10
+log = logging.getLogger(__name__)
+
+THUMBNAIL = 256  # pixels of an example
 LARGEST_FILE = 64 * 2**20  # bytes
 LARGE = 2**20  # pixels, of which one image at a time is translated
 AT_ONCE = 2  # images
 WAITING = 32  # requests
 
 
-def load(model: Path, names: dict[str, str], device: str, weights: Weights) -> dict[str, Translator]:
+def load(model: Path, names: dict[str, str], device: str | None, weights: Weights) -> dict[str, Translator]:
     """The translators of a model, by the names that the page shows. Raises UserError if it has none.
 
     names: what the domains "a" and "b" are called on the page.
@@ -65,7 +64,7 @@ def load(model: Path, names: dict[str, str], device: str, weights: Weights) -> d
             f"{model}: is for arrays, which the page does not show; use pipeline/translate.py or Translator"
         )
     if problem:
-        print(f"one direction alone: {problem}", file=sys.stderr)
+        log.warning(f"one direction alone: {problem}")
     return found
 
 
@@ -122,60 +121,59 @@ def size_of(data: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """A folder that this user alone can read, for what visitors send. Old files go from it, at the end all of it.
+class Example(NamedTuple):
+    """An image that is offered to visitors. way: the direction that it is for. name, content: of its file."""
 
-    gradio is to be imported within, since it reads the environment variable only then.
-    """
-    base = Path(tempfile.gettempdir(), f"zorse-app-{os.getuid()}")
-    with suppress(OSError):  # of servers that were killed
-        remove_stale(base)
-    folder, over = temporary_for(base), threading.Event()
-    folder.mkdir(mode=0o700)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    sweeper = threading.Thread(target=_sweep, args=(folder, over), daemon=True)
-    sweeper.start()
-    try:
-        yield folder
-    finally:
-        over.set()
-        sweeper.join()
-        shutil.rmtree(folder, ignore_errors=True)
+    way: str
+    name: str
+    content: bytes
+    thumbnail: Image.Image
 
 
-def _sweep(folder: Path, over: threading.Event) -> None:
-    while not over.wait(SWEEP_SECONDS):
-        with suppress(OSError):  # a file that went meanwhile
-            remove_old(folder)
+def examples_for(translators: dict[str, Translator], images: dict[str, list[tuple[str, bytes]]]) -> list[Example]:
+    """Those of the images of each domain that there is a translator for, and that can be read."""
+    found = []
+    for way, translator in translators.items():
+        for name, content in images[translator.about["direction"][0]]:
+            with suppress(BadImage):
+                thumbnail = viewable(read_as(content, translator.modes[0]))
+                thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
+                found.append(Example(way, name, content, thumbnail))
+    return found
 
 
-def remove_old(folder: Path) -> None:
-    """Remove files of before KEPT_SECONDS, and the oldest ones while all have more than KEPT_BYTES."""
-    os.utime(folder)  # it is in use
-    files = [(path.lstat(), path) for path in folder.rglob("*") if not path.is_dir()]
-    files = sorted((status.st_mtime, status.st_size, path) for status, path in files)
-    total, now = sum(size for _, size, _ in files), time.time()
-    for written, size, path in files:
-        if total > KEPT_BYTES or now - written > KEPT_SECONDS:
-            path.unlink(missing_ok=True)
-            total -= size
-
-
-def page(translators: dict[str, Translator], title: str, most_pixels: int):
+def page(
+    translators: dict[str, Translator], title: str, most_pixels: int, folder: PrivateFolder, examples: list[Example]
+):
     """A gradio.Blocks; nothing on it is fetched from elsewhere. most_pixels: of an image."""
     import gradio as gr
 
     desk = Desk(translators, most_pixels)
 
+    def translated(file: str, way: str) -> tuple[Image.Image, Image.Image]:
+        try:
+            return desk.translate(Path(file), way)
+        except (Refused, UserError, OSError) as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from None
+
     def translate(file: str | None, way: str) -> tuple[tuple[Image.Image, Image.Image] | None, str]:
         if file is None:
             return None, ""
-        try:
-            image, fake = desk.translate(Path(file), way)
-        except (Refused, UserError, OSError) as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from None
+        image, fake = translated(file, way)
         return (viewable(image), viewable(fake)), f"{text_alone(way)}, {fake.width} x {fake.height} pixels"
+
+    def translate_file(file: str, way: str) -> str:
+        """What programs call: a PNG as translate.py writes it, of 16 bits, too."""
+        made = folder.path / f"{secrets.token_hex(8)}.png"
+        translated(file, way)[1].save(made)
+        return str(made)
+
+    def choose(chosen: gr.SelectData) -> tuple[str, str]:
+        example = examples[chosen.index]
+        file = folder.path / secrets.token_hex(8) / example.name
+        file.parent.mkdir()
+        file.write_bytes(example.content)
+        return str(file), example.way
 
     # The image and the direction on the left, before and after on the right.
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
@@ -185,6 +183,13 @@ def page(translators: dict[str, Translator], title: str, most_pixels: int):
             with gr.Column():
                 given = gr.File(type="filepath", label="image", elem_id="given")  # as it is; gr.Image would decode it
                 way = gr.Radio(list(translators), value=next(iter(translators)), label="direction", elem_id="way")
+                if examples:
+                    offered = gr.Gallery(
+                        [(each.thumbnail, each.way) for each in examples], label="or take one of these",
+                        elem_id="examples", columns=4, height=40 + 142 * -(-len(examples) // 4), buttons=[],
+                        allow_preview=False, interactive=False,
+                    )  # fmt: skip
+                    offered.select(choose, None, [given, way], api_name=False, show_progress="hidden")
             with gr.Column():
                 both = gr.ImageSlider(label="before and after", format="png", interactive=False, elem_id="both")
                 message = gr.Markdown(elem_id="message")
@@ -194,6 +199,12 @@ def page(translators: dict[str, Translator], title: str, most_pixels: int):
                 translate, [given, way], [both, message], show_progress="minimal", api_name=False,
                 concurrency_limit=AT_ONCE, concurrency_id="translate",
             )  # fmt: skip
+        # For programs: POST /gradio_api/call/translate, or gradio_client.
+        gr.Button(visible=False).click(
+            translate_file, [given, way], gr.File(visible=False, label="translation"), api_name="translate",
+            concurrency_limit=AT_ONCE, concurrency_id="translate",
+        )  # fmt: skip
+    folder.own.update(path for path in folder.path.rglob("*") if path.is_file())
     return blocks.queue(max_size=WAITING)
 
 
@@ -214,7 +225,7 @@ def serve(blocks, host: str, port: int) -> None:
         where = f"--host {host} --port {port}"
         raise UserError(f"{where}: cannot listen there ({error.strerror}); give others") from None
     plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # which need no network
-    quiet = {"theme": plain, "footer_links": [], "quiet": True, "prevent_thread_lock": True}
+    quiet = {"theme": plain, "footer_links": ["api"], "quiet": True, "prevent_thread_lock": True}
     quiet["max_file_size"] = LARGEST_FILE
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends in order, and leaves no file
     blocks.launch(server_name=host, server_port=port or None, **quiet)

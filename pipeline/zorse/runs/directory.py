@@ -1,13 +1,15 @@
 """The run directory: the configuration that made it, and the journal that tells batch scripts what happened."""
 
+import logging
 import os
-import sys
 from pathlib import Path
 
 from zorse.config.resolve import to_json
 from zorse.config.schema import Config
 from zorse.errors import UserError
 from zorse.files import write_durably
+
+log = logging.getLogger(__name__)
 
 
 def start_run_directory(config: Config, resumed: Path | None) -> None:
@@ -45,4 +47,4 @@ def journal(event: str) -> None:
             with Path(path).open("a") as file:
                 file.write(event + "\n")
         except OSError as error:
-            print(f"warning: {path} cannot be written ({error.strerror}): {event}", file=sys.stderr)
+            log.warning(f"warning: {path} cannot be written ({error.strerror}): {event}")

@@ -1,5 +1,6 @@
 """What a person sees in the terminal: the plan, progress as a live bar or as plain lines, the closing table."""
 
+import logging
 import sys
 from contextlib import suppress
 from datetime import timedelta
@@ -8,7 +9,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from zorse.terminal import itself, plain_console
+from zorse.terminal import is_command, itself, plain_console
+
+log = logging.getLogger("zorse.run")
 
 
 class BestEffortStdout:
@@ -52,13 +55,18 @@ class _Bar(Progress):
 
 
 class Display:
-    """Progress for a person: a live bar on a terminal, one plain line per status elsewhere. Silent but on rank 0."""
+    """Progress for a person: a live bar on a terminal, one plain line per status elsewhere.
 
-    def __init__(self, total_pairs: int, enabled: bool):
-        self.console = plain_console(file=BestEffortStdout(), quiet=not enabled, soft_wrap=True)
+    In a program that uses Zorse, each line goes to the logger "zorse.run" instead. silent: shows nothing, as on all
+    ranks but the first.
+    """
+
+    def __init__(self, total_pairs: int, silent: bool = False):
+        self.shown, self.silent = is_command() and not silent, silent
+        self.console = plain_console(file=BestEffortStdout(), quiet=not self.shown, soft_wrap=True)
         self.total = total_pairs
         self.bar = None
-        if enabled and self.console.is_terminal:
+        if self.shown and self.console.is_terminal:
             self.bar = _Bar(self.console)
             self.task = self.bar.add_task("", total=total_pairs, speed="starting", losses="")
 
@@ -72,7 +80,11 @@ class Display:
             self.bar.stop()
 
     def note(self, line: str) -> None:
-        self.console.print(line)
+        """Show a line."""
+        if self.shown:
+            self.console.print(line)
+        elif not self.silent:
+            log.log(logging.WARNING if line.startswith("warning: ") else logging.INFO, "%s", line)
 
     def advance(self, pairs_seen: int) -> None:
         if self.bar:

@@ -37,7 +37,7 @@ class Run:
         self.config, self.accelerator, self.out = config, accelerator, config.output.out
         self.main = accelerator.is_main_process
         self.watchdog = watchdog
-        self.screen = Display(total_pairs, enabled=self.main)
+        self.screen = Display(total_pairs, silent=not self.main)
         self.lock = RunLock(self.out, self.screen.note) if self.main else None
         self.state: TrainState | None = None
         self._early: list[str] = []  # notes from before there is a record of events

@@ -1,6 +1,6 @@
 """The training loop: one run, from its latest checkpoint to its last pair."""
 
-import sys
+import logging
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from functools import partial
@@ -29,6 +29,8 @@ from zorse.training.schedule import learning_rates
 from zorse.training.state import TrainState, open_dataset
 from zorse.training.trace import Trace
 from zorse.training.update import Update
+
+log = logging.getLogger(__name__)
 
 POLL_EVERY = 16  # steps between looks at a checkpoint that is being written
 DAY, LONG_ON_CPU = 86400, 2  # seconds; days that a run on a CPU may take without a word
@@ -275,7 +277,7 @@ class Trainer:
                 f"each epoch; with --cache-gb {dataset.needs_cached / 1e9:.3g}, or a copy on a disk, it is fetched once"
             )
         samples = {"a": len(dataset.train_a), "b": len(dataset.train_b)}
-        warn = run.note if run.main else partial(print, file=sys.stderr)
+        warn = run.note if run.main else log.warning
         self.quarantine = Quarantine(run.out, self.accelerator.process_index, samples, warn)
         return pair_batches(
             dataset, self.config.images, self.state.rank_slice, seed=self.config.optimization.seed,

@@ -1,0 +1,28 @@
+"""Test images of a run, for who tries its model and has no image of such a kind at hand."""
+
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from zorse.checkpoints.load import load_trained
+from zorse.data.dataset import open_shards
+from zorse.data.samples import CorruptSample
+from zorse.errors import UserError
+
+
+def example_images(model: Path, most: int) -> dict[str, list[tuple[str, bytes]]]:
+    """Names and bytes of at most so many test images of domain "a" and of "b".
+
+    None at all where the model is no run whose shards still lie in a folder here, or these have no test images.
+    """
+    found = {"a": [], "b": []}
+    with suppress(UserError, OSError):
+        data = load_trained(model).config.data.path
+        if "://" in data:
+            return found
+        shards = open_shards(data)
+        for domain, split in (("a", shards.test_a), ("b", shards.test_b)):
+            for sample in range(min(most, len(split) if split else 0)):
+                with suppress(CorruptSample):
+                    name, content = split.read_with_name(sample)
+                    found[domain].append((PurePosixPath(name).name, content))
+    return found

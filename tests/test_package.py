@@ -55,7 +55,13 @@ def wheel(tmp_path_factory):
 
 def test_what_is_in_the_wheel(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"zorse/py.typed", "zorse_prep/py.typed", "zorse/runs/report.html", "zorse/commands/train.py"} <= names
+    assert {
+        "zorse/py.typed",
+        "zorse_prep/py.typed",
+        "zorse/runs/report.html",
+        "zorse/runs/comparison.html",
+        "zorse/commands/train.py",
+    } <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"zorse", "zorse_prep"}  # and zorse-....dist-info
 
 

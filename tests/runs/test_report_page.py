@@ -39,8 +39,8 @@ def run(shards, tmp_path_factory):
     return out
 
 
-def report(*arguments):
-    return script("pipeline/report.py", *arguments)
+def report(*arguments, **how):
+    return script("pipeline/report.py", *arguments, **how)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_the_page_in_a_browser(browser, run, width, scheme):
     find = lambda selector: browser.find_elements("css selector", selector)  # noqa: E731
     assert browser.title == run.name and find("h1")[0].text == run.name
     assert len(find("#charts .plot")) >= 7
-    assert len(find("#numbers b")) == 5
+    assert len(find("#numbers b")) == 6
     fetched = "return performance.getEntriesByType('resource').map(one => one.name)"
     assert all(name.startswith("data:") for name in browser.execute_script(fetched))
     assert "sliced Wasserstein" in find("table")[0].text and "12 pairs" in find("table")[0].text
@@ -233,7 +233,7 @@ def test_curves_have_all_their_points_at_any_width(browser, run, tmp_path, count
         if count:
             assert drawn("Adversarial losses", "generator a to b") == [count, 1]
             assert drawn("Cycle and identity losses", "identity a") == [min(count, 3), 1 if count < 4 else 2]
-            assert drawn("sliced_wasserstein", "b to a") == [4, 1]
+            assert drawn("sliced Wasserstein ↓", "b to a") == [4, 1]
     if not count:
         assert "Nothing has been measured yet." in browser.find_element("css selector", "main").text
         assert browser.find_elements("css selector", ".plot") == []
@@ -332,7 +332,9 @@ def refused(monkeypatch, capsys, *arguments):
 def test_warnings_of_the_last_start_stand_on_top_and_how_the_run_was_made_is_told(run, page, tmp_path):
     text = page.read_text()
     assert text.index('class="alarm"') < text.index("<h2>") and "&lt;/script&gt; &lt;i&gt;</p>" in text
-    assert re.search(r"made by train.py --data .*zorse 0\.1\.0, Python 3\.\d+\.\d+, torch [\d.]+", text)
+    assert re.search(
+        r"made by train.py --data .*zorse 0\.1\.0, Python 3\.\d+\.\d+, torch [\d.]+.*: 1 process on CPU", text
+    )
     assert "sliced Wasserstein ↓" in text and "round trip, PSNR in dB ↑" in text
     copied = shutil.copytree(run, tmp_path / "copy")
     with (copied / "events.jsonl").open("a") as file:
@@ -341,6 +343,39 @@ def test_warnings_of_the_last_start_stand_on_top_and_how_the_run_was_made_is_tol
     report(copied)
     found = re.findall('class="alarm">(.*?)</p>', (copied / "report.html").read_text())
     assert found == ["stopped by its warnings"]
+
+
+def test_runs_side_by_side(browser, run, shards, tmp_path):
+    """Also of other lengths and options, of one name, and without any record yet."""
+    run, other, empty = shutil.copytree(run, tmp_path / "one" / "x"), tmp_path / "other" / "x", tmp_path / "empty"
+    options = ["--epochs", "1", "--decay-epochs", "0", "--log-every", "4", "--lr", "1e-3", "--identity-weight", "0"]
+    done = train("--data", shards, "--out", other, *TINY, *options, "--sample-images", "2")
+    assert done.returncode == 0, done.stderr
+    empty.mkdir()
+    shutil.copy(run / "config.json", empty)
+    done = report(run, other, empty, cwd=tmp_path)
+    page = tmp_path / "comparison.html"
+    assert done.returncode == 0 and done.stdout == "written to comparison.html\n", done.stderr
+    browser.get(page.as_uri())
+    find = lambda selector: browser.find_elements("css selector", selector)  # noqa: E731
+    runs, differing, *_ = find("table")
+    assert "11" in runs.text and "33" in runs.text and str(other) in runs.text
+    rows = dict(line.rsplit(" ", 2)[:2] for line in differing.text.splitlines()[1:])
+    assert rows["--lr 0.0002"] == "0.001" and rows["--identity-weight 0.5"] == "0.0" and "--out" not in str(rows), rows
+    assert len(find("img")) == 2
+    # A curve of each run that has any, on one axis; no identity loss in the other.
+    assert browser.execute_script(DRAWN, "Adversarial losses: generator a to b", str(run)) == [11, 1]
+    assert browser.execute_script(DRAWN, "Adversarial losses: generator a to b", str(other)) == [3, 1]
+    legends = [each.text for each in find(".chart")]
+    assert any(str(run) in text and str(other) not in text for text in legends if "identity a" in text)
+    assert any("untranslated, a to b" in text for text in legends if text.startswith("sliced Wasserstein"))
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    for width in (420, 1280):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    page.write_text("<html>my notes")
+    assert report(run, other, cwd=tmp_path).returncode == 2 and page.read_text() == "<html>my notes"
 
 
 def test_metrics_in_words():

@@ -1,4 +1,4 @@
-"""One HTML page of a run, that needs no network: python pipeline/report.py RUN. The trainer renews it, too."""
+"""HTML pages that need no network: of a run, which the trainer renews, too, and of runs side by side: report.py RUN."""
 
 import sys
 from dataclasses import dataclass
@@ -9,30 +9,41 @@ import tyro
 
 from zorse.config.command_line import options_of
 from zorse.config.schema import optional
+from zorse.errors import UserError
 from zorse.files import check_file
 from zorse.invocation import usage
-from zorse.runs.report_page import is_report, write_report
+from zorse.runs.report_page import is_report, write_comparison, write_report
 from zorse.terminal import run_command
+
+COMPARISON = Path("comparison.html")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Write one self-contained page about a run: curves, samples through time, evaluations, events, options."""
+    """Write one self-contained page about a run: curves, samples through time, evaluations, events, options. Or about
+    several runs, to compare them."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """run directory of pipeline/train.py, which may still be training"""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")]
+    """run directory of pipeline/train.py, which may still be training; several to compare them"""
     out: Annotated[Path | None, optional("PATH")] = None
-    """HTML file to write; of existing files, only such a page is replaced; by default RUN/report.html"""
+    """HTML file to write; of existing files, only such a page is replaced; by default RUN/report.html, and for several
+    runs comparison.html here"""
 
 
 def report(options: Options) -> None:
     """Write the page. Raises UserError where there is no run."""
-    out = check_file(options.out, is_report) if options.out else None
+    if not options.runs:
+        raise UserError("no run; give one or more run directories")
+    out = options.out or (COMPARISON if len(options.runs) > 1 else None)
+    if out:
+        out = check_file(out, is_report)
 
     def warn(line: str) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
-    print(f"written to {write_report(options.run, out, warn)}")
+    several = len(options.runs) > 1
+    written = write_comparison(list(options.runs), out, warn) if several else write_report(options.runs[0], out, warn)
+    print(f"written to {written}")
 
 
 def main() -> None:

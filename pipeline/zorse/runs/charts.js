@@ -117,8 +117,9 @@ function chart(home, {title, x, curves}) {
     const spot = i => `${X(x[i]).toFixed(1)},${Y(curve.y[i]).toFixed(1)}`, has = i => (curve.y[i] ?? null) !== null;
     const found = [...x.keys()].filter(has), few = found.filter(inside).length < FEW;
     group.append(element("path", {class: `curve ${curve.dash}`, "data-name": curve.name,
-      d: found.map(i => (has(i - 1) ? "L" : "M") + spot(i)).join("")}));
-    const marked = found.filter(i => few || !(has(i - 1) || has(i + 1))); // A lone point between gaps has no line.
+      d: found.map((i, n) => ((curve.joined ? n : has(i - 1)) ? "L" : "M") + spot(i)).join("")}));
+    // A lone point between gaps has no line.
+    const marked = found.filter(i => few || !(curve.joined || has(i - 1) || has(i + 1)));
     group.append(element("path", {class: "marks", d: marked.map(i => `M${spot(i)}h0`).join("")}));
     if (curve.error) group.append(element("path", {class: "errors", d: found.filter(i => curve.error[i]).map(i => {
       const [top, end] = [Y(curve.y[i] + curve.error[i]), Y(curve.y[i] - curve.error[i])];

@@ -1,8 +1,10 @@
-"""Decides which charts the page of a run has and what is in them; charts.js draws them."""
+"""Decides which charts the page of a run, or of several, has and what is in them; charts.js draws them."""
 
 import math
+from itertools import cycle
 
 from zorse.directions import Direction
+from zorse.runs.summary import in_words
 
 POINTS = 1000  # Longer curves are averaged down to this many; a chart is about as many pixels wide.
 HUES = {Direction.A_TO_B: 1, Direction.B_TO_A: 2}
@@ -11,14 +13,50 @@ HUES = {Direction.A_TO_B: 1, Direction.B_TO_A: 2}
 def charts(stats: list[dict], samples: list[dict], evaluations: list[dict]) -> list[dict]:
     """The charts that have data, each {"title", "x": pairs, "curves"}.
 
-    A curve has "name", "hue" (1 to 4, the page's colours) and "dash" ("", "dash" or "dot"). Its values are either "y",
-    one per x and None where nothing was measured, with standard deviations in "error" if there are any; or "level", a
-    single value for a reference line. "share" puts a curve on the right axis, which runs from 0 to 100 %.
+    A curve has "name", "hue" (1 to 4, the page's colours, 0 for grey) and "dash" ("", "dash" or "dot"). Its values are
+    either "y", one per x and None where nothing was measured, with standard deviations in "error" if there are any; or
+    "level", a single value for a reference line. "joined" draws the curve across its gaps. "share" puts a curve on the
+    right axis, which runs from 0 to 100 %.
     """
     stats = thinned(stats)
     samples = thinned([{"pairs": line["pairs"], **_flat(line["samples"])} for line in samples])
     found = [*_losses(stats), *_metrics(evaluations), _samples(samples), _gradients(stats), *_pace(stats)]
     return [chart for chart in found if chart["curves"]]
+
+
+def compared(runs: dict[str, list[dict]]) -> list[dict]:
+    """Charts that compare runs: for each curve of theirs a chart, with a curve of each run. runs: charts by name."""
+    looks = dict(zip(runs, cycle([(hue, dash) for dash in ("", "dash", "dot") for hue in (1, 2, 3, 4)])))
+    # Each run's values by chart and curve, and the levels that a metric has without any run.
+    values: dict[tuple[str, str], dict[str, dict]] = {}
+    levels: dict[tuple[str, str, str], dict[str, float]] = {}
+    for run, made in runs.items():
+        for chart in made:
+            for curve in chart["curves"]:
+                if "level" in curve:
+                    levels.setdefault((chart["title"], curve["name"], curve["dash"]), {})[run] = curve["level"]
+                else:
+                    place = values.setdefault((chart["title"], curve["name"]), {})
+                    place[run] = {**curve, "y": dict(zip(chart["x"], curve["y"], strict=True))}
+                    if "error" in curve:
+                        place[run]["error"] = dict(zip(chart["x"], curve["error"], strict=True))
+    # On one axis of pairs. A level that is the same in all runs, on the same images, stands for all of them.
+    found = []
+    for (title, name), curves in values.items():
+        pairs = sorted(set().union(*(curve["y"] for curve in curves.values())))
+        chart = {"title": f"{title}: {name}", "x": pairs, "curves": []}
+        for run, curve in curves.items():
+            hue, dash = looks[run]
+            line = {"name": run, "hue": hue, "dash": dash, "joined": True, "y": [curve["y"].get(at) for at in pairs]}
+            if "error" in curve:
+                line["error"] = [curve["error"].get(at) for at in pairs]
+            chart["curves"].append(line | {"share": True} if curve.get("share") else line)
+        for (of, what, dash), by_run in levels.items():
+            level, *others = {*by_run.values()}
+            if of == title and what.endswith(f", {name}") and len(by_run) == len(curves) and not others:
+                chart["curves"].append({"name": what, "hue": 0, "dash": dash, "level": level})
+        found.append(chart)
+    return found
 
 
 def thinned(lines: list[dict]) -> list[dict]:
@@ -59,7 +97,7 @@ def _metrics(evaluations: list[dict]) -> list[dict]:
                 level = _rounded(evaluations[-1][kind][direction].get(name))
                 if level is not None:
                     curves.append({"name": f"{what}, {direction.title}", "hue": hue, "dash": dash, "level": level})
-        found.append(_chart(name, lines, curves))
+        found.append(_chart(in_words(name), lines, curves))
     return found
 
 

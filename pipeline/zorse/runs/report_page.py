@@ -1,23 +1,25 @@
-"""One HTML page of a run that needs no network; the trainer renews it at each evaluation."""
+"""HTML pages that need no network: of a run, which the trainer renews at each evaluation, and of runs side by side."""
 
 import base64
 import io
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from zorse.config.resolve import read
+from zorse.config.schema import Config, flag
 from zorse.errors import UserError
 from zorse.files import write_durably
-from zorse.runs.charts import charts
+from zorse.runs.charts import charts, compared
 from zorse.runs.reading import EVENTS, STATS, count_unreadable, read_evaluation, read_lines, read_samples
 from zorse.runs.records import MADE
 from zorse.runs.sample_grid import GAP, HEADER, TITLES, opened, through_time
 from zorse.runs.summary import in_words
 
 GENERATOR = b'<meta name="generator" content="Zorse">'  # of report.html
+OUT = ("output", "out")  # the option that differs between all runs
 FRAMES = 24  # sample grids in the page, evenly chosen; the first and the last are always there
 
 
@@ -27,48 +29,123 @@ def write_report(run: Path, out: Path | None = None, warn: Callable[[str], None]
     `out` is replaced whatever it holds; RUN/report.html only if it is such a page. warn: is told which records are
     damaged, so that they are not in the page.
     """
-    config = read(run / "config.json", "give another run directory")
-    if config is None:
-        raise UserError(f"{run}: holds no run; give a run directory of pipeline/train.py")
+    records = Records.read(run, warn)
     if out is None:
         out = run / "report.html"
         if out.exists() and not is_report(out):
             raise UserError(f"{out}: already exists and holds something else; give another --out")
-    # All records, the run's own evaluations apart from those of evaluate.py.
-    stats, samples = read_lines(run / STATS, warn), read_samples(run, warn)
-    evaluations, others = [], []
-    for path in sorted((run / "eval").glob("*.json")):
-        record = read_evaluation(path, warn)
-        if record:
-            (evaluations if path.stem.isdecimal() else others).append({"name": path.stem, **record})
-    total = None
-    if stats:
-        epoch = stats[-1]["pairs"] / stats[-1]["epoch"]
-        total = round((config.optimization.epochs + config.optimization.decay_epochs) * epoch)
-    events = read_lines(run / EVENTS, warn)
-    # The page.
-    height, width = config.eval_size
+    height, width = records.config.eval_size
+    data = {
+        "charts": charts(records.stats, records.samples, records.evaluations),
+        "frames": [made for path in through_time(run, FRAMES) if (made := frame(path, warn))],
+        "grid": {"gap": GAP, "header": HEADER, "columns": len(TITLES), "aspect": height / width},
+    }
+    config, quarantined = asdict(records.config), count_unreadable(run)
+    return _write(out, "report.html", run=records, config=config, quarantined=quarantined, data=data)
+
+
+def write_comparison(runs: list[Path], out: Path, warn: Callable[[str], None] = lambda line: None) -> Path:
+    """Write a page of several runs side by side: numbers, options that differ, last sample grids, curves.
+
+    `out` is replaced whatever it holds. Raises UserError where one of them is no run.
+    """
+    all_records = [Records.read(run, warn) for run in runs]
+    names = [records.name for records in all_records]
+    if len(set(names)) < len(names):  # such as a/run and b/run
+        all_records = [replace(records, name=str(run)) for run, records in zip(runs, all_records, strict=True)]
+    # What differs: options by name, and how distances were measured.
+    options = [
+        {(group, name): value for group, values in asdict(records.config).items() if isinstance(values, dict)
+         for name, value in values.items()}
+        for records in all_records
+    ]  # fmt: skip
+    differing = {
+        flag(name): values
+        for group, name in options[0]
+        if len({*map(str, values := [each.get((group, name)) for each in options])}) > 1 and (group, name) != OUT
+    }
+    last = [records.evaluations[-1] if records.evaluations else None for records in all_records]
+    protocols = {str(record["protocol"]) for record in last if record}
+    grids = [
+        next((made for path in reversed(through_time(run, FRAMES)) if (made := frame(path, warn))), None)
+        for run in runs
+    ]
+    data = {"charts": compared({each.name: charts(each.stats, each.samples, each.evaluations) for each in all_records})}
+    return _write(
+        out, "comparison.html", runs=all_records, last=last, differing=differing, grids=grids,
+        comparable=len(protocols) < 2, data=data,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a run directory has recorded. evaluations: the run's own; others: those of evaluate.py."""
+
+    name: str
+    config: Config
+    stats: list[dict]
+    samples: list[dict]
+    evaluations: list[dict]
+    others: list[dict]
+    events: list[dict]
+
+    @classmethod
+    def read(cls, run: Path, warn: Callable[[str], None]) -> "Records":
+        """Raises UserError where there is no run."""
+        config = read(run / "config.json", "give another run directory")
+        if config is None:
+            raise UserError(f"{run}: holds no run; give a run directory of pipeline/train.py")
+        stats, samples = read_lines(run / STATS, warn), read_samples(run, warn)
+        evaluations, others = [], []
+        for path in sorted((run / "eval").glob("*.json")):
+            record = read_evaluation(path, warn)
+            if record:
+                (evaluations if path.stem.isdecimal() else others).append({"name": path.stem, **record})
+        events = read_lines(run / EVENTS, warn)
+        return cls(run.resolve().name, config, stats, samples, evaluations, others, events)
+
+    @property
+    def now(self) -> dict | None:
+        """The newest line of stats.jsonl."""
+        return self.stats[-1] if self.stats else None
+
+    @property
+    def pairs(self) -> int:
+        """Pairs seen."""
+        return self.now["pairs"] if self.now else 0
+
+    @property
+    def total(self) -> int | None:
+        """Pairs of the whole run, where that is known."""
+        if not self.now:
+            return None
+        epochs = self.config.optimization.epochs + self.config.optimization.decay_epochs
+        return round(epochs * self.now["pairs"] / self.now["epoch"])
+
+    @property
+    def hours(self) -> float:
+        """Of training steps, without what lies between them."""
+        seconds, before = 0.0, 0
+        for line in self.stats:
+            seconds += (line["pairs"] - before) / line["pairs_per_second"]
+            before = line["pairs"]
+        return seconds / 3600
+
+    @property
+    def made(self) -> str | None:
+        """The command, versions and machine of the newest start."""
+        return next((event["text"] for event in reversed(self.events) if event["text"].startswith(MADE)), None)
+
+    @property
+    def active(self) -> list[str]:
+        """The warnings since the run was last started."""
+        return active(self.events)
+
+
+def _write(out: Path, template: str, **values) -> Path:
     environment = Environment(loader=PackageLoader("zorse.runs", "."), autoescape=select_autoescape())
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
-    text = environment.get_template("report.html").render(
-        name=run.resolve().name,
-        now=stats[-1] if stats else None,
-        pairs=stats[-1]["pairs"] if stats else 0,
-        total=total,
-        evaluations=evaluations,
-        others=others,
-        events=events,
-        active=active(events),
-        made=next((event["text"] for event in reversed(events) if event["text"].startswith(MADE)), None),
-        in_words=in_words,
-        quarantined=count_unreadable(run),
-        config=asdict(config),
-        data={
-            "charts": charts(stats, samples, evaluations),
-            "frames": [made for path in through_time(run, FRAMES) if (made := frame(path, warn))],
-            "grid": {"gap": GAP, "header": HEADER, "columns": len(TITLES), "aspect": height / width},
-        },
-    )
+    text = environment.get_template(template).render(in_words=in_words, **values)
     write_durably(out, text.encode(errors="backslashreplace"))  # names of files may hold bytes that are no UTF-8
     return out
 

@@ -40,8 +40,9 @@ class Run:
         self.screen = Display(total_pairs, silent=not self.main)
         self.lock = RunLock(self.out, self.screen.note) if self.main else None
         self.state: TrainState | None = None
+        self.summary = summary(config, accelerator)
         self._early: list[str] = []  # notes from before there is a record of events
-        self.note(summary(config, accelerator))
+        self.note(self.summary)
         for line in (about_bf16(config, accelerator), alone_in_a_step()):
             if line:
                 self.note(line)
@@ -62,7 +63,7 @@ class Run:
         self.state = state
         for line in self._early:
             self.recorder.event(pairs_seen, line)
-        self.recorder.event(pairs_seen, records.MADE + made_with())
+        self.recorder.event(pairs_seen, f"{records.MADE}{made_with()}: {self.summary}")
         event = f"resuming {resumed}" if resumed else f"starting {self.out}"
         self.note(f"{event}, at {pairs_seen} of {state.total_pairs} pairs")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from prep_tools import make_folder
-from running import ROOT, command
+from running import ROOT, TINY, command
 
 from zorse import __version__
 
@@ -63,6 +63,32 @@ def test_what_is_in_the_wheel(wheel):
         "zorse/commands/train.py",
     } <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"zorse", "zorse_prep"}  # and zorse-....dist-info
+
+
+def test_the_wheel_in_a_fresh_environment(wheel, tmp_path):
+    """By the command that it installs, from two folders to a translation; it borrows the libraries that are here."""
+    home, here = tmp_path / "venv", make_folder(tmp_path / "pets", {"trainA": 9, "trainB": 9})
+    assert command([sys.executable, "-m", "venv", "--without-pip", home]).returncode == 0
+    (site,) = home.glob("lib/python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))  # no .pth in there is read, so no zorse either
+    zorse = home / "bin" / "zorse"
+    assert command([home / "bin" / "python", "-c", "import zorse"]).returncode == 1
+    pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet"]
+    done = command([*pip, "--no-deps", "--no-index", wheel])
+    assert done.returncode == 0, done.stderr
+
+    def run(*words):
+        done = command([zorse, *words], cwd=here)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        return done.stdout
+
+    assert run("--version") == f"zorse {__version__}\n"
+    told = run(
+        "train", "--a", "trainA", "--b", "trainB", "--out", "run", *TINY, "--epochs", "0.3", "--decay-epochs", "0"
+    )
+    assert f"next: {zorse} translate run IN OUT" in told
+    run("translate", "run", "trainA", "made", "--direction", "a2b")
+    assert len(list((here / "made").iterdir())) == 9
 
 
 @pytest.mark.parametrize("installed", ["wheel", "editable"])

@@ -64,9 +64,6 @@ launch() { # to be run in the background
   trap '' HUP INT TERM
   export PET_SIGNALS_TO_HANDLE=SIGUSR1 # without it, torchrun would die of USR1 and leave orphans
   export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=100 # seconds until it kills the trainers; its own 30 may be too few for a save
-  if ((processes == 1)); then # no launcher
-    ACCELERATE_MIXED_PRECISION=$precision exec "$BIN/python" "$project/pipeline/train.py" "$@"
-  fi
   if ((NODES == 1)); then
     exec "$BIN/python" "$project/pipeline/train.py" --processes "$processes" --mixed-precision "$precision" "$@"
   fi

@@ -56,10 +56,10 @@ def load_manifest(out: Path) -> Manifest:
     try:
         manifest = read(path, dict, fix)
     except FileNotFoundError:
-        make = fix if (out / PLAN).exists() else "give a folder of shards that data_prep/shard.py made"
+        make = fix if (out / PLAN).exists() else "give a folder of shards that zorse shard made"
         raise UserError(f"{path} is missing; {make}") from None
     if manifest.get("format") != FORMAT:
-        raise UserError(f"{path} is not of shard.py; give a folder of shards that data_prep/shard.py made")
+        raise UserError(f"{path} is not of zorse shard; give a folder of shards that zorse shard made")
     if manifest.get("version") != VERSION:
         raise UserError(f"{path} is of another version; make the shards again")
     try:

@@ -157,7 +157,7 @@ def test_verify_says_how_to_fix_it(out):
 
 def test_what_is_no_folder_of_shards_or_cannot_become_one(tmp_path):
     (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
-    assert_refused(prep("stats", tmp_path), "manifest.json is not of shard.py", "that data_prep/shard.py made")
+    assert_refused(prep("stats", tmp_path), "manifest.json is not of zorse shard", "that zorse shard made")
     source = make_folder(tmp_path / "pets", {"trainA": 2, "trainB": 2})
     assert_refused(shard("--source", source, "--out", "/proc/shards"), "/proc/shards: No such file", "fix this")
     (tmp_path / "plan").touch()

@@ -41,7 +41,7 @@ class Trained:
     weights: str
 
 
-TAKEN = "a run directory of pipeline/train.py, or a checkpoint"
+TAKEN = "the directory of a run, or a checkpoint"
 
 
 def load_trained(model: Path, weights: Weights = "auto", taken: str = TAKEN) -> Trained:

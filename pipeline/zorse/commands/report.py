@@ -24,7 +24,7 @@ class Options:
     several runs, to compare them."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")]
-    """run directory of pipeline/train.py, which may still be training; several to compare them"""
+    """directory of a run, which may still be training; several to compare them"""
     out: Annotated[Path | None, optional("PATH")] = None
     """HTML file to write; of existing files, only such a page is replaced; by default RUN/report.html, and for several
     runs comparison.html here"""

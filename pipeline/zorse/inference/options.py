@@ -75,7 +75,7 @@ def check(options: Options) -> None:
     holds = ("state.json", "model.safetensors", "checkpoints/pairs-*", "*_net_G*.pth")
     if not options.model.is_file() and not any(any(options.model.glob(name)) for name in holds):
         raise UserError(
-            f"{options.model}: no checkpoint here; give a run directory of pipeline/train.py, a checkpoint, an "
+            f"{options.model}: no checkpoint here; give the directory of a run, a checkpoint, an "
             "exported model, or a file or folder of .pth weights"
         )
     # Images and shards: which options belong to which.

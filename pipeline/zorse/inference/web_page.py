@@ -61,7 +61,7 @@ def load(model: Path, names: dict[str, str], device: str | None, weights: Weight
     found, problem = with_newest(model, load_both)
     if any(isinstance(mode, Arrays) for translator in found.values() for mode in translator.modes):
         raise UserError(
-            f"{model}: is for arrays, which the page does not show; use pipeline/translate.py or Translator"
+            f"{model}: is for arrays, which the page does not show; use zorse translate, or Translator in Python"
         )
     if problem:
         log.warning(f"one direction alone: {problem}")

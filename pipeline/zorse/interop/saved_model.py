@@ -41,10 +41,7 @@ from zorse_prep.format import CHANNELS, Mode, channels_of
 
 MODEL, CONFIG, SAMPLE, CARD = "model.safetensors", "config.json", "sample.png", "README.md"
 DIRECTIONS = tuple(direction.option for direction in Direction)
-TAKEN = (
-    "a run directory of pipeline/train.py, a checkpoint, the folder of an exported model, or a file or folder of .pth "
-    "weights"
-)
+TAKEN = "the directory of a run, a checkpoint, the folder of an exported model, or a file or folder of .pth weights"
 LIBRARY = "library_name: zorse"  # a line of the card
 EXPORT_AGAIN = "export it again"
 

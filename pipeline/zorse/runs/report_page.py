@@ -94,7 +94,7 @@ class Records:
         """Raises UserError where there is no run."""
         config = read(run / "config.json", "give another run directory")
         if config is None:
-            raise UserError(f"{run}: holds no run; give a run directory of pipeline/train.py")
+            raise UserError(f"{run}: holds no run; give the directory of a run")
         stats, samples = read_lines(run / STATS, warn), read_samples(run, warn)
         evaluations, others = [], []
         for path in sorted((run / "eval").glob("*.json")):

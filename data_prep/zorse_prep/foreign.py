@@ -33,7 +33,7 @@ from zorse_prep.format import (
     padded,
 )
 from zorse_prep.images import POLICY, BadImage, ImagePolicy, Prepared, prepare
-from zorse_prep.items import LARGEST, PHOTOGRAPHS, is_hidden, none_dropped
+from zorse_prep.items import LARGEST, OF_NUMBERS, PHOTOGRAPHS, is_hidden, none_dropped
 from zorse_prep.manifest import check_unusable, check_usable, split_entry, write_manifest
 from zorse_prep.shards import totals, write_index
 from zorse_prep.workers import Task, run_all
@@ -175,15 +175,22 @@ def _unconverted(images: list[Prepared]) -> dict:
 def _first_images(path: Path, dropped: Counter[str]) -> Iterator[tarfile.TarInfo]:
     """The first image member of each sample: of neighbours whose names agree up to the first dot of the last part.
 
-    All other members are counted in `dropped`: those of a sample without an image as one `no_image`.
+    All other members are counted in `dropped`: those of a sample without an image as one `no_image`. Raises UserError
+    for a sample that is an array, since its range must be in what is stored.
     """
     for _, sample in groupby(_members(path, dropped), lambda member: _key(member.name)):
-        images, others = [], 0
+        images, others, numbers = [], 0, ""
         for member in sample:
             if member.name.lower().endswith(PHOTOGRAPHS):
                 images.append(member)
             else:
                 others += 1
+                numbers = numbers or (member.name if member.name.lower().endswith(OF_NUMBERS) else "")
+        if numbers and not images:
+            raise UserError(
+                f"{path}: {numbers} is an array, which needs a range; unpack the tars into folders, and shard these with "
+                "--range-a and --range-b"
+            )
         dropped.update(further_image=len(images[1:]), not_image=others if images else 0, no_image=int(not images))
         yield from images[:1]
 

@@ -301,6 +301,11 @@ def test_mistakes_in_index_get_one_line(good, tmp_path):
         assert_refused(refused, f"{name} is compressed by gzip; gunzip it first")
     (tmp_path / "z.zip").write_bytes(b"PK\x03\x04" + bytes(600))
     assert_refused(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "z.zip"), "z.zip is a zip, not a tar")
+    with tarfile.open(tmp_path / "arrays.tar", "w") as tar:
+        add(tar, "0.npy", b"no matter what")
+    assert_refused(
+        prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "arrays.tar"), "0.npy is an array", "--range-a"
+    )
     (tmp_path / "cut.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:900])
     assert_refused(prep("index", tmp_path, "--train-a", "a.tar", "--train-b", "cut.tar"), "cut.tar", "damaged")
     assert not (tmp_path / "manifest.json").exists()

@@ -188,8 +188,8 @@ def _first_images(path: Path, dropped: Counter[str]) -> Iterator[tarfile.TarInfo
                 numbers = numbers or (member.name if member.name.lower().endswith(OF_NUMBERS) else "")
         if numbers and not images:
             raise UserError(
-                f"{path}: {numbers} is an array, which needs a range; unpack the tars into folders, and shard these with "
-                "--range-a and --range-b"
+                f"{path}: {numbers} is an array, which needs a range; unpack the tars into folders, and shard these "
+                "with --range-a and --range-b"
             )
         dropped.update(further_image=len(images[1:]), not_image=others if images else 0, no_image=int(not images))
         yield from images[:1]

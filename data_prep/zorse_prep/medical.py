@@ -37,7 +37,7 @@ def import_reader(module: str, kind: str) -> ModuleType:
     try:
         package = import_module(module)
     except ImportError:
-        raise UserError(f"{kind} needs {module}; install it with: pip install 'zorse[medical]'") from None
+        raise UserError(f"{kind} needs {module}, of the extra medical; run: pip install {module}") from None
     logging.getLogger(module).setLevel(logging.CRITICAL + 1)  # what it would tell is judged here
     return package
 

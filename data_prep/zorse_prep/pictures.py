@@ -70,20 +70,19 @@ def formats_for(data: bytes) -> tuple[str, ...]:
     """PIL's names of the formats that a file of these first bytes may have, after the plug-in of HEIF or JPEG XL is
     loaded. Raises BadImage where that is not installed."""
     if data.startswith(JXL):
-        _load_plugin("pillow_jxl", "JPEG XL", "jxl")
+        _load_plugin("pillow_jxl", "JPEG XL", "pillow-jxl-plugin")
         return ("JXL",)
     if data[4:8] == b"ftyp" and data[8:11] in (b"hei", b"hev", b"mif", b"msf") and b"avif" not in data[:64]:
-        _load_plugin("pillow_heif", "HEIC", "heif").register_heif_opener(thumbnails=False)
+        _load_plugin("pillow_heif", "HEIC", "pillow-heif").register_heif_opener(thumbnails=False)
         return ("HEIF",)
     return BY_PIL
 
 
-def _load_plugin(module: str, name: str, extra: str) -> ModuleType:
+def _load_plugin(module: str, name: str, package: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError:
-        fix = f"install it with: pip install 'zorse[{extra}]'"
-        raise BadImage(f"a {name} image, of which the reader is not installed; {fix}") from None
+        raise BadImage(f"a {name} image, of which the reader is not installed; run: pip install {package}") from None
 
 
 def load_picture(data: bytes, image: Image.Image, conversions: list[str]) -> tuple[Image.Image, bytes | None]:

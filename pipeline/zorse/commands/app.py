@@ -50,7 +50,7 @@ def run() -> None:
     """Serve the page; Ctrl-C is its usual end."""
     options = options_of(Options, usage("app"), {"--class-a": "--name-a", "--class-b": "--name-b"})
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("gradio is not installed; run: pip install 'zorse[app]'")
+        raise UserError("gradio is not installed; run: pip install gradio")
     with suppress(KeyboardInterrupt):
         if options.examples < 0:
             raise UserError(f"--examples {options.examples}: must be at least 0")
@@ -59,7 +59,7 @@ def run() -> None:
             raise UserError(f"--max-megapixels {options.max_megapixels:g}: must be greater than 0")
         translators = load(options.model, names, options.device, options.weights)
         title, most_pixels = f"Zorse: {options.model.resolve().name}", round(options.max_megapixels * 1e6)
-        examples = examples_for(translators, example_images(options.model, options.examples))
+        examples = examples_for(translators, example_images(options.model, options.examples), most_pixels)
         with private_folder() as folder:
             serve(page(translators, title, most_pixels, folder, examples), options.host, options.port)
 

@@ -129,7 +129,7 @@ def export(options: Options) -> dict[str, dict]:
         raise UserError(f"--formats: name at least one of {', '.join(get_args(Format))}")
     missing = [name for name in NEEDED if "onnx" in options.formats and importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"--formats onnx: needs {' and '.join(missing)}; run: pip install 'zorse[export]'")
+        raise UserError(f"--formats onnx: needs {' and '.join(missing)}; run: pip install {' '.join(missing)}")
     if options.tolerance is not None and not options.tolerance > 0:
         raise UserError(f"--tolerance {options.tolerance:g}: must be greater than 0")
     # The model, and the images that each exported file is compared on.

@@ -130,12 +130,17 @@ class Example(NamedTuple):
     thumbnail: Image.Image
 
 
-def examples_for(translators: dict[str, Translator], images: dict[str, list[tuple[str, bytes]]]) -> list[Example]:
-    """Those of the images of each domain that there is a translator for, and that can be read."""
+def examples_for(
+    translators: dict[str, Translator], images: dict[str, list[tuple[str, bytes]]], most_pixels: int
+) -> list[Example]:
+    """Those of the images of each domain that have a translator, can be read, and are not too large."""
     found = []
     for way, translator in translators.items():
         for name, content in images[translator.about["direction"][0]]:
+            width, height = size_of(content)
             with suppress(BadImage):
+                if width * height > most_pixels:
+                    continue
                 thumbnail = viewable(read_as(content, translator.modes[0]))
                 thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
                 found.append(Example(way, name, content, thumbnail))
@@ -165,6 +170,8 @@ def page(
     def translate_file(file: str, way: str) -> str:
         """What programs call: a PNG as translate.py writes it, of 16 bits, too."""
         made = folder.path / f"{secrets.token_hex(8)}.png"
+        if file is None:
+            raise gr.Error("no image was sent", print_exception=False)
         translated(file, way)[1].save(made)
         return str(made)
 

@@ -187,7 +187,7 @@ def test_records_and_pages_have_them(paired, trained, tmp_path):
     """In training, in evaluate.py and on the report page; where no image has a partner, nothing is said of any."""
     run, names = tmp_path / "run", {"mae", "psnr", "ssim"}
     done = train(*TINY, "--epochs", "0.4", "--decay-epochs", "0", "--data", paired, "--out", run)
-    assert done.returncode == 0 and " ssim " in done.stdout, done.stderr
+    assert done.returncode == 0 and "SSIM ↑" in done.stdout, done.stderr
     (first, *_), (plain, *_) = (sorted((out / "eval").iterdir()) for out in (run, trained))
     record, without = (json.loads(path.read_text()) for path in (first, plain))
     assert names < record["a_to_b"].keys() and not names & without["a_to_b"].keys()

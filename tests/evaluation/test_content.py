@@ -194,6 +194,6 @@ def test_records_and_pages_have_them(paired, trained, tmp_path):
     assert record["protocol"]["partners"]["a_to_b"] == PARTNERS and "partners" not in without["protocol"]
     page, plain = ((out / "report.html").read_text() for out in (run, trained))
     assert all(f"{in_words(name)}, b to a" in page and f"{in_words(name)}, b to a" not in plain for name in names)
-    assert '"title":"ssim"' in page  # a chart
+    assert '"title":"SSIM' in page  # a chart
     told = script("pipeline/evaluate.py", run, "--out", tmp_path / "record.json")
-    assert told.returncode == 0 and all(f" {name} " in told.stdout for name in ("structure_distance", *names))
+    assert told.returncode == 0 and all(in_words(name) in told.stdout for name in ("structure_distance", *names))

@@ -15,6 +15,11 @@ TRIES=3 # starts in a row that may fail to see a new pair
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BIN=${BIN:-$project/.venv/bin} NODES=${NODES:-1} NODE_RANK=${NODE_RANK:-0} MASTER_PORT=${MASTER_PORT:-29500}
 
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+  sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exit 0
+fi
+
 say() { printf '[train %s] %s\n' "$(date +%T)" "${*//[[:cntrl:]]/?}"; }
 mistake() {
   printf 'error: %s\n' "${*//[[:cntrl:]]/?}" >&2
@@ -101,7 +106,7 @@ while :; do
     exit 1
   fi
   [[ $signalled ]] && exit $((128 + $(kill -l "$signalled")))
-  say "$processes processes on $NODES machines"
+  say "starting $processes process$( ((processes > 1)) && echo es) on $NODES machine$( ((NODES > 1)) && echo s)"
   before=$(lines) told=
   launch "$@" &
   step=$!

@@ -90,6 +90,8 @@ def _without_images(source: Source, split: str) -> str:
     """Why a split is empty, and what to do."""
     dropped = source.dropped.get(split, {})
     left_out = f" (left out: {in_words(dropped)})" if any(dropped.values()) else ""
+    if source.kind == "folders":
+        return f"--{split[-1].lower()}: the folder holds no images{left_out}; give a folder of images"
     fix = "unpack it with its password, and give the folder" if dropped.get("encrypted") else f"give {LAYOUT}"
     return f"{split} of {source.uri} holds no images{left_out}; {fix}"
 

@@ -133,7 +133,7 @@ def test_what_is_no_two_domains_is_told(folders, tmp_path):
     assert_refused(shard("--a", horse, "--b", horse), "lies in --b")
     assert_refused(shard("--a", horse, "--b", zebra, "--source", folders), "leave out the name and --source")
     assert_refused(shard("--a", horse, "--b", zebra, "--test-share", "2"), "--test-share 2.0 is not a share")
-    assert_refused(shard("--a", horse, "--b", folders / "mule"), "trainB of", "holds no images")
+    assert_refused(shard("--a", horse, "--b", folders / "mule"), "--b: the folder holds no images; give a folder")
 
 
 def test_the_stages_take_two_folders_too(folders, tmp_path):

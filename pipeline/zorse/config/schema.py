@@ -246,7 +246,7 @@ class Checkpointing:
     """weights that a new run starts from, at any image size: run directory, checkpoint, exported model, or a .pth file
     or folder of junyanz's PyTorch code; a single .pth is taken for a to b unless net_G_B is in its name. Networks that
     it does not contain are initialized as usual"""
-    allow_change: tuple[str, ...] = ()
+    allow_change: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """names of options, such as lr or epochs, whose values a resumed run may change"""
 
 

@@ -22,6 +22,7 @@ from zorse.inference.banded import rows_that_fit, translate_in_bands, unseen
 from zorse.inference.pictures import Picture, like, pixels_like
 from zorse.interop import saved_model
 from zorse.interop.model_card import model_card
+from zorse_prep.format import in_range
 
 AT_ONCE = 2**20  # pixels of images that share a call
 OF_HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download")
@@ -78,6 +79,10 @@ class Translator(ModelHubMixin):
         self.tile, self.progress = tile, unseen
         if isinstance(tile, int) and not isinstance(self.generator, Generator):
             raise UserError(f"--tile {tile}: a U-Net sees the whole image at once; give auto or off")
+
+    def __repr__(self) -> str:
+        ends = " to ".join(in_range(mode) for mode in self.modes)
+        return f"Translator({self.about['direction']}, {ends}, on {self.device})"
 
     def __call__(self, image: Picture | list[Picture]) -> Picture | list[Picture]:
         """Images of one size in a list share calls of the generator. Raises TypeError for anything but the above."""

@@ -237,4 +237,7 @@ def serve(blocks, host: str, port: int) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends in order, and leaves no file
     blocks.launch(server_name=host, server_port=port or None, **quiet)
     print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
-    blocks.block_thread()
+    try:
+        threading.Event().wait()
+    finally:
+        blocks.close(verbose=False)

@@ -51,7 +51,7 @@ class _Bar(Progress):
     def get_renderables(self):
         yield from super().get_renderables()
         for task in self.tasks:
-            yield Text(task.fields["losses"], no_wrap=True, overflow="ellipsis")
+            yield Text(task.fields["doing"] or task.fields["losses"], no_wrap=True, overflow="ellipsis")
 
 
 class Display:
@@ -68,7 +68,7 @@ class Display:
         self.bar = None
         if self.shown and self.console.is_terminal:
             self.bar = _Bar(self.console)
-            self.task = self.bar.add_task("", total=total_pairs, speed="starting", losses="")
+            self.task = self.bar.add_task("", total=total_pairs, speed="starting", losses="", doing="")
 
     def __enter__(self) -> "Display":
         if self.bar:
@@ -86,14 +86,19 @@ class Display:
         elif not self.silent:
             log.log(logging.WARNING if line.startswith("warning: ") else logging.INFO, "%s", line)
 
+    def doing(self, what: str) -> None:
+        """Show what happens between two steps, until the next one."""
+        if self.bar:
+            self.bar.update(self.task, doing=what)
+
     def advance(self, pairs_seen: int) -> None:
         if self.bar:
-            self.bar.update(self.task, completed=min(pairs_seen, self.total))
+            self.bar.update(self.task, completed=min(pairs_seen, self.total), doing="")
 
     def status(self, record: dict) -> None:
         """Show a record of stats.jsonl: beside and below the bar, or in one line."""
         speed = record["pairs_per_second"]
-        left = timedelta(seconds=round((self.total - record["pairs"]) / speed))
+        left = timedelta(seconds=round(max(0, self.total - record["pairs"]) / speed))
 
         def mean(kind: str) -> float:
             values = [value for name, value in record.items() if name.startswith(kind)]

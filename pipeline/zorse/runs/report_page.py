@@ -142,10 +142,21 @@ class Records:
         return active(self.events)
 
 
+def in_a_cell(value: object) -> str:
+    """A value of a configuration or a protocol as people write it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {in_a_cell(each)}" for name, each in value.items())
+    if isinstance(value, tuple | list):
+        return " ".join(map(in_a_cell, value)) or "-"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "-" if value is None else str(value)
+
+
 def _write(out: Path, template: str, **values) -> Path:
     environment = Environment(loader=PackageLoader("zorse.runs", "."), autoescape=select_autoescape())
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
-    text = environment.get_template(template).render(in_words=in_words, **values)
+    text = environment.get_template(template).render(in_words=in_words, in_a_cell=in_a_cell, **values)
     write_durably(out, text.encode(errors="backslashreplace"))  # names of files may hold bytes that are no UTF-8
     return out
 

@@ -1,5 +1,6 @@
 """Stopping a run on a signal: it sets a stop flag, and all ranks agree on it and stop after the same step."""
 
+import os
 import signal
 from types import FrameType
 
@@ -26,6 +27,8 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._received == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C aborts at once
+        if not self._received and number == signal.SIGINT and os.environ.get("RANK", "0") == "0" and os.isatty(2):
+            os.write(2, b"\nstopping after this step; another Ctrl-C ends at once, without saving\n")
         self._received = number
 
     def agreed(self) -> int:

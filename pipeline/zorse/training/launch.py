@@ -22,6 +22,7 @@ from accelerate.commands.launch import launch_command_parser
 
 from zorse.config.schema import Config
 from zorse.errors import OneRankError, UserError, first_sentence
+from zorse.invocation import by_zorse
 from zorse.processes import TRUE
 from zorse.version import __version__
 
@@ -33,6 +34,7 @@ PLUGINS = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
 }
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE")  # of torchrun and MPI
+LONG_WORK = 1e12  # pairs x pixels x channels squared; quick on horse2zebra has 4e10, the paper's default 1e13
 # How accelerate launch is called, and after how many words its options begin.
 LAUNCHERS = {
     "accelerate": 2, "accelerate-launch": 1, "accelerate.commands.launch": 1, "accelerate.commands.accelerate_cli": 2,
@@ -178,9 +180,19 @@ def about_bf16(config: Config, accelerator: Accelerator) -> str | None:
     )
 
 
+def about_cpu(config: Config, total_pairs: int, device: torch.device) -> str | None:
+    """A warning that a run is long for a CPU, before it has a rate to say how long; None for all others."""
+    work = total_pairs * config.images.crop[0] * config.images.crop[1] * config.networks.generator_channels**2
+    if device.type != "cpu" or work < LONG_WORK:
+        return None
+    fix = "" if config.preset == "quick" else "; --preset quick is made for CPUs"
+    return f"warning: there is no GPU, and a run of this size takes days to months on a CPU{fix}"
+
+
 def made_with() -> str:
     """The command that runs, with its versions and its machine, for whoever asks later how a run was made."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = ["zorse", "train"] if by_zorse() else [Path(sys.argv[0]).name]
+    command = shlex.join([*program, *sys.argv[1:]])
     versions = f"zorse {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
     return f"{command} ({versions}, accelerate {accelerate.__version__}, on {platform.node()})"
 

@@ -11,6 +11,7 @@ from zorse.data.dataset import Shards
 from zorse.data.order import RankSlice
 from zorse.terminal import report_console
 from zorse.training.init_from import load_initial_weights
+from zorse.training.launch import about_cpu
 from zorse.training.schedule import peak_rates, total_pairs
 from zorse.training.state import build_model
 from zorse_prep.format import channels_of, in_range
@@ -29,12 +30,14 @@ def print_plan(config: Config, shards: Shards, rank_slice: RankSlice, accelerato
         weights = load_initial_weights(source, model, config.networks, shards.modes)
     if not accelerator.is_main_process:
         return 0
+    long = about_cpu(config, total_pairs(config.optimization, shards.epoch), accelerator.device)
     rows = {
         **_data_rows(config, shards, rank_slice),
         **_network_rows(config, shards, rank_slice, model),
         **_compute_rows(config, accelerator.mixed_precision),
         "weights": weights,
         "run directory": str(config.output.out),
+        "warning": (long or "").removeprefix("warning: "),
     }
     table = Table.grid(padding=(0, 3))
     for name, value in rows.items():

@@ -27,6 +27,7 @@ from zorse.runs.watchdog import Watchdog
 from zorse.training.devices import check_cuda_graph, ddp_kwargs
 from zorse.training.init_from import load_initial_weights
 from zorse.training.launch import start_accelerator
+from zorse.training.plan import number
 from zorse.training.schedule import total_pairs
 from zorse.training.state import build_model, open_dataset
 from zorse.training.trial import try_steps
@@ -71,12 +72,13 @@ def examine(config: Config, watchdog: Watchdog) -> list[Finding]:
     loaded, trained, finite = trial.loaded, trial.trained, trial.finite
     speed = min(loaded, trained) if workers else 1 / (1 / loaded + 1 / trained)
     left = timedelta(seconds=round(pairs / speed))
-    findings.append(Finding(OK if finite else FAIL, "a step", f"{trained:.1f} pairs/s, losses are finite: {finite}"))
+    losses = "finite" if finite else "not finite"
+    findings.append(Finding(OK if finite else FAIL, "a step", f"{trained:.1f} pairs/s, losses are {losses}"))
     enough = speed > 0.95 * trained and (loaded > 1.2 * trained or not workers)
     slow = "" if enough else f"; training would wait for data, give more than --workers {workers}"
     findings.append(Finding(OK if enough else WARN, "data loading", f"{loaded:.1f} pairs/s{slow}"))
     if trial.unreadable:
-        findings.append(Finding(WARN, "images", f"{trial.unreadable}; shard.py verify OUT --deep names all of them"))
+        findings.append(Finding(WARN, "images", f"{trial.unreadable}; zorse shard verify OUT --deep names all of them"))
     if trial.warning:
         findings.append(Finding(WARN, "shared memory", trial.warning.removeprefix("warning: ")))
     verdict = OK if trial.used < 0.9 * trial.available else WARN
@@ -101,7 +103,7 @@ def machines(accelerator: Accelerator) -> list[Finding]:
         Finding(
             OK if len(names) == 1 else WARN,
             "devices",
-            f"{' or '.join(names)}: processes {len(everywhere)}, machines {len(hosts)}",
+            f"{' or '.join(names)}: {number(len(everywhere), 'process', 'es')} on {number(len(hosts), 'machine')}",
         ),
         Finding(OK if len(found) == 1 else WARN, "versions", " or ".join(found)),
     ]

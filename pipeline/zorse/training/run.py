@@ -21,7 +21,7 @@ from zorse.runs.report_page import write_report
 from zorse.runs.signals import StopRequest
 from zorse.runs.summary import print_summary
 from zorse.runs.watchdog import Watchdog
-from zorse.training.launch import about_bf16, alone_in_a_step, made_with, summary
+from zorse.training.launch import about_bf16, about_cpu, alone_in_a_step, made_with, summary
 from zorse.training.state import TrainState
 
 
@@ -43,7 +43,8 @@ class Run:
         self.summary = summary(config, accelerator)
         self._early: list[str] = []  # notes from before there is a record of events
         self.note(self.summary)
-        for line in (about_bf16(config, accelerator), alone_in_a_step()):
+        long = about_cpu(config, total_pairs, accelerator.device)
+        for line in (about_bf16(config, accelerator), long, alone_in_a_step()):
             if line:
                 self.note(line)
 

@@ -193,6 +193,7 @@ class Trainer:
         if not self.run.main:
             return []
         recorder, pairs_seen = self.run.recorder, self.state.pairs_seen
+        self.run.screen.doing("translating test images for a sample grid")
         columns = sample_grid.translated(
             self.real_samples, self.config.output.sample_images, self.translate, self.dataset.modes
         )
@@ -211,6 +212,7 @@ class Trainer:
         run, pairs_seen, best = self.run, self.state.pairs_seen, None
         if self.evaluator:
             run.watchdog.progress("evaluation", pairs_seen)
+            run.screen.doing("evaluating test images")
             result = broadcast_object_list([self.evaluator(self.translate)])[0]  # one decision on all ranks
             about = {
                 "run_seed": self.config.optimization.seed,

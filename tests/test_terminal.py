@@ -11,7 +11,7 @@ from rich.table import Table
 from running import TINY, command, script
 
 from zorse.errors import OneRankError, TooManyCorrupt, TransientError, UserError
-from zorse.terminal import STOPPED, plain_console, printable, protect_terminal, report_console, run_command
+from zorse.terminal import COMMANDS, STOPPED, plain_console, printable, protect_terminal, report_console, run_command
 
 
 def ended(command, capsys):
@@ -144,3 +144,11 @@ assert train(config, watchdog) == 0
         assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
     told = (tmp_path / "lines").read_text()
     assert f"zorse.run INFO starting {tmp_path}/log, at 0 of 2 pairs" in told and "2/2 pairs" in told
+
+
+def test_only_a_line_with_a_command_is_left_unbroken():
+    assert COMMANDS.search("make them with: .venv/bin/zorse shard --a x")
+    assert COMMANDS.search("give another --out, or run zorse shard index") and COMMANDS.search(
+        "run: pip install gradio"
+    )
+    assert not COMMANDS.search("runs/cc-zorse holds a run with other options") and not COMMANDS.search("/a/zorse has")

@@ -35,7 +35,8 @@ CTRL_C, READER_GONE = 130, 141  # exit codes, 128 + the signal, as shells have t
 # Control characters but for tab and newline, and those that turn the direction of writing.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 # What a message may hold to be pasted.
-COMMANDS = re.compile(r"(?<![\w.-])zorse [a-z]|\.py |\bmake |pip install|launch ")
+NAMES = "shard|train|translate|evaluate|report|export|doctor|app|demo"
+COMMANDS = re.compile(rf"\bzorse ({NAMES})\b|\.py |\bmake |pip install|launch ")
 # What progress bars of libraries write between their texts, to move from line to line.
 MOVES = re.compile(r"(\n|\x1b\[A)*")
 

@@ -33,6 +33,15 @@ def test_counts_rate_and_time_left_are_whole_and_losses_stand_below(width, monke
     first, second = (Text.from_ansi(line).plain for line in shown.getvalue().splitlines()[:2])
     assert first.endswith("123,456/266,800 pairs 46 % 3.9 pairs/s  10:11:01 left") and len(first) <= width
     assert second.startswith("epoch 92.70  G 0.310  D 0.200  cycle 0.120  identity 0.400")
+    # Between steps it says what it does, and a last batch that is larger than what is left takes no negative time.
+    display.doing("evaluating test images")
+    display.status(RECORD | {"pairs": 266_802})
+    first, second = display.bar.get_renderables()
+    shown.truncate(0)
+    console.print(first)
+    assert "0:00:00 left" in shown.getvalue() and second.plain == "evaluating test images"
+    display.advance(266_802)
+    assert [*display.bar.get_renderables()][1].plain.startswith("epoch")
 
 
 def on_terminal(width, *words):

@@ -7,16 +7,19 @@ import torch
 from running import TINY, train
 from runs import refused
 
+from zorse.config.presets import PRESETS
 from zorse.config.schema import Compute, Config
 from zorse.errors import UserError
 from zorse.training.launch import (
     WORLD_SIZES,
     about_bf16,
+    about_cpu,
     alone_in_a_step,
     asked_of_accelerate,
     check_precision,
     check_processes,
     check_settings,
+    made_with,
 )
 
 ONE_PAIR = ["--epochs", "0.05", "--decay-epochs", "0"]
@@ -128,3 +131,20 @@ def test_on_a_gpu_with_bf16_the_default_is_told(monkeypatch, capability, asked, 
     assert (line is not None and "--mixed-precision bf16" in line) == said
     on_cpu = SimpleNamespace(device=torch.device("cpu"), mixed_precision=launched)
     assert about_bf16(Config(), on_cpu) is None
+
+
+def test_a_run_that_is_long_for_a_cpu_is_told_before_its_first_step():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert "no GPU" in about_cpu(PRESETS["paper"], 266_800, cpu) and "--preset quick" in about_cpu(
+        PRESETS["paper"], 266_800, cpu
+    )
+    assert about_cpu(PRESETS["paper"], 266_800, gpu) is None and about_cpu(PRESETS["quick"], 16_000, cpu) is None
+
+
+def test_how_a_run_was_made_begins_with_what_was_typed(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/zorse", "--data", "a b"])
+    monkeypatch.setattr("zorse.training.launch.by_zorse", lambda: True)
+    assert made_with().startswith("zorse train --data 'a b' (zorse ")
+    monkeypatch.setattr("zorse.training.launch.by_zorse", lambda: False)
+    monkeypatch.setattr("sys.argv", ["pipeline/train.py", "--data", "x"])
+    assert made_with().startswith("train.py --data x (zorse ")

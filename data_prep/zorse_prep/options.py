@@ -89,7 +89,7 @@ class Options:
     """keep all byte-identical images of a split, not only the first by name"""
     paired_tests: Flag = False
     """test images of one name in testA and testB show the same, even where the name is only a number, so that
-    evaluation holds translations against them; names with a letter count anyway"""
+    evaluation compares translations with them; names with a letter count anyway"""
     leak: Literal["warn", "fail"] = "warn"
     """what to do when an image is in both the training and the test images of a domain"""
     max_corrupt: float = 0.01

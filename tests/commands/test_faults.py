@@ -372,8 +372,8 @@ def test_a_full_disk_costs_no_checkpoint_and_training_goes_on(shards, request, s
         except OSError:
             pass
     before = sorted(path.name for path in (out / "checkpoints").glob("pairs-*"))
-    wait_for(process, "warning: the sample grid could not be written, training goes on")
-    wait_for(process, "warning: no checkpoint at pair .* training goes on")
+    wait_for(process, "warning: the sample grid could not be written, training continues")
+    wait_for(process, "warning: no checkpoint at pair .* training continues")
     assert set(before) & {path.name for path in (out / "checkpoints").glob("pairs-*")}
     filler.unlink()
     told, _ = process.communicate(timeout=60)

@@ -95,7 +95,7 @@ class CheckpointWriter:
     def poll(self, wait: bool = False) -> None:
         """Commit the checkpoint that is being written, if all ranks have written it; wait: when they have."""
         if problem := self._finish(wait):
-            self.warn(f"warning: no checkpoint at pair {self._pairs}, training goes on: {problem}")
+            self.warn(f"warning: no checkpoint at pair {self._pairs}, training continues: {problem}")
 
     def _start(self, state: Checkpointed, best: dict | None) -> None:
         """Check that the state is worth saving, copy it to memory, and have a thread write it."""

@@ -123,7 +123,9 @@ class Recorder:
                 log(tracker)
             except Exception as error:  # of libraries that we know little about, and of networks
                 self.trackers.remove(tracker)  # TensorBoard's writer fails for good, and says so late
-                self.warn(f"warning: {tracker.name}'s records end before pair {pairs_seen}, training goes on: {error}")
+                self.warn(
+                    f"warning: {tracker.name}'s records end before pair {pairs_seen}, training continues: {error}"
+                )
                 error.__traceback__ = None  # TensorBoard keeps the error, and so it would all that is on the stack
 
     @contextmanager
@@ -131,7 +133,7 @@ class Recorder:
         try:
             yield
         except failing as error:
-            self.warn(f"warning: {what} could not be written, training goes on: {error}")
+            self.warn(f"warning: {what} could not be written, training continues: {error}")
 
 
 def start_trackers(accelerator: Accelerator, config: Config, pairs_seen: int) -> None:

@@ -23,7 +23,7 @@ Globs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GLOB ...", help_behavi
 
 @dataclass(frozen=True)
 class Options:
-    """What to shard, and how."""
+    """List the images and decide which of them goes into which shard; writes OUT/plan.json, for write and finalize."""
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")] = None
     """a known data set (horse2zebra, monet2photo, ...) or OWNER/NAME@REVISION on the hub; leave out for your own

@@ -34,11 +34,8 @@ demo: $(READY)  ## draw a data set, train on it, translate: 4 to 6 minutes on 2 
 test: $(READY)  ## the tests, in about 8 minutes on 2 CPU cores
 	$(BIN)/python -m pytest -m "not slow and not exhaustive" -n 2 --dist loadfile
 
-ALONE := tests/launch tests/commands/test_faults.py
-
-test-slow: $(READY)  ## the longer tests; those that need the machine to themselves one by one
-	$(BIN)/python -m pytest -m "slow and not exhaustive" -n 2 --dist loadfile $(ALONE:%=--ignore=%)
-	$(BIN)/python -m pytest -m "slow and not exhaustive" $(ALONE)
+test-slow: $(READY)  ## the longer tests, also on a real Slurm where there is one
+	$(BIN)/python -m pytest -m "slow and not exhaustive" -n 2 --dist loadfile
 
 faults: $(READY)  ## kill, starve and damage runs, all with data workers, and print what they survived
 	ZORSE_TEST_WORKERS=2 $(BIN)/python -m pytest -m fault --fault-table

@@ -184,7 +184,10 @@ def test_three_starts_without_a_new_pair_are_enough(shards, tmp_path):
     launch = Launch(tmp_path, shards, *SHORT, once=False, ZORSE_FAULT="raise 0 3", CPU_RANKS="1")
     code, output = launch.wait()
     assert code == 1 and "3 consecutive starts made no progress" in output
-    assert output.count("1 processes") == 3 and output.count("RuntimeError: this fault was asked for") == 3
+    assert (
+        output.count("starting 1 process on 1 machine") == 3
+        and output.count("RuntimeError: this fault was asked for") == 3
+    )
 
 
 @pytest.mark.parametrize(

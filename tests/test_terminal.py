@@ -10,7 +10,9 @@ import pytest
 from rich.table import Table
 from running import TINY, command, script
 
+from zorse.__main__ import COMMANDS as BY_NAME
 from zorse.errors import OneRankError, TooManyCorrupt, TransientError, UserError
+from zorse.invocation import NAMES
 from zorse.terminal import COMMANDS, STOPPED, plain_console, printable, protect_terminal, report_console, run_command
 
 
@@ -147,6 +149,7 @@ assert train(config, watchdog) == 0
 
 
 def test_only_a_line_with_a_command_is_left_unbroken():
+    assert tuple(BY_NAME) == NAMES
     assert COMMANDS.search("make them with: .venv/bin/zorse shard --a x")
     assert COMMANDS.search("give another --out, or run zorse shard index") and COMMANDS.search(
         "run: pip install gradio"

@@ -5,7 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
-DATA_PREP = ("shard", "demo")  # the commands whose scripts lie in data_prep/
+NAMES = ("shard", "train", "translate", "evaluate", "report", "export", "doctor", "app", "demo")  # of our commands
+DATA_PREP = ("shard", "demo")  # those whose scripts lie in data_prep/
 _started: list[str] = []  # by zorse.__main__, with the command's name
 
 

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from zorse.errors import OneRankError, UserError, of_system
+from zorse.invocation import NAMES
 
 LINE_SECONDS = 10  # between lines without a terminal
 REPORT_WIDTH = 200  # characters of a line in a log, where tables should not be broken
@@ -35,8 +36,7 @@ CTRL_C, READER_GONE = 130, 141  # exit codes, 128 + the signal, as shells have t
 # Control characters but for tab and newline, and those that turn the direction of writing.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 # What a message may hold to be pasted.
-NAMES = "shard|train|translate|evaluate|report|export|doctor|app|demo"
-COMMANDS = re.compile(rf"\bzorse ({NAMES})\b|\.py |\bmake |pip install|launch ")
+COMMANDS = re.compile(rf"\bzorse ({'|'.join(NAMES)})\b|\.py |\bmake |pip install|launch ")
 # What progress bars of libraries write between their texts, to move from line to line.
 MOVES = re.compile(r"(\n|\x1b\[A)*")
 

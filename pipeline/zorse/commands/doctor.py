@@ -36,9 +36,12 @@ def doctor(config: Config) -> int:
         for finding in findings:
             table.add_row(Text(finding.verdict, STYLES[finding.verdict]), finding.what, finding.found)
         report_console().print(table)
-        bad = [sum(finding.verdict == verdict for finding in findings) for verdict in (FAIL, WARN)]
-        closing = "nothing" if not sum(bad) else f"{bad[0]} would fail, {bad[1]} to look at"
-        print(f"found: {closing}; the same options go to: {command_line('train')}")
+        failed, warned = (sum(finding.verdict == verdict for finding in findings) for verdict in (FAIL, WARN))
+        if failed:
+            print(f"{failed} of {len(findings)} checks failed, {warned} gave a warning")
+        else:
+            found = f"no check failed, {warned} gave a warning" if warned else "all checks passed"
+            print(f"{found}; train with the same options: {command_line('train')}")
     return int(any(finding.verdict == FAIL for finding in findings))
 
 

@@ -1,4 +1,4 @@
-"""Test images of a run, for who tries its model and has no image of such a kind at hand."""
+"""Test images of a run, for visitors of its page who have none at hand."""
 
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -15,6 +15,8 @@ def example_images(model: Path, most: int) -> dict[str, list[tuple[str, bytes]]]
     None at all where the model is no run whose shards still lie in a folder here, or these have no test images.
     """
     found = {"a": [], "b": []}
+    if not most:
+        return found
     with suppress(UserError, OSError):
         data = load_trained(model).config.data.path
         if "://" in data:

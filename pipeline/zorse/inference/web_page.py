@@ -167,11 +167,11 @@ def page(
         image, fake = translated(file, way)
         return (viewable(image), viewable(fake)), f"{text_alone(way)}, {fake.width} x {fake.height} pixels"
 
-    def translate_file(file: str, way: str) -> str:
+    def translate_file(file: str | None, way: str) -> str:
         """What programs call: a PNG as translate.py writes it, of 16 bits, too."""
-        made = folder.path / f"{secrets.token_hex(8)}.png"
         if file is None:
             raise gr.Error("no image was sent", print_exception=False)
+        made = folder.path / f"{secrets.token_hex(8)}.png"
         translated(file, way)[1].save(made)
         return str(made)
 

@@ -165,7 +165,10 @@ def print_error(line: str) -> None:
     if itself(sys.stderr).isatty() and not COMMANDS.search(line):
         width = shutil.get_terminal_size().columns
         line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-    print(line, file=sys.stderr, flush=True)
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except BrokenPipeError:  # nobody reads it any more; the exit code is still ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def tell_launcher(line: str) -> None:

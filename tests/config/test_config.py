@@ -2,17 +2,21 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
-from running import ROOT
+from running import ROOT, script
 
+from zorse.command_help import option_names
 from zorse.config.command_line import parse
 from zorse.config.resolve import ADDED, changes, from_dict, to_json
+from zorse.config.schema import Config
 from zorse.errors import UserError
 from zorse.typed_json import Mismatch
+from zorse.version import __version__
 
 WRONG = """
 --load-size x              | --load-size 0           | --load-size 100        | --crop-size 0
@@ -40,18 +44,56 @@ WRONG = """
 @pytest.mark.parametrize(
     "arguments", [value.strip() for line in WRONG.strip().splitlines() for value in line.split("|")]
 )
-def test_a_wrong_option_is_named(arguments, capsys):
+def test_a_wrong_option_is_named(arguments):
     name = arguments.split()[0].split("=")[0]
-    try:
+    with pytest.raises(UserError) as error:
         parse(arguments.split())
-        told = ""
-    except UserError as error:
-        told = str(error)
-        assert "\n" not in told
-    except SystemExit as end:
-        told = capsys.readouterr().err
-        assert end.code == 2
-    assert name in told
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+LINES = {
+    "train --lr x": "--learning-rate needs a number, not 'x'",
+    "train --keep 1.5": "--keep needs a whole number, not '1.5'",
+    "train --seed": "--seed needs a value: --seed INT",
+    "train --preset fancy": "--preset fancy: choose one of paper, demo, quick",
+    "train --batch_siz 3": "no such option: --batch-siz; did you mean --batch-size?",
+    "train --cycle-wieght 3": "no such option: --cycle-wieght; did you mean --cycle-weight?",
+    "train --bogus": "no such option: --bogus",
+    "train runs/horse": "unexpected: runs/horse",
+    "translate": "missing: MODEL, --direction {a2b,b2a,both}",
+    "translate run in out --direction c": "--direction c: choose one of a2b, b2a, both",
+    "export --what run out": "no such option: --what",
+    "demo --sed 3": "no such option: --sed; did you mean --seed?",
+}
+
+
+@pytest.mark.fault(20)
+@pytest.mark.parametrize("arguments", LINES)
+def test_options_that_cannot_be_read_are_told_in_a_line(arguments):
+    command, *options = arguments.split()
+    program = f"{'data_prep' if command == 'demo' else 'pipeline'}/{command}.py"
+    done = script(program, *options)
+    line = f"error: {LINES[arguments]}; python {program} --help explains the options\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+
+
+def test_torchruns_report_has_the_line_of_options_that_cannot_be_read(tmp_path):
+    script("pipeline/train.py", "--bogus", TORCHELASTIC_ERROR_FILE=str(tmp_path / "error.json"))
+    told = json.loads((tmp_path / "error.json").read_text())["message"]["message"]
+    assert told.startswith("error: no such option: --bogus")
+
+
+@pytest.mark.parametrize("program", ["pipeline/train.py", "data_prep/shard.py", "pipeline/report.py"])
+def test_every_command_tells_its_version(program):
+    assert script(program, "--version").stdout == f"zorse {__version__}\n"
+
+
+def test_the_help_begins_with_the_options_that_most_runs_need():
+    shown = script("pipeline/train.py", "--help").stdout
+    first = shown[: shown.index("All options")]
+    named = re.findall(r"--[a-z-]+", first)
+    assert 8 <= len(named) <= 16 and set(named) <= set(option_names(Config))
+    assert max(map(len, first.splitlines())) < 80 and all(f" {name}" in shown[len(first) :] for name in named)
 
 
 @pytest.mark.fault(20)

@@ -6,7 +6,7 @@ import os
 from zorse.config.command_line import options_of
 from zorse.files import write_durably
 from zorse.inference.evaluate_checkpoint import Options, evaluate
-from zorse.invocation import usage
+from zorse.invocation import command_line, usage
 from zorse.runs.summary import distance_table
 from zorse.terminal import plain_console, run_command
 from zorse.training.launch import start_accelerator
@@ -25,6 +25,8 @@ def run() -> None:
         title = f"{options.model} at {record['pairs']} pairs, {record['weights']} weights"
         plain_console().print(distance_table(f"{title}, compared with {options.real} images", columns))
         print(f"written to {out}")
+        if options.out is None:  # in the run, whose page shows it
+            print(f"next: {command_line('report', out.parents[1])}")
     accelerator.end_training()
 
 

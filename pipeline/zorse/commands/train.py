@@ -35,10 +35,6 @@ def main() -> None:
 
         sys.exit(train(config, watchdog))
     # Mistakes, which a restart would not fix and the launcher is told; one rank prints the line.
-    except SystemExit as end:
-        if end.code == 2:  # of options that could not be read; the reason has been printed
-            journal("mistake")
-        raise
     except UserError as error:
         line = f"error: {error}\n"
         if failure.claim_failure_report(out, line) if isinstance(error, OneRankError) else rank == 0:

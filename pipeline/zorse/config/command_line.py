@@ -15,7 +15,20 @@ from zorse.config.validation import check
 from zorse.errors import UserError
 from zorse.invocation import usage
 
-TRAIN = "Train a CycleGAN on two unpaired domains of images. Run the same command again to resume."
+TRAIN = """Train a CycleGAN on two unpaired domains of images. Run the same command again to resume.
+
+Most runs need no more than these:
+
+ --data, or --a and --b       the images: shards, or two folders
+ --out                        where the run is written
+ --preset                     quick for a CPU, paper for a GPU
+ --load-size, --crop-size     how large images are, and what of them is seen
+ --epochs, --decay-epochs     how long to train
+ --batch-size, --processes    pairs per step, and on how many GPUs
+ --mixed-precision bf16       less memory on a GPU that has it
+ --dry-run                    show what would be done, and stop
+
+All options, by what they are about:"""
 T = TypeVar("T")
 OTHER_SPELLINGS = {"AtoB": "a2b", "BtoA": "b2a"}  # of directions, in junyanz's code
 # Options of junyanz's code that mean something here, by what means it; docs/from-junyanz.md has them all.
@@ -50,7 +63,7 @@ RENAMED = {
 
 
 def options_of(kind: type[T], program: str, renamed: dict[str, str] | None = None, **how) -> T:
-    """The options on the command line of `program`; exits with help or with what is wrong.
+    """The options on the command line of `program`; exits after help. Raises UserError for what is wrong.
 
     renamed: {"--old": "--new"}. how: for tyro.cli.
     """
@@ -72,7 +85,10 @@ def options_of(kind: type[T], program: str, renamed: dict[str, str] | None = Non
 
 
 def parse(arguments: list[str], command: str = "train", what: str = TRAIN) -> Config:
-    """Options of the command line over those of the preset that it names; exits with help or with the nearest name."""
+    """Options of the command line over those of the preset that it names; exits after help.
+
+    Raises UserError for what is wrong, with the nearest name.
+    """
     arguments = with_new_names(arguments, RENAMED)
     for name in (argument.partition("=")[0] for argument in arguments):
         if name in OF_JUNYANZ:

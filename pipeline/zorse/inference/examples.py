@@ -3,7 +3,8 @@
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from zorse.checkpoints.load import load_trained
+from zorse.checkpoints.load import with_checkpoint
+from zorse.checkpoints.records import read_record
 from zorse.data.dataset import open_shards
 from zorse.data.samples import CorruptSample
 from zorse.errors import UserError
@@ -18,7 +19,8 @@ def example_images(model: Path, most: int) -> dict[str, list[tuple[str, bytes]]]
     if not most:
         return found
     with suppress(UserError, OSError):
-        data = load_trained(model).config.data.path
+        _, config = with_checkpoint(model, read_record)
+        data = config.data.path
         if "://" in data:
             return found
         shards = open_shards(data)

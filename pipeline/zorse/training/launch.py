@@ -9,6 +9,7 @@ import io
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
@@ -193,8 +194,20 @@ def made_with() -> str:
     """The command that runs, with its versions and its machine, for whoever asks later how a run was made."""
     program = ["zorse", "train"] if by_zorse() else [Path(sys.argv[0]).name]
     command = shlex.join([*program, *sys.argv[1:]])
-    versions = f"zorse {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
+    here = f" at commit {made_from}" if (made_from := commit()) else ""
+    versions = f"zorse {__version__}{here}, Python {platform.python_version()}, torch {torch.__version__}"
     return f"{command} ({versions}, accelerate {accelerate.__version__}, on {platform.node()})"
+
+
+def commit() -> str | None:
+    """The commit of Zorse's own folder, with "-dirty" where files differ from it; None where it is no clone."""
+    folder = Path(__file__).resolve().parents[3]
+    if not (folder / ".git").exists():
+        return None
+    git = ["git", "--no-optional-locks", "-C", folder, "describe", "--always", "--dirty", "--exclude", "*"]
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return None
 
 
 def alone_in_a_step() -> str | None:

@@ -108,7 +108,7 @@ def _network_rows(config: Config, shards: Shards, rank_slice: RankSlice, model: 
         "generators": f"2 x {parameter_count(generator):,} parameters: {networks.generator}{blocks}, "
         f"{networks.norm.replace('none', 'no')} norm{dropout}",
         "discriminators": f"2 x {parameter_count(discriminator):,} parameters: {networks.discriminator}{spectral}",
-        "image pools": f"{losses.image_pool_size} images a slot, {number(slots, 'slot')} a process: {mib:.0f} MiB",
+        "image pools": f"{losses.image_pool_size} images per slot, {number(slots, 'slot')} per process: {mib:.0f} MiB",
     }
 
 

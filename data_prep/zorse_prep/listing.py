@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from zorse.files import write_quickly
-from zorse.terminal import one_line, progress
+from zorse.progress_bars import progress
+from zorse.terminal import one_line
 from zorse.typed_json import read_bytes
 from zorse_prep.format import SPLITS
 from zorse_prep.items import Item, Source, Unreadable

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from zorse.errors import UserError
-from zorse.terminal import progress
+from zorse.progress_bars import progress
 
 _counters = None  # in a worker: images and bytes done by all workers, two numbers per split, and last: stop
 

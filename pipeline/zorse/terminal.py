@@ -1,7 +1,6 @@
-"""What a person sees of a command in the terminal: its progress, tables, and at the end its last line and exit code.
+"""What a person sees of a command in the terminal: text and tables, and at the end its last line and exit code.
 
 No text of a user's is ever markup here, and no control character of it, such as a file's name may hold, gets through.
-A bar on a terminal, plain lines elsewhere, as in a batch job's log. Training shows its progress by runs/progress.py.
 """
 
 import errno
@@ -14,20 +13,17 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from zorse.errors import OneRankError, UserError, of_system
 from zorse.invocation import NAMES
 
-LINE_SECONDS = 10  # between lines without a terminal
 REPORT_WIDTH = 200  # characters of a line in a log, where tables should not be broken
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 STOPPED = "stopped; run the same command again to finish"
@@ -39,8 +35,6 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u206
 COMMANDS = re.compile(rf"\bzorse ({'|'.join(NAMES)})\b|\.py |\bmake |pip install|launch ")
 # What progress bars of libraries write between their texts, to move from line to line.
 MOVES = re.compile(r"(\n|\x1b\[A)*")
-
-Show = Callable[[dict[str, int], int], None]
 
 
 def run_command(command: Callable[[], int | None]) -> NoReturn:
@@ -190,84 +184,3 @@ def report_console() -> Console:
     if not console.is_terminal:
         console.width = REPORT_WIDTH
     return console
-
-
-@contextmanager
-def progress(what: str, totals: dict[str, int], before: dict[str, int] | None = None) -> Iterator[Show]:
-    """Yields show(done, n_bytes), to be called as often as one likes.
-
-    totals: images by split, or {} where nobody knows. before: those done by an earlier run. done, n_bytes: what this
-    run has done, images by split and bytes.
-    """
-    before = before or dict.fromkeys(totals, 0)
-    with (_bars if sys.stdout.isatty() else _lines)(what, totals, before) as show:
-        yield show
-
-
-@contextmanager
-def parts_shown(parts: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields show(done, total) for the parts of one long piece of work, such as the bands of one large image."""
-    columns = TextColumn(parts, markup=False), *_columns()
-    with Progress(*columns, console=plain_console(), transient=True, disable=not sys.stdout.isatty()) as bars:
-        row, started = bars.add_task("", total=None, visible=False), time.monotonic()
-        shown = started
-
-        def show(done: int, total: int) -> None:
-            nonlocal shown
-            bars.update(row, completed=done, total=total, visible=True)
-            if bars.disable and time.monotonic() - shown > LINE_SECONDS:
-                shown = time.monotonic()
-                left = timedelta(seconds=round((shown - started) * (total - done) / done))
-                print(f"{done} of {total} {parts}, {left} left", flush=True)
-
-        yield show
-
-
-def _columns() -> tuple:
-    return BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-
-
-@contextmanager
-def _bars(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterator[Show]:
-    name, rates = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[rates]}"))
-    columns = name, *_columns(), rates
-    with Progress(*columns, console=plain_console(), transient=True) as bars:
-        several = totals if len(totals) > 1 else {}
-        rows = {split: bars.add_task(split, total=total or None, rates="") for split, total in several.items()}
-        everything = bars.add_task(what, total=sum(totals.values()) or None, rates="")
-        started = time.monotonic()
-
-        def show(done: dict[str, int], n_bytes: int) -> None:
-            for split, row in rows.items():
-                bars.update(row, completed=before[split] + done.get(split, 0))
-            now = sum(done.values())
-            rates = _rates(now, n_bytes, time.monotonic() - started)
-            bars.update(everything, completed=sum(before.values()) + now, rates=rates)
-
-        yield show
-
-
-@contextmanager
-def _lines(what: str, totals: dict[str, int], before: dict[str, int]) -> Iterator[Show]:
-    total, left = sum(totals.values()), sum(totals.values()) - sum(before.values())
-    if total:
-        print(f"{what}: {left} of {total} images to do" if left != total else f"{what}: {total} images", flush=True)
-    started = shown = time.monotonic()
-
-    def show(done: dict[str, int], n_bytes: int) -> None:
-        nonlocal shown
-        now, seconds = sum(done.values()), time.monotonic() - started
-        if time.monotonic() - shown < LINE_SECONDS:
-            return
-        shown = time.monotonic()
-        rest = f", {timedelta(seconds=round((left - now) / now * seconds))} left" if now and total else ""
-        print(f"{what}: {now}{f'/{left}' if total else ''} images, {_rates(now, n_bytes, seconds)}{rest}", flush=True)
-
-    yield show
-
-
-def _rates(images: int, n_bytes: int, seconds: float) -> str:
-    seconds = max(seconds, 1e-3)
-    megabytes = f" {n_bytes / seconds / 1e6:.1f} MB/s" if n_bytes else ""
-    rate = images / seconds
-    return f"{rate:.{0 if rate >= 10 else 2}f} img/s{megabytes}"

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from running import ROOT, TINY, script, train
 from safetensors.torch import save_file
 
-from zorse import Translator, terminal
+from zorse import Translator, progress_bars
 from zorse.checkpoints import format as checkpoint
 from zorse.commands.translate import main, run
 from zorse.cyclegan.resnet import Generator
@@ -759,7 +759,7 @@ def test_ctrl_c_says_what_is_done_and_it_can_go_on(model, tmp_path, capsys):
 
 
 def test_progress_without_a_terminal_is_plain_lines(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
+    monkeypatch.setattr(progress_bars, "LINE_SECONDS", 0)
     fill(tmp_path / "in", "x.png", "y.png", "z.png")
     translate(model, tmp_path / "in", tmp_path / "out")
     told = capsys.readouterr().out.splitlines()
@@ -830,7 +830,7 @@ def test_bands_by_the_command(model, tmp_path, monkeypatch, capsys):
         done = cli(model, tmp_path / "x.png", tmp_path / f"{name}.png", "--direction", "a2b", "--tile", tile)
         assert done.returncode == 0, done.stderr
     whole, bands = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("whole", "bands"))
-    monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
+    monkeypatch.setattr(progress_bars, "LINE_SECONDS", 0)
     run(Options(model, (str(tmp_path / "x.png"), str(tmp_path / "again.png")), "a2b", tile="12"))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" left")]
     assert re.fullmatch(r"(\d+) of \1 bands, 0:00:00 left", lines[-1]) and len(lines) > 20

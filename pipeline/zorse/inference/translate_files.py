@@ -21,7 +21,7 @@ from zorse.inference.options import Options
 from zorse.inference.places import Places, check_replaceable, claim_all, output_files
 from zorse.inference.summary import Done, Tally
 from zorse.inference.translator import Translator, usable, with_newest
-from zorse.terminal import parts_shown, progress
+from zorse.progress_bars import parts_shown, progress
 
 THREADS = 4  # that read and write
 DIRECTIONS = tuple(direction.option for direction in Direction)

@@ -22,9 +22,9 @@ Most runs need no more than these:
  --data, or --a and --b       the images: shards, or two folders
  --out                        where the run is written
  --preset                     quick for a CPU, paper for a GPU
- --load-size, --crop-size     how large images are, and what of them is seen
+ --load-size, --crop-size     pixels of an image, and of its random crops
  --epochs, --decay-epochs     how long to train
- --batch-size, --processes    pairs per step, and on how many GPUs
+ --batch-size, --processes    pairs per step, and the number of GPUs
  --mixed-precision bf16       less memory on a GPU that has it
  --dry-run                    show what would be done, and stop
 

@@ -12,8 +12,10 @@ import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from PIL import Image, ImageDraw
 
 from zorse.command_help import parse_options
@@ -207,7 +209,7 @@ def _jitter(rng: random.Random, colour: tuple[int, int, int], spread: int) -> np
     return np.array([channel + shift + rng.uniform(-spread, spread) / 3 for channel in colour], dtype=np.float32)
 
 
-def draw_all(out: Path, /, seed: int = 0, size: int = 64) -> None:
+def draw_all(out: Annotated[Path, tyro.conf.arg(metavar="OUT")], /, seed: int = 0, size: int = 64) -> None:
     """Draw the demo data set into OUT/trainA, trainB, testA, testB. Run again, it does nothing.
 
     Args:

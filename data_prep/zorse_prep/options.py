@@ -108,9 +108,9 @@ class WriteOptions:
 
     out: Out
     """folder of the plan"""
-    task: Annotated[int | None, tyro.conf.arg(metavar="I", help_behavior_hint="")] = None
+    task: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """number of this task, from 0 to --tasks - 1"""
-    tasks: Annotated[int | None, tyro.conf.arg(metavar="T", help_behavior_hint="")] = None
+    tasks: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """number of tasks that the shards are divided among"""
     workers: int = cpu_count()
     """worker processes"""

@@ -30,7 +30,9 @@ def main() -> None:
         print(f"zorse {__version__}")
         sys.exit(0)
     if name not in COMMANDS:
-        print(f"error: zorse {name}: no such command; give one of {', '.join(COMMANDS)}", file=sys.stderr)
+        from zorse.terminal import one_line  # only here, since it takes a moment
+
+        print(f"error: zorse {one_line(name)}: no such command; give one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
     start_by_zorse(name)

@@ -41,7 +41,9 @@ def command_line(name: str, *arguments: object) -> str:
         words = [python, _short(script)]
     else:
         words = [python, "-m", "zorse", name]
-    return shlex.join([*words, *map(str, arguments)])
+    # A path that begins like an option would be read as one.
+    given = (f"./{each}" if isinstance(each, Path) and str(each).startswith("-") else str(each) for each in arguments)
+    return shlex.join([*words, *given])
 
 
 def _as_typed(name: str, program: Path) -> str:

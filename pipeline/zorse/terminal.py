@@ -74,6 +74,8 @@ def protect_terminal() -> None:
         log.propagate = False
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
+        if stream is None:  # closed by who started this
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no UTF-8
             setattr(sys, name, _TextOnly(stream))
@@ -146,22 +148,26 @@ def _report(error: UserError | OSError) -> int:
     else:
         fix = "free disk space or fix permissions" if error.errno in OF_THE_DISK else "fix this"
         line, code = f"{of_system(error)}; {fix}, and run the same command again", 2
-    line = f"error: {' '.join(line.split())}"
+    line = error_line(line)
     if _is_first_rank() or isinstance(error, OneRankError):
         print_error(line)
     tell_launcher(line)
     return code
 
 
+def error_line(text: object) -> str:
+    """An error as one line."""
+    return f"error: {' '.join(str(text).split())}"
+
+
 def print_error(line: str) -> None:
     """Print an error on stderr, in one line; on a terminal broken between words, unless it holds a command to paste."""
-    line = line.rstrip("\n")
     if itself(sys.stderr).isatty() and not COMMANDS.search(line):
         width = shutil.get_terminal_size().columns
         line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
     try:
         print(line, file=sys.stderr, flush=True)
-    except BrokenPipeError:  # nobody reads it any more; the exit code is still ours
+    except OSError:  # nobody reads it any more, or a disk is full; the exit code is still ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
@@ -175,7 +181,8 @@ def tell_launcher(line: str) -> None:
 
 
 def _is_first_rank() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    rank = os.environ.get("RANK", "")
+    return not rank.isdecimal() or int(rank) == 0
 
 
 def report_console() -> Console:

@@ -3,18 +3,19 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
-from running import ROOT, script
+from running import ROOT, command, script
 
-from zorse.command_help import option_names
 from zorse.config.command_line import parse
 from zorse.config.resolve import ADDED, changes, from_dict, to_json
 from zorse.config.schema import Config
 from zorse.errors import UserError
+from zorse.option_mistakes import options_of_kind
 from zorse.typed_json import Mismatch
 from zorse.version import __version__
 
@@ -52,35 +53,52 @@ def test_a_wrong_option_is_named(arguments):
 
 
 LINES = {
-    "train --lr x": "--learning-rate needs a number, not 'x'",
-    "train --keep 1.5": "--keep needs a whole number, not '1.5'",
+    "train --lr x": "--lr needs a number, not x",
+    "train --keep 1.5": "--keep needs a whole number, not 1.5",
     "train --seed": "--seed needs a value: --seed INT",
     "train --preset fancy": "--preset fancy: choose one of paper, demo, quick",
-    "train --batch_siz 3": "no such option: --batch-siz; did you mean --batch-size?",
-    "train --cycle-wieght 3": "no such option: --cycle-wieght; did you mean --cycle-weight?",
+    "train --mixed-precision x": "--mixed-precision x: choose one of no, bf16, fp16",
+    "train --batch_siz 3": "no such option: --batch_siz (did you mean --batch-size?)",
+    "train --cycle-wieght 3": "no such option: --cycle-wieght (did you mean --cycle-weight?)",
     "train --bogus": "no such option: --bogus",
+    "train --no-lr": "no such option: --no-lr",
+    f"train --{'x' * 999}": f"no such option: --{'x' * 78}...",
     "train runs/horse": "unexpected: runs/horse",
     "translate": "missing: MODEL, --direction {a2b,b2a,both}",
     "translate run in out --direction c": "--direction c: choose one of a2b, b2a, both",
     "export --what run out": "no such option: --what",
-    "demo --sed 3": "no such option: --sed; did you mean --seed?",
+    "translate run in --diraction a2b": "no such option: --diraction (did you mean --direction?)",
+    "demo --sed 3": "no such option: --sed (did you mean --seed?)",
+    "demo": "missing: OUT",
+    "train --dry-run=3": "--dry-run takes no value; leave out =3",
+    "train --help=3": "--help takes no value; leave out =3",
+    "shard --a x --b y --range-a": "--range-a needs a value; give one, or leave it out",
+    "shard --a x --b y --range-a --range-b 0 1": "--range-a needs a value; give one, or leave it out",
+    "train --n-epochs 3": "--n-epochs is an option of junyanz's code; here it is --epochs",
 }
 
 
 @pytest.mark.fault(20)
 @pytest.mark.parametrize("arguments", LINES)
 def test_options_that_cannot_be_read_are_told_in_a_line(arguments):
-    command, *options = arguments.split()
-    program = f"{'data_prep' if command == 'demo' else 'pipeline'}/{command}.py"
+    name, *options = arguments.split()
+    program = f"{'data_prep' if name in ('demo', 'shard') else 'pipeline'}/{name}.py"
     done = script(program, *options)
-    line = f"error: {LINES[arguments]}; python {program} --help explains the options\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+    hint = f"; python {program} --help explains the options"
+    assert done.stderr.removesuffix("\n").removesuffix(hint) == f"error: {LINES[arguments]}"
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
-def test_torchruns_report_has_the_line_of_options_that_cannot_be_read(tmp_path):
-    script("pipeline/train.py", "--bogus", TORCHELASTIC_ERROR_FILE=str(tmp_path / "error.json"))
-    told = json.loads((tmp_path / "error.json").read_text())["message"]["message"]
-    assert told.startswith("error: no such option: --bogus")
+@pytest.mark.fault(20)
+@pytest.mark.parametrize("closed", ["stdout", "stderr", "full"])
+def test_what_is_wrong_reaches_torchruns_report_whoever_reads_the_terminal(closed, tmp_path):
+    end = {"stdout": ">&-", "stderr": "2>&-", "full": "2>/dev/full"}[closed]
+    program = shlex.join([sys.executable, str(ROOT / "pipeline/train.py"), "--a\nb"])
+    report = tmp_path / "error.json"
+    done = command(["sh", "-c", f"{program} {end}"], TORCHELASTIC_ERROR_FILE=str(report))
+    told = json.loads(report.read_text())["message"]["message"]
+    assert done.returncode == 2 and told.startswith("error: no such option: '--a b'") and "\n" not in told
+    assert done.stderr == (f"{told}\n" if closed == "stdout" else "")
 
 
 @pytest.mark.parametrize("program", ["pipeline/train.py", "data_prep/shard.py", "pipeline/report.py"])
@@ -92,7 +110,7 @@ def test_the_help_begins_with_the_options_that_most_runs_need():
     shown = script("pipeline/train.py", "--help").stdout
     first = shown[: shown.index("All options")]
     named = re.findall(r"--[a-z-]+", first)
-    assert 8 <= len(named) <= 16 and set(named) <= set(option_names(Config))
+    assert 8 <= len(named) <= 16 and set(named) <= set(options_of_kind(Config))
     assert max(map(len, first.splitlines())) < 80 and all(f" {name}" in shown[len(first) :] for name in named)
 
 
@@ -132,6 +150,7 @@ OLD = {
     "--reduce-in bfloat16": ("compute", "grad_comm_dtype", "bfloat16"),
     "--hang-after 5": ("compute", "step_timeout", 5.0),
     "--status-every 7": ("output", "log_every", 7),
+    "--reduce_in bfloat16": ("compute", "grad_comm_dtype", "bfloat16"),
     "--best-by fid": ("evaluation", "best_metric", "fid"),
 }
 

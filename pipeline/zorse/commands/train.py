@@ -12,7 +12,7 @@ from zorse.errors import OneRankError, TransientError, UserError, of_system
 from zorse.runs import failure
 from zorse.runs.directory import journal
 from zorse.runs.watchdog import Watchdog
-from zorse.terminal import print_error, protect_terminal, tell_launcher
+from zorse.terminal import error_line, print_error, protect_terminal, tell_launcher
 from zorse.training.own_shards import with_own_shards
 
 
@@ -36,8 +36,8 @@ def main() -> None:
         sys.exit(train(config, watchdog))
     # Mistakes, which a restart would not fix and the launcher is told; one rank prints the line.
     except UserError as error:
-        line = f"error: {error}\n"
-        if failure.claim_failure_report(out, line) if isinstance(error, OneRankError) else rank == 0:
+        line = error_line(error)
+        if failure.claim_failure_report(out, f"{line}\n") if isinstance(error, OneRankError) else rank == 0:
             print_error(line)
         tell_launcher(line)
         if isinstance(error, TransientError):
@@ -46,8 +46,8 @@ def main() -> None:
         sys.exit(2)
     except (OSError, SafetensorError) as error:  # a full disk, a file of another kind in the run directory, ...
         what = of_system(error) if isinstance(error, OSError) else error
-        line = f"error: {what}; fix this and rerun the same command to resume from the latest checkpoint\n"
-        if failure.claim_failure_report(out, line):
+        line = error_line(f"{what}; fix this and rerun the same command to resume from the latest checkpoint")
+        if failure.claim_failure_report(out, f"{line}\n"):
             print_error(line)
         tell_launcher(line)
         sys.exit(2)

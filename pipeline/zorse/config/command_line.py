@@ -25,19 +25,29 @@ Most runs need no more than these:
  --load-size, --crop-size     pixels of an image, and of its random crops
  --epochs, --decay-epochs     how long to train
  --batch-size, --processes    pairs per step, and the number of GPUs
- --mixed-precision bf16       less memory on a GPU that has it
- --dry-run                    show what would be done, and stop
+ --mixed-precision bf16       less memory, on GPUs that support bf16
+ --dry-run                    with --data: show what would be done, and stop
 
 All options, by what they are about:"""
 T = TypeVar("T")
 OTHER_SPELLINGS = {"AtoB": "a2b", "BtoA": "b2a"}  # of directions, in junyanz's code
-# Options of junyanz's code that mean something here, by what means it; docs/from-junyanz.md has them all.
+# Options of junyanz's code and what takes their place here; docs/from-junyanz.md explains more.
 OF_JUNYANZ = {
     "--dataroot": "--a DIR/trainA --b DIR/trainB",
     "--name": "--out runs/NAME",
     "--model": "left out, since every run is a CycleGAN",
     "--checkpoints_dir": "--out runs/NAME",
     "--continue_train": "left out, since the same command resumes",
+    "--epoch_count": "left out, since a resumed run knows its epoch",
+    "--direction": "left out, since both directions are trained; `zorse translate` has it",
+    "--input_nc": "left out, since the shards say how many channels images have",
+    "--output_nc": "left out, since the shards say how many channels images have",
+    "--init_type": "left out, since weights begin as in the paper",
+    "--init_gain": "left out, since weights begin as in the paper",
+    "--preprocess": "--load-size and --crop-size",
+    "--serial_batches": "left out, since the order follows from --seed",
+    "--max_dataset_size": "left out; make shards of fewer images",
+    "--dataset_mode": "left out, since images are always unpaired",
     "--n_epochs": "--epochs",
     "--n_epochs_decay": "--decay-epochs",
     "--gpu_ids": "--processes",
@@ -90,9 +100,10 @@ def parse(arguments: list[str], command: str = "train", what: str = TRAIN) -> Co
     Raises UserError for what is wrong, with the nearest name.
     """
     arguments = with_new_names(arguments, RENAMED)
+    theirs = {name.replace("_", "-"): ours for name, ours in OF_JUNYANZ.items()}
     for name in (argument.partition("=")[0] for argument in arguments):
-        if name in OF_JUNYANZ:
-            raise UserError(f"{name} is an option of junyanz's code; here it is {OF_JUNYANZ[name]}")
+        if ours := theirs.get(name.replace("_", "-")):
+            raise UserError(f"{name} is an option of junyanz's code; here it is {ours}")
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=PRESETS, default="paper")
     preset = first.parse_known_args(arguments)[0].preset if _valid_preset(arguments) else "paper"

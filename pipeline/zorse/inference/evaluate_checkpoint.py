@@ -30,7 +30,7 @@ class Options:
     the error of images that are translated there and back, or that have a partner of their name. One JSON file holds
     the numbers and the conditions they were measured under."""
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """run directory (its latest checkpoint is used), or a checkpoint, such as RUN/checkpoints/best"""
     data: Annotated[str | None, optional("STR")] = None
     """directory of shards or its URL; by default that of the run"""

@@ -24,7 +24,9 @@ def options_of_kind(kind: type | Callable) -> dict[str, Takes]:
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     found = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
+    hints = get_type_hints(kind, include_extras=True)
+    hints.pop("return", None)  # of a function
+    for name, hint in hints.items():
         if dataclasses.is_dataclass(hint):
             found |= options_of_kind(hint)
             continue

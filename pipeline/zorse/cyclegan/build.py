@@ -53,14 +53,23 @@ def inner_convolutions(generator: Generator | UNet) -> list[nn.Conv2d | nn.ConvT
 def init_centred(generator: Generator | UNet, mean: list[float] | None, draws: torch.Generator) -> None:
     """Draw the first weights of a generator of norm "centred", whose layers keep the variance of what passes through.
 
-    Weights are from N(0, 2 / fan-in) (He et al. 2015, equation 10), centred, and smaller at the end of each residual
+    Of each kernel the middle alone is drawn, from N(0, 2 / channels) (He et al. 2015, equation 10, for a kernel of one
+    weight; Xiao et al. 2018, arXiv 1806.05393), so that outputs begin as sharp as inputs. Whole kernels would be filters of
+    noise, which a short training does not lose again. Only those of transposed convolutions, whose middle reaches one
+    pixel in four, are drawn whole, from N(0, 2 / fan-in). Weights are centred, and smaller at the end of each residual
     block, so that all blocks together add as much variance as there is (Zhang et al. 2019, Fixup, has 0 there). Outputs
     begin at the mean of the target domain: what began elsewhere would have all weights pushed the same way. mean: of
     each channel, in [-1, 1]; None for 0.
     """
     first, last = generator.ends
     for conv in (first, *inner_convolutions(generator)):
-        conv.weight.normal_(0, (2 / fan_in(conv)) ** 0.5, generator=draws)
+        std = (2 / fan_in(conv)) ** 0.5
+        if isinstance(conv, nn.ConvTranspose2d):
+            conv.weight.normal_(0, std, generator=draws)
+        else:
+            middle = conv.kernel_size[0] // 2
+            conv.weight.zero_()
+            conv.weight[:, :, middle, middle] = torch.empty(conv.weight.shape[:2]).normal_(0, std, generator=draws)
     blocks = [module for module in generator.modules() if isinstance(module, ResidualBlock)]
     for block in blocks:
         block.conv_block["5"].weight *= len(blocks) ** -0.5
@@ -70,10 +79,10 @@ def init_centred(generator: Generator | UNet, mean: list[float] | None, draws: t
 
 
 def fan_in(conv: nn.Conv2d | nn.ConvTranspose2d) -> float:
-    """How many numbers each output of a convolution is a sum of; of a transposed one the mean."""
+    """How many weights that are not 0 each output of a convolution begins with; of a transposed one the mean."""
     if isinstance(conv, nn.ConvTranspose2d):
         return conv.weight[:, 0].numel() / (conv.stride[0] * conv.stride[1])
-    return conv.weight[0].numel()
+    return conv.weight.shape[1]
 
 
 def parameter_count(network: nn.Module) -> int:

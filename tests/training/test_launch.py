@@ -1,10 +1,11 @@
 """What a run is told by its launcher and by accelerate: used and stated, or refused."""
 
+import subprocess
 from types import SimpleNamespace
 
 import pytest
 import torch
-from running import TINY, train
+from running import ROOT, TINY, train
 from runs import refused
 
 from zorse.config.presets import PRESETS
@@ -19,6 +20,7 @@ from zorse.training.launch import (
     check_precision,
     check_processes,
     check_settings,
+    commit,
     made_with,
 )
 
@@ -148,3 +150,12 @@ def test_how_a_run_was_made_begins_with_what_was_typed(monkeypatch):
     monkeypatch.setattr("zorse.training.launch.by_zorse", lambda: False)
     monkeypatch.setattr("sys.argv", ["pipeline/train.py", "--data", "x"])
     assert made_with().startswith("train.py --data x (zorse ")
+
+
+def test_the_commit_is_that_of_the_folder_zorse_lies_in(tmp_path, monkeypatch):
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
+    monkeypatch.chdir(tmp_path)
+    if head.returncode:  # no clone, or none that git trusts
+        assert commit() is None
+    else:
+        assert head.stdout.startswith(commit().removesuffix("-dirty"))

@@ -54,12 +54,12 @@ def init_centred(generator: Generator | UNet, mean: list[float] | None, draws: t
     """Draw the first weights of a generator of norm "centred", whose layers keep the variance of what passes through.
 
     Of each kernel the middle alone is drawn, from N(0, 2 / channels) (He et al. 2015, equation 10, for a kernel of one
-    weight; Xiao et al. 2018, arXiv 1806.05393), so that outputs begin as sharp as inputs. Whole kernels would be filters of
-    noise, which a short training does not lose again. Only those of transposed convolutions, whose middle reaches one
-    pixel in four, are drawn whole, from N(0, 2 / fan-in). Weights are centred, and smaller at the end of each residual
-    block, so that all blocks together add as much variance as there is (Zhang et al. 2019, Fixup, has 0 there). Outputs
-    begin at the mean of the target domain: what began elsewhere would have all weights pushed the same way. mean: of
-    each channel, in [-1, 1]; None for 0.
+    weight; Xiao et al. 2018, arXiv 1806.05393), so that outputs begin as sharp as inputs. Whole kernels would be
+    filters of noise, which a short training does not lose again. Only those of transposed convolutions, whose middle
+    reaches one pixel in four, are drawn whole, from N(0, 2 / fan-in). Weights are centred, and smaller at the end of
+    each residual block, so that all blocks together add as much variance as there is (Zhang et al. 2019, Fixup, has 0
+    there). Outputs begin at the mean of the target domain: what began elsewhere would have all weights pushed the same
+    way. mean: of each channel, in [-1, 1]; None for 0.
     """
     first, last = generator.ends
     for conv in (first, *inner_convolutions(generator)):

@@ -148,10 +148,18 @@ assert train(config, watchdog) == 0
     assert f"zorse.run INFO starting {tmp_path}/log, at 0 of 2 pairs" in told and "2/2 pairs" in told
 
 
-def test_only_a_line_with_a_command_is_left_unbroken():
+def test_commands_in_a_message_are_found_whole():
     assert tuple(BY_NAME) == NAMES
-    assert COMMANDS.search("make them with: .venv/bin/zorse shard --a x")
-    assert COMMANDS.search("give another --out, or run zorse shard index") and COMMANDS.search(
-        "run: pip install gradio"
-    )
-    assert not COMMANDS.search("runs/cc-zorse holds a run with other options") and not COMMANDS.search("/a/zorse has")
+
+    def found(line):
+        return [match[0] for match in COMMANDS.finditer(line)]
+
+    assert found("not found; make it with: .venv/bin/zorse shard --a x --out 'a and b'") == [
+        ".venv/bin/zorse shard --a x --out 'a and b'"
+    ]
+    assert found("give another --out, or run zorse shard index; then --data") == ["zorse shard index;"]
+    assert found("no such option: --oops; python pipeline/train.py --help explains it") == [
+        "python pipeline/train.py --help"
+    ]
+    assert found("gradio is not installed; run: pip install gradio") == ["pip install gradio"]
+    assert not found("runs/cc-zorse holds a run with other options") and not found("/a/zorse has")

@@ -12,7 +12,7 @@ COMMANDS = {
     "translate": ("zorse.commands.translate", "translate images"),
     "evaluate": ("zorse.commands.evaluate", "measure how good a checkpoint's translations are"),
     "report": ("zorse.commands.report", "write the page that shows a run"),
-    "export": ("zorse.commands.export", "write a model for use elsewhere: ONNX, torch.export, .pth, safetensors"),
+    "export": ("zorse.commands.export", "write a model for use elsewhere: ONNX, .pt2, .pth, safetensors"),
     "doctor": ("zorse.commands.doctor", "check whether a training run would work, and how long it would take"),
     "app": ("zorse.commands.app", "serve a page to drop images on"),
     "demo": ("zorse_prep.demo", "draw a data set of animals, plain and striped"),

@@ -31,8 +31,13 @@ CTRL_C, READER_GONE = 130, 141  # exit codes, 128 + the signal, as shells have t
 
 # Control characters but for tab and newline, and those that turn the direction of writing.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-# What a message may hold to be pasted.
-COMMANDS = re.compile(rf"\bzorse ({'|'.join(NAMES)})\b|\.py |\bmake |pip install|launch ")
+# Commands in a message, which are there to be pasted: how they begin, and words that can be their arguments.
+COMMANDS = re.compile(
+    rf"""(\S*\bzorse[ ]({"|".join(NAMES)})\b | (\S*python\S*[ ])?\S+\.py\b | \S*pip[ ]install\b
+    | accelerate[ ]launch\b | \S*launch/\S+ | \bmake[ ](install|demo|gpu-\w+))
+    ((?<![;,)])[ ](?!(explains|to|and|or|in|has|holds)\b)('[^']*'|\S)+)*""",
+    re.VERBOSE,
+)
 # What progress bars of libraries write between their texts, to move from line to line.
 MOVES = re.compile(r"(\n|\x1b\[A)*")
 
@@ -161,10 +166,10 @@ def error_line(text: object) -> str:
 
 
 def print_error(line: str) -> None:
-    """Print an error on stderr, in one line; on a terminal broken between words, unless it holds a command to paste."""
-    if itself(sys.stderr).isatty() and not COMMANDS.search(line):
-        width = shutil.get_terminal_size().columns
-        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    """Print an error on stderr, in one line; on a terminal broken between words, but for those of a command."""
+    if itself(sys.stderr).isatty():
+        width, line = shutil.get_terminal_size().columns, COMMANDS.sub(lambda found: found[0].replace(" ", "\0"), line)
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:  # nobody reads it any more, or a disk is full; the exit code is still ours

@@ -1,6 +1,7 @@
 """What a person sees in the terminal: the plan, progress as a live bar or as plain lines, the closing table."""
 
 import logging
+import os
 import sys
 from contextlib import suppress
 from datetime import timedelta
@@ -12,6 +13,7 @@ from rich.text import Text
 from zorse.terminal import is_command, itself, plain_console
 
 log = logging.getLogger("zorse.run")
+ECHO = 3  # columns left free for the ^C that a terminal shows, which would begin another line
 
 
 class BestEffortStdout:
@@ -46,12 +48,15 @@ class _Bar(Progress):
     def __init__(self, console):
         counts = "{task.completed:,.0f}/{task.total:,.0f} pairs", "{task.percentage:.0f} %", "{task.fields[speed]}"
         columns = [TextColumn(text, markup=False) for text in counts]
+        self.stopping = ""
         super().__init__(BarColumn(None, table_column=Column(ratio=1)), *columns, console=console, expand=True)
 
     def get_renderables(self):
         yield from super().get_renderables()
         for task in self.tasks:
-            yield Text(task.fields["doing"] or task.fields["losses"], no_wrap=True, overflow="ellipsis")
+            line = Text(self.stopping or task.fields["doing"] or task.fields["losses"])
+            line.truncate(self.console.width - ECHO, overflow="ellipsis")
+            yield line
 
 
 class Display:
@@ -77,6 +82,7 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         if self.bar:
+            self.bar.stopping = ""
             self.bar.stop()
 
     def note(self, line: str) -> None:
@@ -90,6 +96,13 @@ class Display:
         """Show what happens between two steps, until the next one."""
         if self.bar:
             self.bar.update(self.task, doing=what)
+
+    def stopping(self, what: str) -> None:
+        """Show that the run is about to stop. For a signal's handler: it takes no lock."""
+        if self.bar:
+            self.bar.stopping = what
+        elif self.shown and os.isatty(2):
+            os.write(2, f"\n{what}\n".encode())
 
     def advance(self, pairs_seen: int) -> None:
         if self.bar:

@@ -70,7 +70,8 @@ class Run:
 
         self.health = Health(self.recorder.past)
         self.health.forget(STOPS_AT[config.output.on_collapse])  # what was only warned of before stops the run now
-        self.stop_request, self.clock = StopRequest(self.accelerator.num_processes), Stopwatch()
+        self.stop_request = StopRequest(self.accelerator.num_processes, self.screen.stopping)
+        self.clock = Stopwatch()
         self.checkpoints = CheckpointWriter(
             self.out, self.accelerator, self.lock, self.note, keep=config.checkpointing.keep,
             keep_every=config.checkpointing.keep_every, resumed=state.resumed,

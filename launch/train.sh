@@ -82,7 +82,10 @@ launch() { # to be run in the background
 stop() { # by the signal $1
   if [[ ! $signalled ]]; then
     signalled=$1
+    # On a terminal with an empty line on either side, or the next refresh of the bar above would wipe it away.
+    if [[ -t 1 ]]; then echo; fi
     say "got $1: the run saves and stops"
+    if [[ -t 1 ]]; then echo; fi
   elif [[ $1 == INT && $step ]]; then
     say "got another INT: aborted"
     pkill -KILL -P "$step"

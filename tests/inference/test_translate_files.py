@@ -751,7 +751,9 @@ def test_ctrl_c_says_what_is_done_and_it_can_go_on(model, tmp_path, capsys):
     _, told = started.communicate(timeout=60)
     written = tree(tmp_path / "out")
     assert started.returncode == 130, told
-    assert told.count("\n") == 1 and f"{len(written)} of 200 images" in told and "--skip-existing" in told, told
+    assert told.count("\n") == 1 and "--skip-existing" in told, told
+    # One more file may be there: Ctrl-C may come when it is written, and not yet counted.
+    assert int(told.split()[1]) in (len(written) - 1, len(written)) and "of 200 images" in told, told
     assert 5 <= len(written) < 200 and all(pixels(tmp_path / "out" / name).shape == (160, 200, 3) for name in written)
     translate(model, tmp_path / "in", tmp_path / "out", skip_existing=True)
     assert f"{200 - len(written)} of 200 images translated" in capsys.readouterr().out

@@ -168,7 +168,8 @@ def test_a_newcomer_that_stood_still_does_not_take_an_owner_for_dead(tmp_path, m
 
     def sleep(seconds):
         if threading.current_thread() is not threading.main_thread():  # of a lock that an earlier test held
-            return time.sleep(seconds)
+            time.sleep(seconds)
+            return
         looks.append(seconds)
         os.utime(owner, (len(looks) // 5, len(looks) // 5))
 

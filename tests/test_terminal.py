@@ -163,3 +163,5 @@ def test_commands_in_a_message_are_found_whole():
     ]
     assert found("gradio is not installed; run: pip install gradio") == ["pip install gradio"]
     assert not found("runs/cc-zorse holds a run with other options") and not found("/a/zorse has")
+    # A value of any length is looked through in no time, which a search that starts anew at each letter is not.
+    assert found(f"error: {'python' * 20_000}: not here; run make install") == ["make install"]

@@ -33,8 +33,8 @@ CTRL_C, READER_GONE = 130, 141  # exit codes, 128 + the signal, as shells have t
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 # Commands in a message, which are there to be pasted: how they begin, and words that can be their arguments.
 COMMANDS = re.compile(
-    rf"""(\S*\bzorse[ ]({"|".join(NAMES)})\b | (\S*python\S*[ ])?\S+\.py\b | \S*pip[ ]install\b
-    | accelerate[ ]launch\b | \S*launch/\S+ | \bmake[ ](install|demo|gpu-\w+))
+    rf"""(?<!\S)(\S*\bzorse[ ]({"|".join(NAMES)})\b | (\S*python[0-9.]*[ ])?\S+\.py\b | \S*pip[ ]install\b
+    | accelerate[ ]launch\b | \S*launch/\S+ | make[ ](install|demo|gpu-\w+))
     ((?<![;,)])[ ](?!(explains|to|and|or|in|has|holds)\b)('[^']*'|\S)+)*""",
     re.VERBOSE,
 )

@@ -168,6 +168,7 @@ def main() -> None:
     batches = pair_batches(shards, config.images, ALONE, **how)
     pairs = [next(batches) for _ in range(args.crops)]
     batches.close()
+    # What statistics training crops have, of each norm of both generators.
     training = {
         way: Training(gathered(trained.generators[way], torch.cat([pair[way.source] for pair in pairs])))
         for way in Direction
@@ -194,6 +195,7 @@ def main() -> None:
         "of patches side by side, by trust": of_patches(size, 3),
         "of patches half overlapping, by trust": of_patches(size // 2, 3),
     }
+    # A row for each way: distances of test images, then how far off one of them is on each kind of slide.
     evaluation = Evaluation(shards, (size, size), ALONE, lambda x: x, network=None)
     splits, first = {"a": shards.test_a, "b": shards.test_b}, None
     columns = [
